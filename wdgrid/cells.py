@@ -1,0 +1,72 @@
+"""What travels between the floors: a cell to be trained, its outcome, and the table's columns.
+
+A cell is one (panel, row value, column value, seed); a chunk is a list of cells of one panel and one seed that are
+trained together. Plain data, no behaviour: the engine fills outcomes, the store keeps them, reports read the table.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run to be done.
+
+    `hyperparameters` holds every number the optimizer needs (lr, weight_decay, momentum or beta1, beta2, eps), in
+    the study's own parametrisation; `multiples` the two axis values as printed, in axis order ("1/32", "16").
+    """
+
+    panel: str
+    seed: int
+    hyperparameters: dict[str, float]
+    multiples: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Per-epoch values of one cell, up to the epoch before it diverged. Errors in percent, losses in nats."""
+
+    test_error: list[float] = field(default_factory=list)
+    test_loss: list[float] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one cell came to.
+
+    `test_error` is in percent and +inf for a diverged cell; `test_loss` and `train_loss` are mean cross-entropies
+    (the latter over the last epoch's minibatches); `l2_term` is ½ λ ‖θ‖² with the cell's own λ, apart from the
+    cross-entropy; `weight_norm` is ‖θ‖₂. `diverged_at` is the step (from 1) whose loss was first not finite, else None.
+    `seconds` is the chunk's wall time shared equally by its cells.
+    """
+
+    test_error: float
+    test_loss: float
+    train_loss: float
+    l2_term: float
+    weight_norm: float
+    diverged_at: int | None
+    seconds: float
+    curve: Curve
+
+
+# The tidy table, one row a trial. Beside these columns stand the study's own axes and fixed hyperparameters: always
+# `lr` and `weight_decay`, and `momentum`, `beta1`, `beta2`, `eps` where the panel's optimizer has them (else NaN).
+TABLE_COLUMNS = {
+    "panel": "panel name, for instance adamw or adam-constant",
+    "optimizer": "variant: sgd, sgdw, adam, adamw, sgdw-torch, adamw-torch",
+    "schedule": "constant, step, cosine or restarts",
+    "epochs": "budget of the panel",
+    "seed": "seed of initialisation, data order and augmentation",
+    "row": "first axis' value as a multiple of its unit, as printed (string)",
+    "col": "second axis' value as a multiple of its unit, as printed (string)",
+    "number": "trial number within the panel's Optuna study",
+    "state": "complete, running, waiting or failed",
+    "test_error": "percent; +inf where the cell diverged; NaN where it is not complete",
+    "test_loss": "mean cross-entropy on the test set",
+    "train_loss": "mean cross-entropy over the last epoch's minibatches",
+    "l2_term": "half lambda times the squared weight norm",
+    "weight_norm": "Euclidean norm of all parameters",
+    "diverged_at": "step whose loss was first not finite (nullable integer)",
+    "seconds": "the cell's share of its chunk's wall time",
+}
