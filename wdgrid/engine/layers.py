@@ -1,0 +1,216 @@
+"""Layers for K cells at once: what each known layer of a traced module becomes.
+
+A value that flows through the network is in one of three layouts, known before anything runs:
+
+- *shared*: x [B, …], the same for all cells (the input, until the first layer with parameters);
+- *features*: [K, F, B], images last, so that a linear layer is bmm(W [K, out, in], x [K, in, B]) and batch norm is
+  torch's own over K·F channels;
+- *maps*: [B, K·C, H, W], so that a convolution is one grouped convolution and pooling is torch's own.
+
+Knows nothing of what trains the parameters.
+"""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+Layout = Literal["shared", "features", "maps"]
+
+ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity)
+POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.gelu, F.silu, torch.tanh, torch.sigmoid)
+SUMS = (operator.add, torch.add, operator.iadd)
+
+
+class UnknownLayerError(Exception):
+    """A layer that has no stacked form; the message names it."""
+
+
+@dataclass
+class Value:
+    """A tensor and the layout it is in."""
+
+    tensor: Tensor
+    layout: Layout
+
+
+class Run:
+    """One forward pass: parameters and buffers by name, each [K, …]."""
+
+    def __init__(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], training: bool) -> None:
+        self.parameters = parameters
+        self.buffers = buffers
+        self.training = training
+        self.cells = len(next(iter(parameters.values())))
+
+
+Operation = Callable[..., Value]
+
+
+def compile_graph(graph: fx.GraphModule) -> Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]:
+    """A traced module as a function (parameters, buffers, x [B, …], training) → logits [K, C, B].
+
+    Raises UnknownLayerError where a layer has no stacked form.
+    """
+    modules = dict(graph.named_modules())
+    program: list[tuple[str, Operation, tuple[str, ...]]] = []
+    source, result = "", ""
+    for node in graph.graph.nodes:
+        inputs = tuple(a.name for a in node.args if isinstance(a, fx.Node))
+        if node.op == "placeholder":
+            source = node.name
+        elif node.op == "output":
+            (result,) = inputs
+        else:
+            program.append((node.name, _operation(node, modules), inputs))
+
+    def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
+        run = Run(parameters, buffers, training)
+        values = {source: Value(x, "shared")}
+        for name, operation, inputs in program:
+            values[name] = operation(run, *(values[i] for i in inputs))
+        logits = values[result]
+        if logits.layout != "features":
+            raise UnknownLayerError("the network's output is not [B, classes]")
+        return logits.tensor
+
+    return forward
+
+
+def _operation(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
+    """What one node of the trace becomes."""
+    if node.op == "call_module":
+        name = str(node.target)
+        return _layer(name, modules[name])
+    if node.op == "call_function":
+        if node.target in ELEMENTWISE_FUNCTIONS and len(node.args) == 1:
+            return _elementwise(node.target)  # type: ignore[arg-type]
+        if node.target in SUMS and len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args):
+            return _sum
+        if node.target is torch.flatten and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
+            return _flatten
+    if node.op == "call_method" and node.target == "relu":
+        return _elementwise(F.relu)
+    if node.op == "call_method" and node.target == "flatten" and node.args[1:] in ((1,), (1, -1)):
+        return _flatten
+    raise UnknownLayerError(f"{node.op} {node.target}")
+
+
+def _layer(name: str, module: nn.Module) -> Operation:
+    kind = type(module)  # a subclass may compute something else
+    if kind is nn.Linear:
+        return _linear(name, module)  # type: ignore[arg-type]
+    if kind is nn.Conv2d:
+        return _convolution(name, module)  # type: ignore[arg-type]
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return _batch_norm(name, module)  # type: ignore[arg-type]
+    if kind in ELEMENTWISE:
+        return _elementwise(module)
+    if kind in POOLING:
+        return _pooling(module)
+    if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+        return _flatten
+    raise UnknownLayerError(f"{kind.__name__} ({name})")
+
+
+def _linear(name: str, module: nn.Linear) -> Operation:
+    def run_linear(run: Run, x: Value) -> Value:
+        weight = run.parameters[f"{name}.weight"]  # [K, out, in]
+        if x.layout == "shared" and x.tensor.dim() == 2:
+            inputs = x.tensor.T.expand(run.cells, -1, -1)  # [K, in, B]
+        elif x.layout == "features":
+            inputs = x.tensor
+        else:
+            raise UnknownLayerError(f"linear layer on {x.layout} ({name})")
+        if module.bias is None:
+            return Value(torch.bmm(weight, inputs), "features")
+        return Value(torch.baddbmm(run.parameters[f"{name}.bias"][:, :, None], weight, inputs), "features")
+
+    return run_linear
+
+
+def _convolution(name: str, module: nn.Conv2d) -> Operation:
+    if module.padding_mode != "zeros":
+        raise UnknownLayerError(f"padding mode {module.padding_mode} ({name})")
+
+    def run_convolution(run: Run, x: Value) -> Value:
+        if x.layout == "features":
+            raise UnknownLayerError(f"convolution on features ({name})")
+        weight = run.parameters[f"{name}.weight"].flatten(0, 1)  # [K·out, in/groups, k, k]
+        bias = run.parameters[f"{name}.bias"].flatten() if module.bias is not None else None
+        groups = run.cells * module.groups
+        inputs = x.tensor
+        if x.layout == "shared":
+            if module.groups == 1:
+                groups = 1
+            else:
+                inputs = inputs.repeat(1, run.cells, 1, 1)
+        place = (module.stride, module.padding, module.dilation)
+        return Value(F.conv2d(inputs, weight, bias, *place, groups), "maps")
+
+    return run_convolution
+
+
+def _batch_norm(name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> Operation:
+    if not module.affine or not module.track_running_stats or module.momentum is None:
+        raise UnknownLayerError(f"batch norm without scale, statistics or momentum ({name})")
+
+    def run_batch_norm(run: Run, x: Value) -> Value:
+        if x.layout == "shared":
+            raise UnknownLayerError(f"batch norm on the input ({name})")
+        stacked = x.tensor.flatten(0, 1)[None] if x.layout == "features" else x.tensor  # [1, K·F, B] or [B, K·C, H, W]
+        mean, variance = (run.buffers[f"{name}.running_{part}"].view(-1) for part in ("mean", "var"))
+        scale, shift = (run.parameters[f"{name}.{part}"].flatten() for part in ("weight", "bias"))
+        if run.training:
+            run.buffers[f"{name}.num_batches_tracked"] += 1
+        out = F.batch_norm(stacked, mean, variance, scale, shift, run.training, module.momentum, module.eps)
+        return Value(out.view(x.tensor.shape), x.layout)
+
+    return run_batch_norm
+
+
+def _elementwise(function: Callable[[Tensor], Tensor]) -> Operation:
+    return lambda run, x: Value(function(x.tensor), x.layout)
+
+
+def _pooling(module: nn.Module) -> Operation:
+    def run_pooling(run: Run, x: Value) -> Value:
+        if x.layout == "features":
+            raise UnknownLayerError("pooling on features")
+        return Value(module(x.tensor), x.layout)
+
+    return run_pooling
+
+
+def _flatten(run: Run, x: Value) -> Value:
+    if x.layout == "shared":
+        return Value(x.tensor.flatten(1), "shared")
+    if x.layout == "features":
+        return x
+    images = len(x.tensor)
+    by_cell = x.tensor.view(images, run.cells, -1)  # [B, K, C·H·W]
+    return Value(by_cell.permute(1, 2, 0).contiguous(), "features")
+
+
+def _sum(run: Run, a: Value, b: Value) -> Value:
+    if a.layout != b.layout:
+        raise UnknownLayerError("a sum of values in different layouts")
+    return Value(a.tensor + b.tensor, a.layout)
+
+
+def logits_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of each cell [K] in nats; logits [K, C, B], classes y [B]."""
+    log_p = F.log_softmax(logits, dim=1)
+    return -log_p.gather(1, y.expand(len(logits), 1, -1)).mean(dim=(1, 2))
+
+
+def wrong(logits: Tensor, y: Tensor) -> Tensor:
+    """Number of misclassified images of each cell [K]; logits [K, C, B], classes y [B]."""
+    return (logits.argmax(dim=1) != y).sum(dim=1)
+
+

@@ -1,0 +1,164 @@
+"""The training loop over a chunk: the same minibatch for K cells, each with its own weights, rate and decay.
+
+A cell's result is a function of the cell and of the chunk size K alone: chunks are padded to K, nothing sums over
+cells, and what is random comes from counters (seed, epoch). Knows nothing of storage.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wdgrid import data as datasets
+from wdgrid import models
+from wdgrid.cells import Cell, Curve, Outcome
+from wdgrid.data import Dataset
+from wdgrid.engine.fuse import FusedNetwork
+from wdgrid.engine.layers import logits_loss, wrong
+from wdgrid.optim import Rule
+from wdgrid.schedule import etas, normalization
+from wdgrid.sections import Schedule, Task
+
+EVALUATION_BATCH = 1024  # images; bounds the memory of a test pass
+Progress = Callable[[int], None]  # called with the epochs done
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a panel's cells have in common."""
+
+    optimizer: str
+    schedule: Schedule
+    epochs: int
+    normalized: bool
+
+
+class Workbench:
+    """What all chunks of a task share: the data on the device, and how a network is built."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.device = torch.device(_device(task.device))
+        self.dtype = {"float32": torch.float32, "float64": torch.float64}[task.precision]
+        self.data: Dataset = datasets.load(task, self.device, self.dtype)
+        self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
+
+    def network(self, seed: int, cells: int) -> FusedNetwork:
+        """K copies of the task's network, all initialised by the seed."""
+        module = models.build(self.task, self.data.train_x.shape[1:], self.data.classes, seed)
+        return FusedNetwork(module, cells, self.data.train_x[:8])
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("task.device = cuda, but torch sees no CUDA device")
+    return wanted
+
+
+def train(bench: Workbench, job: Job, cells: Sequence[Cell], size: int, progress: Progress) -> list[Outcome]:
+    """Trains up to `size` cells of one panel and seed to the end, and says what each came to.
+
+    `size` is K: fewer cells are padded to it, so that a result does not depend on how many there were.
+    """
+    started = time.monotonic()
+    chunk = _Chunk(bench, job, cells, size)
+    for epoch in range(job.epochs):
+        chunk.epoch(epoch)
+        progress(epoch + 1)
+    return chunk.outcomes(time.monotonic() - started)
+
+
+class _Chunk:
+    """One chunk in training."""
+
+    def __init__(self, bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> None:
+        if len({(cell.panel, cell.seed) for cell in cells}) != 1 or len(cells) > size:
+            raise ValueError("a chunk holds at most K cells of one panel and one seed")
+        self.bench, self.job, self.cells = bench, job, cells
+        padded = [*cells, *[cells[-1]] * (size - len(cells))]
+        names = cells[0].hyperparameters
+        hyper = {n: torch.tensor([c.hyperparameters[n] for c in padded], dtype=torch.float64) for n in names}
+        self.weight_decay = hyper["weight_decay"]
+        self.seed = cells[0].seed
+        self.network = bench.network(self.seed, size)
+        self.rule = Rule(job.optimizer, self.network.theta, hyper)
+        steps, task = bench.steps_per_epoch, bench.task
+        self.etas = etas(job.schedule, job.epochs, steps)
+        self.decays = [1.0] * len(self.etas)
+        if job.normalized:
+            size_b = min(task.batch_size, len(bench.data.train_x))
+            self.decays = normalization(job.schedule, job.epochs, steps, size_b, len(bench.data.train_x))
+        self.alive = torch.ones(size, dtype=torch.bool)
+        self.diverged_at: list[int | None] = [None] * size
+        self.curves = [Curve() for _ in cells]
+
+    def epoch(self, number: int) -> None:
+        """Trains and tests epoch `number` (from 0)."""
+        batches = datasets.epoch(self.bench.data, self.seed, number, self.bench.task.batch_size)
+        steps = self.bench.steps_per_epoch
+        total = torch.zeros(len(self.alive), dtype=torch.float64)
+        for i in range(steps):
+            t = number * steps + i
+            x, y = batches(i)
+            losses = logits_loss(self.network(x, training=True), y)
+            self.network.backward(losses)
+            losses = losses.detach().cpu()
+            self._freeze(losses, t + 1)
+            self.rule.update_(self.network.gradient, self.etas[t], t + 1, self.decays[t])
+            total += losses
+        errors, test_losses = self._test()
+        self._freeze(test_losses, (number + 1) * steps)
+        for k, curve in enumerate(self.curves):
+            if self.alive[k]:
+                curve.test_error.append(float(errors[k]))
+                curve.test_loss.append(float(test_losses[k]))
+                curve.train_loss.append(float(total[k]) / steps)
+
+    def _freeze(self, losses: Tensor, step: int) -> None:
+        """Marks the cells whose loss [K] is not finite; their neighbours see nothing of it."""
+        broken = self.alive & ~losses.isfinite()
+        if broken.any():
+            self.alive &= ~broken
+            self.rule.freeze(broken)
+            self.network.gradient[broken.to(self.network.gradient.device)] = 0
+            for k in broken.nonzero().flatten().tolist():
+                self.diverged_at[k] = step
+
+    @torch.no_grad()
+    def _test(self) -> tuple[Tensor, Tensor]:
+        """Test error in percent and test loss, each [K] on the CPU."""
+        data = self.bench.data
+        errors = torch.zeros(len(self.alive), dtype=torch.float64)
+        losses = torch.zeros(len(self.alive), dtype=torch.float64)
+        for start in range(0, len(data.test_x), EVALUATION_BATCH):
+            x, y = data.test_x[start : start + EVALUATION_BATCH], data.test_y[start : start + EVALUATION_BATCH]
+            logits = self.network(x, training=False)
+            errors += wrong(logits, y).cpu()
+            losses += logits_loss(logits, y).cpu().double() * len(y)
+        return 100 * errors / len(data.test_x), losses / len(data.test_x)
+
+    def outcomes(self, seconds: float) -> list[Outcome]:
+        """What each cell came to; `seconds` of the whole chunk are shared equally."""
+        squares = self.network.theta.double().square().sum(dim=1).cpu()
+        lam = self.weight_decay * self.decays[-1]
+        nan = float("nan")
+        results = []
+        for k, curve in enumerate(self.curves):
+            alive = bool(self.alive[k])
+            results.append(
+                Outcome(
+                    test_error=curve.test_error[-1] if alive else float("inf"),
+                    test_loss=curve.test_loss[-1] if alive else nan,
+                    train_loss=curve.train_loss[-1] if alive else nan,
+                    l2_term=float(0.5 * lam[k] * squares[k]) if alive else nan,
+                    weight_norm=float(squares[k].sqrt()) if alive else nan,
+                    diverged_at=self.diverged_at[k],
+                    seconds=seconds / len(self.cells),
+                    curve=curve,
+                )
+            )
+        return results
