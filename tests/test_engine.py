@@ -1,0 +1,192 @@
+"""The engine against an independent loop, and the promises it makes about cells and chunks."""
+
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain import train_plain
+from torch import nn
+
+from wdgrid.cells import Cell
+from wdgrid.engine import Job, Workbench, train
+from wdgrid.engine.fuse import FusedNetwork
+from wdgrid.sections import EXTRA_HYPERPARAMETERS, Constant, Cosine, Restarts, Step, Task
+
+VARIANTS = list(EXTRA_HYPERPARAMETERS)
+SCHEDULES = [Constant(), Step(), Cosine(), Restarts(period=1, multiplier=2)]
+
+
+def cells_of(optimizer: str, rates: list[float], decays: list[float], seed: int = 3) -> list[Cell]:
+    extra = EXTRA_HYPERPARAMETERS[optimizer]
+    return [
+        Cell("panel", seed, {"lr": lr, "weight_decay": wd, **extra}, (str(lr), str(wd)))
+        for lr, wd in zip(rates, decays, strict=True)
+    ]
+
+
+def run(bench, job, cells, size):
+    return train(bench, job, cells, size, lambda done: None)
+
+
+def numbers(outcome):
+    """All of an outcome but its time, comparable to the bit (NaN equals NaN)."""
+    return repr({k: v for k, v in asdict(outcome).items() if k != "seconds"})
+
+
+@pytest.fixture(scope="module")
+def exact() -> Workbench:
+    return Workbench(
+        Task(model_args={"hidden": [12, 9]}, batch_size=25, epochs=3, train_size=110, precision="float64", device="cpu")
+    )
+
+
+@pytest.fixture(scope="module")
+def single() -> Workbench:
+    return Workbench(Task(model_args={"hidden": [12]}, batch_size=25, epochs=2, train_size=100, device="cpu"))
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
+@pytest.mark.parametrize("optimizer", VARIANTS)
+def test_a_chunk_is_a_loop_over_independent_implementations(exact, optimizer, schedule, size):
+    unit = 0.01 if optimizer.startswith("adam") else 0.1
+    rates = [unit, unit / 2, unit / 4, 2 * unit, unit][:size]
+    cells = cells_of(optimizer, rates, [0.02, 0.01, 0.0, 0.005, 0.04][:size])
+    job = Job(optimizer, schedule, 3, False)
+    for cell, outcome in zip(cells, run(exact, job, cells, size), strict=True):
+        expected = train_plain(exact, job, cell)
+        for name, value in expected.items():
+            assert getattr(outcome, name) == pytest.approx(value, rel=1e-9, abs=1e-12), (name, cell)
+        norm = expected["weight_norm"]
+        assert outcome.l2_term == pytest.approx(0.5 * cell.hyperparameters["weight_decay"] * norm**2, rel=1e-9)
+        assert len(outcome.curve.test_error) == 3
+
+
+@pytest.mark.parametrize(("l2", "decoupled"), [("sgd", "sgdw"), ("adam", "adamw"), ("adam", "adamw-torch")])
+def test_without_decay_l2_and_decoupled_are_equal_to_the_bit(single, l2, decoupled):
+    rates = [0.1, 0.01, 0.003]
+    results = [
+        [numbers(o) for o in run(single, Job(v, Cosine(), 2, False), cells_of(v, rates, [0.0] * 3), 4)]
+        for v in (l2, decoupled)
+    ]
+    assert results[0] == results[1]
+
+
+@given(order=st.permutations(range(7)), split=st.integers(1, 6))
+@settings(max_examples=10, deadline=None)
+def test_a_cell_does_not_depend_on_its_chunk(single, order, split):
+    """To the bit, whatever the neighbours, their number and the slot."""
+    for optimizer in ("sgd", "adamw"):
+        job = Job(optimizer, Cosine(), 1, False)
+        rates = [0.5 / 2**i for i in range(7)]
+        cells = cells_of(optimizer, rates, [0.001 * i for i in range(7)])
+        together = [numbers(o) for o in run(single, job, cells, 8)]
+        shuffled = [cells[i] for i in order]
+        apart = run(single, job, shuffled[:split], 8) + run(single, job, shuffled[split:], 8)
+        assert [together[i] for i in order] == [numbers(o) for o in apart]
+
+
+def test_slots_do_not_matter_at_the_shapes_of_the_digits_study():
+    bench = Workbench(Task(batch_size=50, epochs=1, train_size=900, device="cpu"))
+    job = Job("adam", Cosine(), 1, False)
+    cells = cells_of("adam", [0.1 / 2 ** (i % 11) for i in range(31)], [0.001 * i for i in range(31)])
+    forward = [numbers(o) for o in run(bench, job, cells, 31)]
+    backward = [numbers(o) for o in run(bench, job, cells[::-1], 31)]
+    assert forward == backward[::-1]
+
+
+@pytest.mark.parametrize("optimizer", VARIANTS)
+def test_a_diverging_neighbour_changes_nothing(single, optimizer):
+    job = Job(optimizer, Constant(), 2, False)
+    quiet = cells_of(optimizer, [0.01, 0.01, 0.02, 0.005], [0.01, 0.0, 0.02, 0.03])
+    loud = cells_of(optimizer, [0.01, 1e38, 0.02, 0.005], [0.01, 1e30, 0.02, 0.03])
+    calm, wild = (run(single, job, cells, 4) for cells in (quiet, loud))
+    assert wild[1].test_error == math.inf
+    assert wild[1].diverged_at is not None and 1 <= wild[1].diverged_at <= 8
+    assert len(wild[1].curve.test_error) == (wild[1].diverged_at - 1) // 4
+    for k in (0, 2, 3):
+        assert numbers(calm[k]) == numbers(wild[k])
+
+
+def test_normalised_decay_is_raw_decay_times_its_factor(exact):
+    factor = math.sqrt(25 / (110 * 2))
+    raw = run(exact, Job("adamw", Cosine(), 2, False), cells_of("adamw", [0.01], [0.05 * factor]), 1)
+    normalised = run(exact, Job("adamw", Cosine(), 2, True), cells_of("adamw", [0.01], [0.05]), 1)
+    assert raw[0].weight_norm == pytest.approx(normalised[0].weight_norm, rel=1e-12)
+    assert raw[0].l2_term == pytest.approx(normalised[0].l2_term, rel=1e-12)
+
+
+class Residual(nn.Module):
+    """A small convolutional network with a skip connection, as a user would write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 4 * 4, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.nn.functional.relu(x + self.conv(x))
+        return self.head(torch.flatten(nn.functional.max_pool2d(x, 2), 1))
+
+
+class Pooled(Residual):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.nn.functional.relu(x + self.conv(x))
+        return self.head(torch.flatten(self.pool(x), 1))
+
+
+class LayerNormed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(64, 8), nn.LayerNorm(8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x.flatten(1))))
+
+
+class Branching(LayerNormed):
+    def forward(self, x):
+        x = self.norm(self.first(x.flatten(1)))
+        return self.last(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.parametrize(
+    ("factory", "form"),
+    [(Pooled, "stacked"), (Residual, "vmap"), (LayerNormed, "vmap"), (Branching, "one by one")],
+)
+def test_every_form_of_a_users_network_is_the_network(factory, form):
+    torch.manual_seed(0)
+    x, y = torch.randn(20, 1, 8, 8, dtype=torch.float64), torch.randint(0, 10, (20,))
+    module = factory().double()
+    network = FusedNetwork(module, 3, x)
+    assert network.form == form
+    for k in range(3):  # three different cells
+        network.theta[k] *= 1 + 0.1 * k
+    logits = network(x, training=True)
+    losses = torch.stack([nn.functional.cross_entropy(cell.T, y) for cell in logits])
+    network.backward(losses)
+    for k in range(3):
+        plain = factory().double()
+        plain.load_state_dict(module.state_dict())
+        with torch.no_grad():
+            for p in plain.parameters():
+                p *= 1 + 0.1 * k
+        loss = nn.functional.cross_entropy(plain(x), y)
+        loss.backward()
+        assert losses[k].item() == pytest.approx(loss.item(), rel=1e-10)
+        for name, p in plain.named_parameters():
+            own = network._view(network.gradient, name)[k]
+            torch.testing.assert_close(own, p.grad, rtol=1e-8, atol=1e-10)
+        for name, b in plain.named_buffers():
+            torch.testing.assert_close(network.buffers[name][k], b, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,81 @@
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from synthetic_tables import make_study, make_table
+
+from wdgrid.analysis.separability import analyse
+from wdgrid.analysis.surface import surfaces
+from wdgrid.cells import TABLE_COLUMNS
+from wdgrid.export import HYPERPARAMETERS, export
+from wdgrid.report.summary import signed, summary_rows, summary_table
+
+STUDY = make_study()
+TABLE = make_table(STUDY)
+
+
+def test_csv_round_trip_with_inf_in_documented_order(tmp_path):
+    path = tmp_path / "new" / "trials.csv"
+    export(TABLE[list(reversed(TABLE.columns))], "csv", path)
+    back = pd.read_csv(path, dtype={"row": str, "col": str})
+    assert list(back.columns) == [*TABLE_COLUMNS, *HYPERPARAMETERS]
+    assert np.array_equal(back["test_error"], TABLE["test_error"], equal_nan=True)
+    diverged = next(line for line in path.read_text("utf-8").splitlines() if ",inf," in line)
+    assert diverged.startswith("sgd,sgd,cosine,3,0,1,2,5,complete,inf,")
+    assert ",17," in diverged
+
+
+def test_json_is_strict_and_tells_diverged_from_waiting(capsys):
+    export(TABLE, "json")
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    rows = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert len(rows) == len(TABLE)
+    waiting = [r for r in rows if r["state"] == "waiting"]
+    diverged = [r for r in rows if r["diverged_at"] is not None]
+    assert len(waiting) == 4 and all(r["test_error"] is None and r["diverged_at"] is None for r in waiting)
+    assert len(diverged) == 16 and all(r["test_error"] is None and r["diverged_at"] == 17 for r in diverged)
+    assert isinstance(rows[1]["test_error"], float) and isinstance(rows[1]["seed"], int)
+
+
+def test_csv_to_stdout_equals_the_file(tmp_path, capsys):
+    export(TABLE, "csv", tmp_path / "t.csv")
+    export(TABLE, "csv")
+    assert capsys.readouterr().out == (tmp_path / "t.csv").read_text("utf-8")
+
+
+def test_parquet_round_trip_and_needs_a_file(tmp_path):
+    pytest.importorskip("pyarrow")
+    export(TABLE, "parquet", tmp_path / "t.parquet")
+    back = pd.read_parquet(tmp_path / "t.parquet")
+    assert np.array_equal(back["test_error"], TABLE["test_error"], equal_nan=True)
+    assert back["diverged_at"].dtype == "Int64"
+    with pytest.raises(ValueError, match="a file"):
+        export(TABLE, "parquet")
+
+
+def test_integers_stay_integers_where_the_table_holds_floats(capsys):
+    table = TABLE.assign(diverged_at=TABLE["diverged_at"].astype(float), row="<b>é")
+    export(table, "csv")
+    assert "<b>é,2,5,complete,inf,,,,,17," in capsys.readouterr().out
+
+
+def test_summary_says_best_diverged_kappa_verdict():
+    numbers = analyse(surfaces(make_table(make_study(), noise=0.01)), bootstrap=20)
+    rows = {row["panel"]: row for row in summary_rows(numbers)}
+    json.dumps(list(rows.values()), allow_nan=False)
+    assert rows["sgd"]["diverged"] == 4 and rows["sgd"]["missing"] == 1 and rows["sgd"]["cells"] == 35
+    assert rows["sgd"]["kappa"] < -0.5 < -0.3 < rows["sgdw"]["kappa"]
+    out = io.StringIO()
+    Console(file=out, width=140).print(summary_table(numbers))
+    text = out.getvalue()
+    assert "4/35" in text and f"{rows['adam']['best_error']:.2f} %" in text and rows["sgd"]["verdict"] in text
+
+
+def test_signs():
+    assert [signed(v) for v in (-1.234, -0.001, None, float("nan"), 0.5)] == ["−1.23", "0.00", "–", "–", "0.50"]

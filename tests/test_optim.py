@@ -1,0 +1,115 @@
+"""The readable optimizers and their fast twin; the schedules."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wdgrid import optim
+from wdgrid.schedule import etas, normalization, periods
+from wdgrid.sections import EXTRA_HYPERPARAMETERS, Constant, Cosine, Restarts, Step
+
+VARIANTS = list(EXTRA_HYPERPARAMETERS)
+
+
+def problem(optimizer, cells=3, width=40, dtype=torch.float64):
+    random = torch.Generator().manual_seed(1)
+    theta = torch.randn(cells, width, generator=random, dtype=dtype)
+    hyper = {
+        name: torch.full((cells,), value, dtype=torch.float64)
+        for name, value in EXTRA_HYPERPARAMETERS[optimizer].items()
+    }
+    hyper["lr"] = torch.tensor([0.1, 0.01, 0.003], dtype=torch.float64)[:cells]
+    hyper["weight_decay"] = torch.tensor([0.0, 0.05, 0.2], dtype=torch.float64)[:cells]
+    gradients = [torch.randn(cells, width, generator=random, dtype=dtype) for _ in range(60)]
+    return theta, hyper, gradients
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("optimizer", VARIANTS)
+def test_fast_twin_follows_the_paper_step_by_step(optimizer, kernel):
+    theta, hyper, gradients = problem(optimizer)
+    table = etas(Cosine(), 6, 10)
+    rule = optim.Rule(optimizer, theta.clone(), hyper)
+    rule._kernel = rule._kernel and kernel
+    state = optim.init(optimizer, theta)
+    for t, gradient in enumerate(gradients, start=1):
+        theta, state = optim.step(optimizer, theta, gradient, state, hyper, table[t - 1], t)
+        rule.update_(gradient.clone(), table[t - 1], t)
+        torch.testing.assert_close(rule.theta, theta, rtol=1e-11, atol=1e-13)
+    for mine, theirs in zip(rule.state, state, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("optimizer", VARIANTS)
+def test_steps_are_pure(optimizer):
+    theta, hyper, gradients = problem(optimizer)
+    before = theta.clone(), gradients[0].clone()
+    optim.step(optimizer, theta, gradients[0], optim.init(optimizer, theta), hyper, 0.5, 1)
+    assert torch.equal(theta, before[0]) and torch.equal(gradients[0], before[1])
+
+
+def test_decay_of_the_paper_is_multiplied_by_eta_and_not_by_the_rate():
+    theta = torch.ones(1, 1, dtype=torch.float64)
+    for optimizer, expected in {
+        "sgdw": 0.5 * 0.2,
+        "adamw": 0.5 * 0.2,
+        "sgdw-torch": 0.5 * 0.1 * 0.2,
+        "adamw-torch": 0.5 * 0.1 * 0.2,
+    }.items():
+        hyper = {
+            n: torch.tensor([v])
+            for n, v in {**EXTRA_HYPERPARAMETERS[optimizer], "lr": 0.1, "weight_decay": 0.2}.items()
+        }
+        new, _ = optim.step(
+            optimizer,
+            theta,
+            torch.zeros(1, 1, dtype=torch.float64),
+            optim.init(optimizer, theta),
+            {n: v.double() for n, v in hyper.items()},
+            0.5,
+            1,
+        )
+        assert new.item() == pytest.approx(1 - expected, rel=1e-6), optimizer
+
+
+@given(lam=st.floats(0, 0.1), lr=st.floats(1e-3, 0.5))
+def test_proposition_1_plain_sgd(lam, lr):
+    """Decay λ equals L2 with λ' = λ/α where there is no momentum (Proposition 1)."""
+    theta, _, gradients = problem("sgd", cells=1)
+    results = []
+    for optimizer, decay in (("sgdw", lam), ("sgd", lam / lr)):
+        hyper = {
+            "lr": torch.tensor([lr]).double(),
+            "weight_decay": torch.tensor([decay]).double(),
+            "momentum": torch.zeros(1).double(),
+        }
+        point, state = theta, optim.init(optimizer, theta)
+        for t, gradient in enumerate(gradients, start=1):
+            point, state = optim.step(optimizer, point, gradient, state, hyper, 1.0, t)
+        results.append(point)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_schedules_by_hand():
+    assert etas(Constant(), 2, 3) == [1.0] * 6
+    assert etas(Step(milestones=(0.5,), factor=0.1), 2, 2) == [1.0, 1.0, 0.1, 0.1]
+    assert etas(Cosine(), 1, 4) == pytest.approx([0.5 + 0.5 * math.cos(math.pi * t / 4) for t in range(4)])
+    restarts = etas(Restarts(period=1, multiplier=2), 5, 2)
+    assert len(restarts) == 10
+    assert restarts == pytest.approx([1, 0.5, 1, 0.853553, 0.5, 0.146447, 1, 0.961940, 0.853553, 0.691342], abs=1e-6)
+
+
+def test_restarts_end_where_the_paper_says():
+    lengths = periods(Restarts(), 1500)
+    assert [sum(lengths[: i + 1]) for i in range(4)] == [100, 300, 700, 1500]
+
+
+def test_normalisation_example_of_the_paper():
+    """b = 128, B = 50 000, T = 100: λ_norm = 1/20 is λ ≈ 2.5e-4 (appendix B.1)."""
+    factors = normalization(Cosine(), 100, 2, 128, 50_000)
+    assert set(factors) == {math.sqrt(128 / (50_000 * 100))}
+    assert factors[0] / 20 == pytest.approx(2.53e-4, rel=1e-2)
+    assert len(set(normalization(Restarts(period=1), 3, 2, 10, 100))) == 2

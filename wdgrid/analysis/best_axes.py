@@ -1,0 +1,72 @@
+"""The axes on which a panel would be separable: λ·α^p beside α.
+
+Knows the numbers of one panel and what the parametrisations are called. On the axis λ·α^p a valley of slope
+κ has the slope κ + p, so p = −κ stands it upright (SCIENCE.md, "Separability, in numbers").
+"""
+
+from dataclasses import dataclass
+
+from wdgrid.analysis.separability import Separability
+
+NEAR = 0.25
+
+
+@dataclass(frozen=True)
+class BestAxes:
+    """The power p for which column · row^p is separable from the row, its 90 % interval, and what that means."""
+
+    power: float
+    interval: tuple[float, float] | None
+    sentence: str
+
+
+def best_axes(panel: Separability, optimizer: str | None = None) -> BestAxes | None:
+    """The best power for a panel, None where it has no κ; `optimizer` names its variant, for the libraries' terms."""
+    if panel.kappa is None:
+        return None
+    power = 0.0 - panel.kappa
+    within = panel.intervals.get("kappa")
+    interval = None if within is None else (-within[1], -within[0])
+    whole = next((n for n in (0, 1, -1) if _holds(n, power, interval)), None)
+    usual = (panel.row_name, panel.col_name) == ("lr", "weight_decay")
+    row, col = ("the rate", "the decay") if usual else (panel.row_name, panel.col_name)
+    span = "" if interval is None else f", 90 % interval {interval[0]:.2f} to {interval[1]:.2f}"
+    found = f"p = {power:.2f}{span}: "
+    if whole is None:
+        return BestAxes(power, interval, found + f"tune {col} times {row}^{power:.2f}, a form no library has")
+    plain = {
+        0: f"{col} and {row} as they are",
+        1: f"the product of {col} and {row}",
+        -1: f"{col} divided by {row}",
+    }[whole]
+    meaning = _in_libraries(whole, optimizer) if usual else None
+    return BestAxes(power, interval, found + f"tune {plain}" + (f"; {meaning}" if meaning else ""))
+
+
+def _holds(whole: int, power: float, interval: tuple[float, float] | None) -> bool:
+    """Whether a whole power is meant: near the estimate, and not refused by an interval wider than the nearness."""
+    if abs(power - whole) <= NEAR:
+        return True
+    return interval is not None and interval[0] <= whole <= interval[1] and abs(power - whole) < 0.5
+
+
+def _in_libraries(whole: int, optimizer: str | None) -> str | None:
+    if optimizer in ("sgdw", "adamw"):
+        return {
+            0: "this is the paper's form (Composer)",
+            -1: "this is the libraries' form (torch, timm, optax, Keras), where a step takes lr * weight_decay off",
+            1: "the decay per step would have to fall as the rate grows: no library does so",
+        }[whole]
+    if optimizer in ("sgdw-torch", "adamw-torch"):
+        return {
+            0: "this is the libraries' form (torch, timm, optax, Keras)",
+            1: "this is the paper's form (Composer), where a step takes weight_decay off whatever the rate",
+            -1: "no library divides so",
+        }[whole]
+    if optimizer in ("sgd", "adam"):
+        return {
+            0: "L2 fixes the objective here, as the libraries write it",
+            1: "only the product counts: keep it when the rate moves, or decouple the decay (SGDW, AdamW)",
+            -1: "no library divides so",
+        }[whole]
+    return None

@@ -1,0 +1,79 @@
+"""The boundary alarm: the best cells lie on an edge of the grid, so the optimum may lie outside it.
+
+Knows surfaces and axis labels. Knows nothing of how a study is extended; it names the values to add.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+from wdgrid.analysis.measures import best_cells
+from wdgrid.axes import label, parse_multiple
+
+Edge = Literal["lowest", "highest"]
+WORDS = {"lr": "rate", "weight_decay": "decay"}
+BELOW_ONE = {"momentum", "beta1", "beta2"}
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """One edge that holds the best cells, and the multiples to add beyond it, as a study file prints them."""
+
+    axis: str
+    edge: Edge
+    at: str
+    add: tuple[str, ...]
+    text: str
+
+
+def _beyond(labels: tuple[str, ...], values: np.ndarray, name: str, edge: Edge, count: int = 2) -> tuple[str, ...]:
+    """Multiples that go on in the axis' own ratio: `16` after `8` gives `32`, `64`; nothing where there is no ratio."""
+    order = np.argsort(values)
+    try:
+        multiples = [parse_multiple(labels[i]) for i in order if values[i] > 0]
+    except ValueError:
+        return ()
+    if len(multiples) < 2:
+        return ()
+    last, inner = (multiples[-1], multiples[-2]) if edge == "highest" else (multiples[0], multiples[1])
+    ratio = last / inner
+    if ratio == 1:
+        return ()
+    unit = float(values[order[-1]]) / float(multiples[-1])
+    added = [last * ratio**step for step in range(1, count + 1)]
+    if name in BELOW_ONE and edge == "highest":
+        added = [value for value in added if float(value) * unit < 1]
+    return tuple(label(Fraction(value)) for value in added)
+
+
+def boundaries(
+    errors: np.ndarray, cap: float, axes: tuple[tuple[str, np.ndarray, tuple[str, ...]], ...]
+) -> tuple[Boundary, ...]:
+    """Alarms for capped errors [R, C] and the two axes as (name, values, labels).
+
+    An edge raises one when it holds the best cell, or three of the ten best (of fewer on a grid under 80
+    cells). An axis of one value has no edge. The smallest positive value beside a 0 is no edge: the 0 lies
+    beyond it.
+    """
+    k = int(np.clip(errors.size // 8, 1, 10))
+    best, top = best_cells(errors, cap, 1), best_cells(errors, cap, k)
+    found = []
+    for axis, (name, values, labels) in enumerate(axes):
+        if len(values) < 2:
+            continue
+        ends: tuple[tuple[Edge, int], ...] = (("lowest", int(values.argmin())), ("highest", int(values.argmax())))
+        for edge, index in ends:
+            holds_best = bool(best.take(index, axis).any())
+            held = int(top.take(index, axis).sum())
+            if not (holds_best or held >= 3):
+                continue
+            add = _beyond(labels, values, name, edge)
+            word = WORDS.get(name, name)
+            what = "the best cell lies" if holds_best else f"{held} of the {int(top.sum())} best cells lie"
+            advice = f"add {word} {', '.join(add)}" if add else f"try a {word} beyond it"
+            where = f"at {word} 0" if values[index] == 0 else f"on the {edge} {word} ({labels[index]})"
+            text = f"{what} {where}; {advice}"
+            found.append(Boundary(name, edge, labels[index], add, text))
+    return tuple(found)

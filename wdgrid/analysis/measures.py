@@ -1,0 +1,114 @@
+"""The four numbers of separability, over any stack of error grids at once.
+
+Every function takes capped errors E [..., R, C] in percent (NaN: missing) and answers [...], NaN where a
+grid does not define the number. Definitions: SCIENCE.md, "Separability, in numbers". Ties go to the first
+cell, so callers hand in grids sorted as the paper prints them: row values falling, column values rising.
+"""
+
+import numpy as np
+
+MIN_VALLEY_ROWS = 3
+TOP_CELLS = 10
+
+
+def _argmin(errors: np.ndarray, axis: int) -> np.ndarray:
+    """First minimum, missing cells aside."""
+    return np.where(np.isnan(errors), np.inf, errors).argmin(axis)
+
+
+def interaction(errors: np.ndarray) -> np.ndarray:
+    """Residual sum of squares of the additive row + column model, over the total sum of squares: 0 to 1.
+
+    Missing cells are left out of both (all grids of a stack must miss the same ones). NaN where nothing
+    varies, or where too few cells are there to tell an additive model from a perfect fit.
+    """
+    present = ~np.isnan(errors.reshape(-1, *errors.shape[-2:])[0])
+    rows = len(present)
+    undefined = np.full(errors.shape[:-2], np.nan)
+    design = np.block([[np.diag(present.sum(1)), present], [present.T, np.diag(present.sum(0))]]).astype(float)
+    if present.sum() <= np.linalg.matrix_rank(design):
+        return undefined
+    mean = np.nanmean(errors, axis=(-2, -1), keepdims=True)
+    centred = np.where(present, errors - mean, 0.0)
+    sums = np.concatenate([centred.sum(-1), centred.sum(-2)], axis=-1)  # [..., R + C]: the normal equations' right
+    effects = sums @ np.linalg.pinv(design)
+    fit = effects[..., :rows, None] + effects[..., None, rows:]
+    residual = (np.where(present, centred - fit, 0.0) ** 2).sum((-2, -1))
+    total = (centred**2).sum((-2, -1))
+    some = total > 1e-12 * np.maximum(1.0, mean[..., 0, 0] ** 2)
+    return np.where(some, residual / np.where(some, total, 1.0), np.nan)
+
+
+def valley(
+    errors: np.ndarray, rows: np.ndarray, cols: np.ndarray, best: float, cap: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """κ, the slope of log2 λ* on log2 α, and the number of rows it stands on.
+
+    λ* is a row's soft-argmin: mean log2 λ under weights exp(−(E − row minimum)/τ), τ = (cap − best)/12,
+    with λ = 0 left out. Rows count whose minimum is below best + ⅔(cap − best); fewer than three: κ is NaN.
+    """
+    E = errors[..., rows > 0, :][..., cols > 0]
+    x, log_cols = np.log2(rows[rows > 0]), np.log2(cols[cols > 0])
+    if not E.shape[-1] or not E.shape[-2]:
+        return np.full(errors.shape[:-2], np.nan), np.zeros(errors.shape[:-2], int)
+    E = np.where(np.isnan(E), np.inf, E)
+    floor = E.min(-1)
+    counts = floor < best + 2 / 3 * (cap - best)
+    floor = np.where(np.isfinite(floor), floor, 0.0)
+    weights = np.exp(-(E - floor[..., None]) / ((cap - best) / 12))
+    mass = weights.sum(-1)
+    y = (weights @ log_cols) / np.where(mass > 0, mass, 1.0)
+    n = counts.sum(-1)
+    x = np.where(counts, x, 0.0)
+    y = np.where(counts, y, 0.0)
+    share = np.maximum(n, 1)[..., None]
+    x_centred = np.where(counts, x - x.sum(-1, keepdims=True) / share, 0.0)
+    spread = (x_centred**2).sum(-1)
+    enough = (n >= MIN_VALLEY_ROWS) & (spread > 0) & (log_cols.size > 1)
+    return np.where(enough, (x_centred * y).sum(-1) / np.where(spread > 0, spread, 1.0), np.nan), n
+
+
+def regret(errors: np.ndarray) -> np.ndarray:
+    """Mean excess error, in points, at the best cell's row when the column was tuned at each other row.
+
+    Transpose the grids for the other way round. A choice whose cell in the best row is missing is left out.
+    """
+    stack = errors.reshape(-1, *errors.shape[-2:])
+    at = np.arange(len(stack))
+    flat = _argmin(stack.reshape(len(stack), -1), 1)
+    best_row = flat // stack.shape[-1]
+    tuned = _argmin(stack, 2)  # [N, R]
+    excess = stack[at[:, None], best_row[:, None], tuned] - stack.reshape(len(stack), -1)[at, flat][:, None]
+    elsewhere = ~np.isnan(stack).all(2) & (np.arange(stack.shape[1]) != best_row[:, None]) & ~np.isnan(excess)
+    n = elsewhere.sum(1)
+    total = np.where(elsewhere, excess, 0.0).sum(1)
+    return np.where(n > 0, total / np.maximum(n, 1), np.nan).reshape(errors.shape[:-2])
+
+
+def best_cells(errors: np.ndarray, cap: float, k: int = TOP_CELLS) -> np.ndarray:
+    """The k best cells below the cap as a mask [..., R, C]; ties go to the first."""
+    flat = np.where(np.isnan(errors) | (errors >= cap), np.inf, errors).reshape(*errors.shape[:-2], -1)
+    chosen = np.argsort(flat, axis=-1, kind="stable")[..., :k]
+    mask = np.zeros(flat.shape, bool)
+    np.put_along_axis(mask, chosen, True, axis=-1)
+    return (mask & np.isfinite(flat)).reshape(errors.shape)
+
+
+def correlation(chosen: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """ρ: correlation of log2 row and log2 column over the chosen cells [..., R, C].
+
+    A zero counts as half the axis' smallest positive value. NaN with fewer than three cells, or all in one
+    line.
+    """
+    if not (rows > 0).any() or not (cols > 0).any():
+        return np.full(chosen.shape[:-2], np.nan)
+    x, y = (np.log2(np.where(axis > 0, axis, axis[axis > 0].min() / 2)) for axis in (rows, cols))
+    n = chosen.sum((-2, -1))
+    share = np.maximum(n, 1)
+    by_row, by_col = chosen.sum(-1), chosen.sum(-2)
+    mean_x, mean_y = by_row @ x / share, by_col @ y / share
+    var_x, var_y = by_row @ x**2 / share - mean_x**2, by_col @ y**2 / share - mean_y**2
+    covariance = np.einsum("...ij,i,j->...", chosen, x, y) / share - mean_x * mean_y
+    defined = (n >= 3) & (var_x > 1e-9) & (var_y > 1e-9)
+    scale = np.sqrt(np.where(defined, var_x * var_y, 1.0))
+    return np.where(defined, np.clip(covariance / scale, -1, 1), np.nan)

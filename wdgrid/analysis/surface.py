@@ -1,0 +1,155 @@
+"""A panel as an array: errors over (row value, column value, seed).
+
+Knows the tidy table's columns and the layout of `paper_figures.csv`, shipped beside this file: figures 1
+and 2 of Loshchilov & Hutter (ICLR 2019, arXiv 1711.05101v3) read off the published images, ±0.2 points,
+clipped at 7 %, one run per cell, black circles (the ten best cells) exact. Knows nothing of what the
+numbers are used for.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wdgrid.axes import parse_multiple, scale
+
+PAPER_FIGURES = Path(__file__).with_name("paper_figures.csv")
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """One heatmap's errors, R row values by C column values by S seeds, in study order.
+
+    `errors` [R, C, S] is in percent: NaN where a run is missing or incomplete, +inf where it diverged.
+    `rows` [R] and `cols` [C] are hyperparameter values, the labels their multiples as printed. `circled`
+    [R, C] is given only where a published figure marks its best cells. Raises ValueError where shapes
+    disagree.
+    """
+
+    panel: str
+    row_name: str
+    col_name: str
+    rows: np.ndarray
+    cols: np.ndarray
+    row_labels: tuple[str, ...]
+    col_labels: tuple[str, ...]
+    errors: np.ndarray
+    circled: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        shape = (len(self.rows), len(self.cols))
+        if self.errors.ndim != 3 or self.errors.shape[:2] != shape:
+            raise ValueError(f"errors must be [{shape[0]}, {shape[1]}, seeds], not {list(self.errors.shape)}")
+        if (len(self.row_labels), len(self.col_labels)) != shape:
+            raise ValueError("every axis value needs one label")
+        if self.circled is not None and self.circled.shape != shape:
+            raise ValueError(f"circled must be [{shape[0]}, {shape[1]}], not {list(self.circled.shape)}")
+
+    @property
+    def axes(self) -> tuple[tuple[str, np.ndarray, tuple[str, ...]], ...]:
+        """Name, values and labels of the row axis and of the column axis."""
+        return (self.row_name, self.rows, self.row_labels), (self.col_name, self.cols, self.col_labels)
+
+    def as_printed(self) -> "Surface":
+        """The same cells as the paper prints them: row values falling, column values rising."""
+        down, up = np.argsort(-self.rows, kind="stable"), np.argsort(self.cols, kind="stable")
+        return replace(
+            self,
+            rows=self.rows[down],
+            cols=self.cols[up],
+            row_labels=tuple(self.row_labels[i] for i in down),
+            col_labels=tuple(self.col_labels[j] for j in up),
+            errors=self.errors[np.ix_(down, up)],
+            circled=None if self.circled is None else self.circled[np.ix_(down, up)],
+        )
+
+
+def _labels(values: np.ndarray, printed: Iterable | None) -> tuple[str, ...]:
+    """Printed multiples of the unique values; the values themselves where a value is printed in two ways."""
+    names: dict[float, str] = {}
+    for value, name in zip(values, values if printed is None else printed, strict=True):
+        if names.setdefault(float(value), str(name)) != str(name):
+            printed = None
+    if printed is None or len(set(names.values())) < len(names):
+        return tuple(f"{value:g}" for value in names)
+    return tuple(names.values())
+
+
+def surfaces(frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_decay") -> dict[str, Surface]:
+    """The tidy table's panels as surfaces over two hyperparameter columns, panels in order of appearance.
+
+    Only complete trials count; of several for one cell the last row counts. Axis values keep the order in
+    which the table first shows them. Raises ValueError where a needed column is missing.
+    """
+    needed = ["panel", "seed", "test_error", row_name, col_name]
+    absent = [name for name in needed if name not in frame.columns]
+    if absent:
+        raise ValueError(f"the table lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}")
+    result: dict[str, Surface] = {}
+    for panel, group in frame.groupby("panel", sort=False):
+        group = group.dropna(subset=[row_name, col_name])
+        if group.empty:
+            continue
+        row_values, col_values = (group[name].to_numpy(dtype=float) for name in (row_name, col_name))
+        row_at, rows = pd.factorize(row_values)
+        col_at, cols = pd.factorize(col_values)
+        seed_at, seeds = pd.factorize(group["seed"].to_numpy())
+        done = np.ones(len(group), bool)
+        if "state" in group.columns:
+            done = (group["state"].astype(str).str.lower() == "complete").to_numpy()
+        done = done & group["test_error"].notna().to_numpy()
+        errors = np.full((len(rows), len(cols), len(seeds)), np.nan)
+        values = group["test_error"].to_numpy(dtype=float, na_value=np.nan)
+        errors[row_at[done], col_at[done], seed_at[done]] = values[done]
+        result[str(panel)] = Surface(
+            panel=str(panel),
+            row_name=row_name,
+            col_name=col_name,
+            rows=np.asarray(rows, float),
+            cols=np.asarray(cols, float),
+            row_labels=_labels(row_values, group.get("row")),
+            col_labels=_labels(col_values, group.get("col")),
+            errors=errors,
+        )
+    return result
+
+
+def paper_surfaces(csv_path: Path | str = PAPER_FIGURES, figure: int | None = None) -> dict[str, Surface]:
+    """The paper's Figures 1 and 2 with their circles; one seed, errors in percent, clipped at 7.
+
+    Panels are named `figure2 SGDW`; with `figure` given, only that figure's, named `SGDW`. The two figures
+    are two studies: analyse them apart, since cap and e* are taken over all panels of a study.
+    """
+    table = pd.read_csv(csv_path, dtype={"lr_multiple": str, "weight_decay_multiple": str})
+    result: dict[str, Surface] = {}
+    for key, group in table.groupby(["figure", "panel"], sort=False):
+        number, name = key if isinstance(key, tuple) else (key, "")
+        if figure is not None and number != figure:
+            continue
+        panel = str(name) if figure is not None else f"figure{number} {name}"
+        row_labels, col_labels = (
+            tuple(dict.fromkeys(group[axis])) for axis in ("lr_multiple", "weight_decay_multiple")
+        )
+        at = (
+            group["lr_multiple"].map(row_labels.index).to_numpy(),
+            group["weight_decay_multiple"].map(col_labels.index).to_numpy(),
+        )
+        errors = np.full((len(row_labels), len(col_labels), 1), np.nan)
+        errors[*at, 0] = group["test_error_percent"]
+        circled = np.zeros(errors.shape[:2], bool)
+        circled[at] = group["top10"] == 1
+        lr_unit, decay_unit = float(group["lr_unit"].iloc[0]), float(group["weight_decay_unit"].iloc[0])
+        result[panel] = Surface(
+            panel=panel,
+            row_name="lr",
+            col_name="weight_decay",
+            rows=np.array([scale(parse_multiple(text), lr_unit) for text in row_labels]),
+            cols=np.array([scale(parse_multiple(text), decay_unit) for text in col_labels]),
+            row_labels=row_labels,
+            col_labels=col_labels,
+            errors=errors,
+            circled=circled,
+        )
+    return result

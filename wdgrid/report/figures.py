@@ -1,0 +1,187 @@
+"""The picture: one heatmap per panel on one colour scale, in the manner of the paper's Figure 2.
+
+Knows matplotlib and how a cell is drawn. What the cells are stands in `wdgrid.report.grids`. No pyplot: a figure is
+an object of its own, so nothing needs closing and nothing depends on a display.
+"""
+
+import warnings
+from pathlib import Path
+from textwrap import shorten, wrap
+from typing import Literal
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import ListedColormap, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse, Patch, Rectangle
+from matplotlib.typing import ColorType
+from scipy.ndimage import distance_transform_edt
+
+from wdgrid.report.grids import Grid, caption_lines, error_range, grids, thinned
+from wdgrid.study import Study
+
+DIVERGED, MISSING, HATCH = "#c4c4c4", "#ffffff", "#8a8a8a"
+Style = Literal["cells", "paper"]
+
+
+def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "cells", device: str = "") -> Figure:
+    """One heatmap per panel: circles around the best cells, crosses on diverged ones, one colourbar for all.
+
+    `cells` shows each cell as it is, on a colour-blind-safe scale; `paper` is jet with interpolated shading.
+    """
+    panels = grids(study, table)
+    limits = error_range(study, panels)
+    columns = min(len(panels), 3 if len(panels) > 4 else 2)
+    rows = -(-len(panels) // columns)
+    width, height = 1.3 + 4.5 * columns, 0.7 + 4.5 * rows
+    caption = [part for line in caption_lines(study, name, panels, device) for part in wrap(line, int(14 * width))]
+    foot = 0.55 + 0.17 * len(caption)  # inches below the heatmaps: the legend, then the caption
+    figure = Figure(figsize=(width, height + foot), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", rect=(0, foot / (height + foot), 1, height / (height + foot)))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    drawn = [_panel(ax, grid, limits, style) for ax, grid in zip(axes.flat, panels, strict=False)]
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.set_axis_off()
+    _colourbar(figure, list(axes.flat), drawn[0], panels, limits)
+    title = "\n".join(wrap(study.title or name, int(7 * width)))
+    figure.suptitle(title, fontsize=15, parse_math=False)
+    at = (0.5, (foot - 0.45) / (height + foot))
+    figure.legend(handles=_legend(study, panels, style), loc="lower center", bbox_to_anchor=at, ncols=3, frameon=False)
+    below = 0.1 / (height + foot)
+    small = {"fontsize": 8.5, "color": "#404040", "va": "bottom", "linespacing": 1.4}
+    figure.text(0.1 / width, below, "\n".join(caption), parse_math=False, label="caption", **small)
+    return figure
+
+
+def save_heatmaps(figure: Figure, out_dir: Path) -> list[Path]:
+    """Writes heatmaps.png and heatmaps.svg; the same figure gives the same bytes."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    png, svg = out_dir / "heatmaps.png", out_dir / "heatmaps.svg"
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "wdgrid", "svg.fonttype": "path"}):
+        # A title in a script the font lacks is drawn with boxes; that is no reason to fail.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(png, dpi=160, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None, "Creator": "wdgrid"})
+    return [png, svg]
+
+
+def _panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) -> QuadMesh | AxesImage:
+    """Draws one heatmap and returns what the colourbar describes."""
+    ax.set_title(shorten(grid.title, 44, placeholder=" …"), fontsize=13, parse_math=False)
+    image = _interpolated(ax, grid, limits) if style == "paper" else _cells(ax, grid, limits)
+    cell = 4.0 * 72 / max(grid.error.shape)
+    at_row, at_col = np.nonzero(grid.diverged)
+    ax.plot(at_col + 0.5, at_row + 0.5, "x", color="#404040", ms=cell * 0.28, mew=1.0, label="diverged")
+    for row, col in grid.best:
+        ring = Ellipse((col + 0.5, row + 0.5), 0.66, 0.66, fill=False, ec="black", lw=min(2.0, cell / 10))
+        ring.set_label("best")
+        ax.add_patch(ring)
+    rows, cols = thinned(grid.row_labels, 16), thinned(grid.col_labels, 16)
+    ax.set_xticks([i + 0.5 for i in cols], [grid.col_labels[i] for i in cols], rotation=45)
+    ax.set_yticks([i + 0.5 for i in rows], [grid.row_labels[i] for i in rows])
+    ax.set(xlim=(0, len(grid.col_labels)), ylim=(len(grid.row_labels), 0))
+    ax.set(xlabel=grid.col_title, ylabel=grid.row_title)
+    if 0.5 <= len(grid.row_labels) / len(grid.col_labels) <= 2:
+        ax.set_aspect("equal")
+    ax.tick_params(length=2)
+    return image
+
+
+def _cells(ax: Axes, grid: Grid, limits: tuple[float, float]) -> QuadMesh:
+    """Every cell as it is; diverged and missing ones in colours and hatches of their own."""
+    import seaborn as sns  # imported here: it takes most of a second
+
+    masked = ~np.isfinite(grid.error)
+    values = np.where(masked, np.nan, grid.error)
+    sns.heatmap(
+        pd.DataFrame(values),
+        ax=ax,
+        mask=masked,
+        vmin=limits[0],
+        vmax=limits[1],
+        cmap="viridis_r",
+        cbar=False,
+        xticklabels=False,
+        yticklabels=False,
+    )
+    _flat(ax, grid.diverged, DIVERGED)
+    _flat(ax, grid.missing, MISSING, "////")
+    return next(c for c in ax.collections if isinstance(c, QuadMesh))
+
+
+def _interpolated(ax: Axes, grid: Grid, limits: tuple[float, float]) -> AxesImage:
+    """Shading between cell centres. Cells without a finite error take no part in it: they are drawn over, whole."""
+    finite = np.isfinite(grid.error)
+    filled = np.full_like(grid.error, limits[1])
+    if finite.any():
+        nearest = distance_transform_edt(~finite, return_distances=False, return_indices=True)
+        assert nearest is not None
+        filled = np.clip(grid.error[tuple(nearest)], *limits)  # type: ignore[arg-type]
+    rows, cols = grid.error.shape
+    image = ax.imshow(
+        filled,
+        cmap="jet",
+        vmin=limits[0],
+        vmax=limits[1],
+        interpolation="bilinear",
+        interpolation_stage="data",
+        extent=(0, cols, rows, 0),
+        aspect="auto",
+    )
+    _flat(ax, grid.diverged, mpl.colormaps["jet"](1.0))
+    _flat(ax, grid.missing, MISSING, "////")
+    return image
+
+
+def _flat(ax: Axes, where: np.ndarray, colour: ColorType, hatch: str = "") -> None:
+    """Paints the cells of a mask in one colour, hatched if asked for."""
+    if not where.any():
+        return
+    shown = np.ma.masked_where(~where, np.zeros(where.shape))
+    ax.pcolormesh(
+        shown,
+        cmap=ListedColormap(np.array([to_rgba(colour)])),
+        vmin=0,
+        vmax=1,
+        label="missing" if hatch else "diverged",
+    )
+    for row, col in np.argwhere(where) if hatch else ():
+        ax.add_patch(Rectangle((col, row), 1, 1, fill=False, hatch=hatch, ec=HATCH, lw=0))
+
+
+def _colourbar(
+    figure: Figure,
+    axes: list[Axes],
+    image: QuadMesh | AxesImage,
+    panels: list[Grid],
+    limits: tuple[float, float],
+) -> None:
+    """One colourbar for all panels, an arrow where it is saturated."""
+    finite = np.concatenate([g.error[np.isfinite(g.error)] for g in panels])
+    extend = "both" if (finite < limits[0]).any() else "max"
+    bar = figure.colorbar(image, ax=axes, extend=extend, shrink=0.8, pad=0.02, aspect=30)
+    bar.set_label("Test error (%)")
+
+
+def _legend(study: Study, panels: list[Grid], style: Style) -> list[Patch | Line2D]:
+    """What circles, crosses and hatches mean, as far as the figure has them."""
+    entries: list[Patch | Line2D] = []
+    if study.report.top_k and any(g.best for g in panels):
+        words = "the best cell" if study.report.top_k == 1 else f"the {study.report.top_k} best cells"
+        ring = {"marker": "o", "ls": "", "mfc": "none", "mec": "black", "ms": 11, "mew": 1.5}
+        entries.append(Line2D([], [], label=f"{words} of each panel", **ring))
+    if any(g.diverged.any() for g in panels):
+        colour = mpl.colormaps["jet"](1.0) if style == "paper" else DIVERGED
+        words = "diverged" if len(study.seeds) == 1 else "diverged with at least one seed"
+        square = {"marker": "s", "ls": "", "mfc": colour, "mec": "none", "ms": 12}
+        entries.append(Line2D([], [], label=f"× {words}", **square))
+    if any(g.missing.any() for g in panels):
+        entries.append(Patch(fc=MISSING, ec=HATCH, hatch="////", label="not trained yet"))
+    return entries

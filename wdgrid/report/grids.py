@@ -1,0 +1,197 @@
+"""The tidy table as grids: one array per panel, as both the picture and the page draw it.
+
+Knows what a cell's seeds come to, which cells are circled, the shared colour range, and how axes, panels and decay
+forms are worded. Knows nothing of matplotlib or HTML.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from wdgrid.analysis.separability import error_cap
+from wdgrid.axes import label, scale
+from wdgrid.study import Study
+
+OPTIMIZERS = {
+    "sgd": "SGD",
+    "sgdw": "SGDW",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "sgdw-torch": "SGDW (torch)",
+    "adamw-torch": "AdamW (torch)",
+}
+DECAY_FORMS = {
+    "sgd": "L2: gradient + λ θ",
+    "adam": "L2: gradient + λ θ",
+    "sgdw": "decoupled: θ − η_t λ θ",
+    "adamw": "decoupled: θ − η_t λ θ",
+    "sgdw-torch": "library form: θ − η_t α λ θ",
+    "adamw-torch": "library form: θ − η_t α λ θ",
+}
+AXES = {
+    "lr": "Initial learning rate",
+    "eps": "ε of Adam",
+    "beta1": "β1 of Adam",
+    "beta2": "β2 of Adam",
+    "momentum": "Momentum",
+}
+DECAY_WORDS = {True: "L2 regularization factor", False: "Weight decay"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One panel's cells as R × C arrays. Rows run from the top (largest) down, columns from 0 or the smallest up.
+
+    `error` is the mean over seeds in percent: +inf where any seed diverged (a mean over the survivors would
+    flatter the cell), NaN where no seed is complete yet. `spread` is the standard deviation over seeds, NaN for one.
+    `best` lists the (row, column) of the k lowest errors, the best first.
+    """
+
+    panel: str
+    title: str
+    decay_form: str
+    row_title: str
+    col_title: str
+    row_labels: list[str]
+    col_labels: list[str]
+    row_values: list[float]
+    col_values: list[float]
+    error: np.ndarray
+    spread: np.ndarray
+    loss: np.ndarray
+    seeds_done: np.ndarray
+    seeds_diverged: np.ndarray
+    diverged_at: np.ndarray
+    best: list[tuple[int, int]]
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """Where at least one seed diverged."""
+        return self.seeds_diverged > 0
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Where no seed is complete."""
+        return self.seeds_done == 0
+
+
+def grids(study: Study, table: pd.DataFrame) -> list[Grid]:
+    """One grid per panel, in the study's order; cells the table does not have count as not trained."""
+    complete = table.loc[table["state"] == "complete"]
+    return [_grid(study, name, complete.loc[complete["panel"] == name]) for name in study.panel_names()]
+
+
+def _grid(study: Study, name: str, cells: pd.DataFrame) -> Grid:
+    panel = study.panel_names()[name]
+    rows = sorted(study.axes[study.row].values, reverse=True)  # type: ignore[index]
+    cols = sorted(study.axes[study.column].values)  # type: ignore[index]
+    row_labels, col_labels = [label(m) for m in rows], [label(m) for m in cols]
+    row_unit, col_unit = study.unit(panel, study.row), study.unit(panel, study.column)
+    measured = cells.loc[cells["test_error"].notna()]
+    finite = measured.loc[np.isfinite(measured["test_error"].astype(float))]
+
+    def arranged(frame: pd.DataFrame, column: str, how: str, empty: float) -> np.ndarray:
+        """One R × C array out of a column, its seeds aggregated."""
+        values = frame.groupby(["row", "col"])[column].agg(how).astype(float)
+        every = pd.MultiIndex.from_product([row_labels, col_labels])
+        return values.reindex(every).fillna(empty).to_numpy(float).reshape(len(rows), len(cols))
+
+    done = arranged(measured, "test_error", "size", 0).astype(int)
+    diverged = done - arranged(finite, "test_error", "size", 0).astype(int)
+    error = np.where(diverged > 0, np.inf, arranged(finite, "test_error", "mean", np.nan))
+    return Grid(
+        panel=name,
+        title=panel_title(study, name),
+        decay_form=DECAY_FORMS[panel.optimizer],
+        row_title=axis_title(study.row, row_unit, panel.optimizer, study.decay),
+        col_title=axis_title(study.column, col_unit, panel.optimizer, study.decay),
+        row_labels=row_labels,
+        col_labels=col_labels,
+        row_values=[scale(m, row_unit) for m in rows],
+        col_values=[scale(m, col_unit) for m in cols],
+        error=error,
+        spread=arranged(finite, "test_error", "std", np.nan),
+        loss=arranged(finite, "test_loss", "mean", np.nan),
+        seeds_done=done,
+        seeds_diverged=diverged,
+        diverged_at=arranged(measured, "diverged_at", "min", np.nan),
+        best=best_cells(error, study.report.top_k),
+    )
+
+
+def best_cells(error: np.ndarray, k: int) -> list[tuple[int, int]]:
+    """The k lowest finite errors as (row, column), the best first; ties in reading order."""
+    order = np.argsort(np.where(np.isfinite(error), error, np.inf), axis=None, kind="stable")
+    places = [(int(flat) // error.shape[1], int(flat) % error.shape[1]) for flat in order[:k]]
+    return [place for place in places if np.isfinite(error[place])]
+
+
+def error_range(study: Study, all_grids: list[Grid]) -> tuple[float, float]:
+    """Colour limits shared by all panels: the study's own, else from the best error to the cap that the numbers use."""
+    if study.report.error_range is not None:
+        return study.report.error_range
+    finite = [g.error[np.isfinite(g.error)] for g in all_grids]
+    errors = np.concatenate(finite) if finite else np.empty(0)
+    best = float(errors.min()) if len(errors) else 0.0
+    if not len(errors) or best >= error_cap(best):
+        return 0.0, 100.0
+    return best, error_cap(best)
+
+
+def axis_title(axis: str, unit: float, optimizer: str, decay: str) -> str:
+    """Title of an axis with its unit, worded as in the paper: L2 has a regularization factor, not a decay."""
+    words = AXES[axis] if axis in AXES else DECAY_WORDS[optimizer in ("sgd", "adam")]
+    if axis == "weight_decay" and decay == "normalized":
+        words += ", normalized"
+    bare = unit == 1 and axis not in ("lr", "weight_decay")
+    return words if bare else f"{words} (× {unit:g})"
+
+
+def panel_title(study: Study, name: str) -> str:
+    """A panel's heading: its own name if the study gives one, else the optimizer and whatever differs beside it."""
+    panel = study.panel_names()[name]
+    if panel.name is not None:
+        return panel.name
+    words = [OPTIMIZERS[panel.optimizer]]
+    if len({p.schedule.kind for p in study.panels}) > 1:
+        words.append(panel.schedule.kind)
+    if len({study.panel_epochs(p) for p in study.panels}) > 1:
+        words.append(f"{study.panel_epochs(panel)} epochs")
+    return ", ".join(words)
+
+
+def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -> list[str]:
+    """What a reader must know beside the colours: decay forms, n, seeds, budget, data, device."""
+    forms: dict[str, list[str]] = {}
+    for grid in all_grids:
+        forms.setdefault(grid.decay_form, []).append(grid.title)
+    lines = ["What decay does in one step:  " + ";  ".join(f"{', '.join(t)} – {f}" for f, t in forms.items())]
+    if study.decay == "normalized":
+        lines.append("Decay is normalized: λ = λ_norm √(b / (B T)), b batch size, B training images, T epochs")
+    cells = sum(g.error.size for g in all_grids)
+    diverged = sum(int(g.diverged.sum()) for g in all_grids)
+    missing = sum(int(g.missing.sum()) for g in all_grids)
+    epochs = sorted({study.panel_epochs(p) for p in study.panels})
+    seeds = f"seed {study.seeds[0]}" if len(study.seeds) == 1 else f"mean of {len(study.seeds)} seeds"
+    schedules = list(dict.fromkeys(p.schedule.kind for p in study.panels))
+    facts = [
+        f"{name}: {cells} cells",
+        *([f"{diverged} diverged"] if diverged else []),
+        *([f"{missing} not trained"] if missing else []),
+        seeds,
+        f"{', '.join(map(str, epochs))} epochs",
+        f"schedule {', '.join(schedules)}",
+        f"{study.task.dataset}, {study.task.model}, batch {study.task.batch_size}",
+        *([f"device {device}"] if device else []),
+    ]
+    return [*lines, " · ".join(facts)]
+
+
+def thinned(labels: list[str], at_most: int) -> list[int]:
+    """Which positions of an axis are labelled, so that labels stay apart on large grids."""
+    step = math.ceil(len(labels) / at_most)
+    anchor = len(labels) - 1 if labels and Fraction(labels[-1]) == 0 else 0
+    return [i for i in range(len(labels)) if (i - anchor) % step == 0]

@@ -1,0 +1,127 @@
+"""The report as one offline HTML file: map, curves, numbers, the study itself. No request to anywhere.
+
+Knows what stands on the page and in which order; how it looks and answers stands in `templates/`. Every text goes
+through Jinja2's autoescape, and the embedded JSON cannot end its own script element.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from wdgrid import __version__
+from wdgrid.report.grids import Grid, caption_lines, grids
+from wdgrid.report.payload import curve_data, page_data
+from wdgrid.report.summary import signed
+from wdgrid.study import Study
+
+if TYPE_CHECKING:
+    from wdgrid.analysis.separability import Separability
+
+SCRIPTS = ("cells.js", "map.js", "plots.js")
+# No address is allowed at all: what is not in the file does not exist for the page.
+POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def write_page(
+    study: Study,
+    name: str,
+    table: pd.DataFrame,
+    curves: pd.DataFrame,
+    numbers: Mapping[str, "Separability"],
+    environment: Mapping[str, Any],
+    figure_png: Path,
+    path: Path,
+) -> None:
+    """Writes the report to `path`. `figure_png` is what readers without scripts see."""
+    from plotly.offline import get_plotlyjs  # imported here: it takes most of a second
+
+    panels = grids(study, table)
+    page = Environment(loader=PackageLoader("wdgrid.report"), autoescape=True, trim_blocks=True)
+    text = page.get_template("report.html").render(
+        title=study.title or name,
+        name=name,
+        policy=POLICY,
+        version=__version__,
+        style=Markup(_template("report.css")),
+        scripts=[Markup(get_plotlyjs()), *(Markup(_template(script)) for script in SCRIPTS)],
+        picture=base64.b64encode(figure_png.read_bytes()).decode(),
+        caption=caption_lines(study, name, panels, str(environment.get("device") or "")),
+        numbers=[_numbers(found, study) for found in numbers.values()],
+        best=[(grid.title, grid.row_title, grid.col_title, list(_best(grid))) for grid in panels],
+        several_seeds=len(study.seeds) > 1,
+        study=json.dumps(json.loads(study.canonical()), ensure_ascii=False, indent=2),
+        digest=study.digest(),
+        environment=list(_flat(environment)),
+        data=embedded(page_data(study, panels, table)),
+        curves=embedded(curve_data(curves)),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def embedded(data: object) -> Markup:
+    """JSON that is safe inside a script element, whatever its strings hold."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _template(name: str) -> str:
+    return files("wdgrid.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _numbers(found: "Separability", study: Study) -> dict[str, Any]:
+    """One panel's numbers, worded."""
+
+    def with_interval(key: str) -> str:
+        value, interval = getattr(found, key), found.intervals.get(key)
+        if value is None or interval is None:
+            return signed(value)
+        return f"{signed(value)} [{signed(interval[0])}, {signed(interval[1])}]"
+
+    place = f"{found.best_row_label}, {found.best_col_label}" if found.best_row_label else "–"
+    return {
+        "panel": found.panel,
+        "verdict": found.verdict,
+        "sentence": found.sentence,
+        "alarms": [getattr(alarm, "text", str(alarm)) for alarm in found.alarms],
+        "best": "–" if found.best_error is None else f"{found.best_error:.2f} % at {place}",
+        "interaction": with_interval("interaction"),
+        "kappa": with_interval("kappa") + (f" ({found.kappa_rows} rows)" if found.kappa is not None else ""),
+        "regret_decay": with_interval("regret_decay"),
+        "regret_rate": with_interval("regret_rate"),
+        "rho": with_interval("rho"),
+        "cells": f"{found.n_cells} × {len(study.seeds)}",
+        "diverged": found.n_diverged,
+        "missing": found.n_missing,
+        "cap": "–" if found.cap is None else f"{found.cap:.2f} %",
+        "kind": found.interval_kind or "none",
+    }
+
+
+def _best(grid: Grid) -> Iterator[tuple[str, str, str, str]]:
+    """The circled cells: row, column, error, spread."""
+    for row, col in grid.best:
+        spread = grid.spread[row, col]
+        yield (
+            f"{grid.row_labels[row]} = {grid.row_values[row]:.4g}",
+            f"{grid.col_labels[col]} = {grid.col_values[col]:.4g}",
+            f"{grid.error[row, col]:.2f}",
+            f"± {spread:.2f}" if math.isfinite(spread) else "",
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and words."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "–" if value is None else str(value)

@@ -1,0 +1,113 @@
+"""What the page's script needs, as plain lists: panels, cells, their trials and their learning curves.
+
+Knows the shape of the JSON that `templates/*.js` read. Knows nothing of HTML.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wdgrid.report.grids import Grid, error_range, thinned
+from wdgrid.study import Study
+
+CURVES = ("test_error", "test_loss", "train_loss")
+MOST_POINTS = 400_000  # per kind of curve; a larger study keeps fewer epochs of each, or its page could not be sent
+
+
+def page_data(study: Study, panels: list[Grid], table: pd.DataFrame) -> dict[str, Any]:
+    """Everything but the curves: axes, errors, circles and trials by panel, and the shared colour scale."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    shades = colormaps["viridis_r"]
+    return {
+        "range": list(error_range(study, panels)),
+        "shades": [[k / 16, to_hex(shades(k / 16))] for k in range(17)],
+        "row": study.row,
+        "column": study.column,
+        "decay": study.decay,
+        "steps_per_epoch": study.task.train_size and -(-study.task.train_size // study.task.batch_size),
+        "seeds": len(study.seeds),
+        "panels": [_panel(study, grid, table.loc[table["panel"] == grid.panel]) for grid in panels],
+    }
+
+
+def _panel(study: Study, grid: Grid, cells: pd.DataFrame) -> dict[str, Any]:
+    panel = study.panel_names()[grid.panel]
+    kind = panel.schedule.model_dump_json()
+    return {
+        "name": grid.panel,
+        "title": grid.title,
+        "optimizer": panel.optimizer,
+        "epochs": study.panel_epochs(panel),
+        "family": f"{panel.optimizer} {kind}",
+        "decay_form": grid.decay_form,
+        "row_title": grid.row_title,
+        "col_title": grid.col_title,
+        "row_labels": grid.row_labels,
+        "col_labels": grid.col_labels,
+        "row_values": grid.row_values,
+        "col_values": grid.col_values,
+        "row_ticks": thinned(grid.row_labels, 16),
+        "col_ticks": thinned(grid.col_labels, 16),
+        "error": numbers(grid.error),
+        "spread": numbers(grid.spread),
+        "loss": numbers(grid.loss),
+        "done": grid.seeds_done.tolist(),
+        "diverged": grid.seeds_diverged.tolist(),
+        "diverged_at": numbers(grid.diverged_at),
+        "best": grid.best,
+        "trials": _trials(grid, cells),
+    }
+
+
+def _trials(grid: Grid, cells: pd.DataFrame) -> list[list[list[list[float | None]]]]:
+    """For each cell its complete trials as [seed, number, error]; no error where it diverged."""
+    found: list[list[list[list[float | None]]]] = [[[] for _ in grid.col_labels] for _ in grid.row_labels]
+    row_at = {text: i for i, text in enumerate(grid.row_labels)}
+    col_at = {text: j for j, text in enumerate(grid.col_labels)}
+    done = cells.loc[(cells["state"] == "complete") & cells["test_error"].notna()].sort_values("seed")
+    columns = (done[name].tolist() for name in ("row", "col", "seed", "number", "test_error"))
+    for row, col, seed, number, error in zip(*columns, strict=True):
+        if row in row_at and col in col_at:
+            shown = round(error, 4) if np.isfinite(error) else None
+            found[row_at[row]][col_at[col]].append([int(seed), int(number), shown])
+    return found
+
+
+def curve_data(curves: pd.DataFrame) -> dict[str, Any]:
+    """Learning curves: per panel the epochs kept, and per trial number one list a kind, short where it diverged."""
+    step = -(-len(curves) // MOST_POINTS)
+    result: dict[str, Any] = {}
+    for panel, block in curves.groupby("panel", sort=False):
+        epochs = np.unique(block["epoch"])
+        kept = np.unique(np.append(epochs[::step], epochs[-1:]))
+        block = block.loc[block["epoch"].isin(kept.tolist())].sort_values(["number", "epoch"], kind="stable")
+        at = np.searchsorted(kept, block["epoch"])
+        trial, first = np.unique(block["number"], return_index=True)
+        ends = [*first[1:], len(block)]
+        values = {kind: block[kind].to_numpy(float) for kind in CURVES if kind in block}
+        drawn = {}
+        for number, start, end in zip(trial.tolist(), first.tolist(), ends, strict=True):
+            drawn[number] = [_aligned(values[kind][start:end], at[start:end]) for kind in values]
+        result[str(panel)] = {"epochs": kept.tolist(), "kinds": list(values), "trials": drawn}
+    return result
+
+
+def _aligned(values: np.ndarray, at: np.ndarray) -> list[float | None]:
+    """Values at their places among the kept epochs, None between."""
+    line = np.full(int(at[-1]) + 1, np.nan)
+    line[at] = values
+    return numbers(line)
+
+
+def numbers(values: np.ndarray) -> Any:
+    """Nested lists with five significant digits; None where there is no finite number, as JSON has no other."""
+    finite = np.isfinite(values)
+    digits = 4 - np.floor(np.log10(np.abs(np.where(finite & (values != 0), values, 1.0))))
+    scale = 10.0**digits
+    rounded = np.round(np.where(finite, values, 0.0) * scale) / scale
+    plain = rounded.astype(object)
+    plain[~finite] = None
+    return plain.tolist()

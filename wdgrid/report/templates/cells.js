@@ -1,0 +1,112 @@
+"use strict";
+// What a cell is called, how it is coloured, and where lines of equal product run. No drawing here.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const panels = data.panels;
+const byId = (id) => document.getElementById(id);
+
+const digits = (value, n = 4) => (value === null ? "–" : String(Number(value.toPrecision(n))));
+const minus = (text) => text.replace("-", "−");
+
+function axisWords(title) {
+  return title.replace(/ \(×.*\)$/, "");
+}
+
+function place(p, i, j) {
+  const words = { lr: "rate", weight_decay: "decay" };
+  const part = (axis, label, value) => `${words[axis] || axis} ${label} (${digits(value)})`;
+  return `${part(data.row, p.row_labels[i], p.row_values[i])}, ${part(data.column, p.col_labels[j], p.col_values[j])}`;
+}
+
+// Everything a reader may ask about one cell, a line each.
+function describe(p, i, j) {
+  const lines = [`${p.title}: ${place(p, i, j)}`];
+  const done = p.done[i][j], diverged = p.diverged[i][j];
+  if (!done) return [...lines, "not trained yet"];
+  if (diverged) {
+    const share = done > 1 ? ` with ${diverged} of ${done} seeds` : "";
+    lines.push(`diverged${share}` + (p.diverged_at[i][j] === null ? "" : ` at step ${p.diverged_at[i][j]}`));
+    const rest = p.trials[i][j].filter((t) => t[2] !== null).map((t) => `${digits(t[2])} %`);
+    if (rest.length) lines.push(`other seeds: ${rest.join(", ")}`);
+    return lines;
+  }
+  const spread = p.spread[i][j] === null ? "" : ` ± ${digits(p.spread[i][j], 2)}`;
+  lines.push(`test error ${p.error[i][j].toFixed(2)}${spread} %` + (done > 1 ? ` (${done} seeds)` : ""));
+  if (p.loss[i][j] !== null) lines.push(`test loss ${digits(p.loss[i][j], 3)}`);
+  const rank = p.best.findIndex(([r, c]) => r === i && c === j);
+  if (rank >= 0) lines.push(rank ? `number ${rank + 1} of this panel` : "best of this panel");
+  return lines;
+}
+
+// Colour scales: a number for every finite error, its limits, and the ticks of the bar as [share of the bar, text].
+const sorted = Float64Array.from(panels.flatMap((p) => p.error.flat().filter((e) => e !== null))).sort();
+const [low, high] = data.range;
+
+function rankOf(error) {
+  let from = 0, to = sorted.length;
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if (sorted[middle] < error) from = middle + 1; else to = middle;
+  }
+  return sorted.length > 1 ? from / (sorted.length - 1) : 0;
+}
+
+function scaleOf(kind) {
+  if (kind === "rank") {
+    const at = [0, 0.25, 0.5, 0.75, 1];
+    const ticks = sorted.length ? at.map((s) => [s, `${digits(sorted[Math.round(s * (sorted.length - 1))], 3)}`]) : [];
+    return { of: rankOf, limits: [0, 1], ticks };
+  }
+  if (kind === "log") {
+    const least = sorted.find((e) => e > 0) || 1;
+    const floor = Math.max(low, least), most = Math.max(sorted.at(-1) || high, floor * 1.01);
+    const of = (e) => Math.log10(Math.max(e, floor));
+    const ticks = [0, 0.25, 0.5, 0.75, 1].map((s) => [s, digits(floor * (most / floor) ** s, 3)]);
+    return { of, limits: [of(floor), of(most)], ticks };
+  }
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map((s) => [s, digits(low + s * (high - low), 3) + (s === 1 ? " % and more" : "")]);
+  return { of: (e) => e, limits: [low, high], ticks };
+}
+
+// Where on an axis, in cells, a value lies between the printed ones (by octaves); null off the grid.
+function position(values, value) {
+  for (let k = 0; k + 1 < values.length; k++) {
+    const [a, b] = [values[k], values[k + 1]];
+    if (a > 0 && b > 0 && value >= Math.min(a, b) * 0.9999 && value <= Math.max(a, b) * 1.0001)
+      return k + Math.log(value / a) / Math.log(b / a);
+  }
+  return null;
+}
+
+const rateIsRow = data.row === "lr" && data.column === "weight_decay";
+const rateIsColumn = data.row === "weight_decay" && data.column === "lr";
+
+// Lines on which α·λ (or the averaging time τ) is the same, four-fold apart, one through the panel's best cell.
+// Algorithms 1 and 2 decay by η λ, so there τ = 1/λ stands upright; the library forms decay by η α λ. L2 has no τ.
+function isoLines(p, kind) {
+  if (!kind || !p.best.length || !(rateIsRow || rateIsColumn)) return [];
+  const library = p.optimizer.endsWith("-torch"), coupled = p.optimizer === "sgd" || p.optimizer === "adam";
+  if (kind === "tau" && (coupled || data.decay === "normalized")) return [];
+  const decays = rateIsRow ? p.col_values : p.row_values;
+  const anchor = p.best.map(([i, j]) => [p.row_values[i], p.col_values[j]]).find(([a, b]) => a * b > 0);
+  if (!anchor) return [];
+  const power = kind === "product" || library ? 1 : 0;
+  const [rate, decay] = rateIsRow ? anchor : [anchor[1], anchor[0]];
+  const lines = [];
+  for (let k = -12; k <= 12; k++) {
+    const constant = rate ** power * decay * 4 ** k;
+    const points = [];
+    const rates = rateIsRow ? p.row_values : p.col_values;
+    rates.forEach((value, at) => {
+      const other = position(decays, constant / value ** power);
+      if (other !== null) points.push(rateIsRow ? [other, at] : [at, other]);
+    });
+    if (points.length > 1) lines.push({ points, text: kind === "tau" ? tauWords(1 / constant) : `αλ = ${digits(constant, 2)}` });
+  }
+  return lines;
+}
+
+function tauWords(steps) {
+  if (!data.steps_per_epoch) return `τ = ${digits(steps, 2)} steps`;
+  return `τ = ${digits(steps / data.steps_per_epoch, 2)} epochs`;
+}

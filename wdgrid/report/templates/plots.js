@@ -1,0 +1,101 @@
+"use strict";
+// Learning curves of the pinned cells, profiles through the chosen one, and the start of the page.
+
+let allCurves = null; // read when first needed: it is most of the file
+let chosen = null;
+
+function curvesOf(p) {
+  allCurves ??= JSON.parse(byId("curve-data").textContent);
+  return allCurves[p.name] || { epochs: [], kinds: [], trials: {} };
+}
+
+const QUIET = { displayModeBar: false, responsive: true };
+
+function axes(x, y) {
+  const line = { gridcolor: theme("line"), linecolor: theme("line"), zeroline: false, fixedrange: true, automargin: true };
+  return {
+    ...paper(), margin: { l: 56, r: 12, t: 8, b: 48 }, hovermode: "closest", xaxis: { ...line, ...x }, yaxis: { ...line, ...y },
+    hoverlabel: { bgcolor: theme("raised"), bordercolor: theme("line"), font: { color: theme("ink") } },
+  };
+}
+
+function drawCurves() {
+  const kind = byId("kind").value, words = byId("kind").selectedOptions[0].textContent;
+  const drawn = pins.flatMap(({ view, i, j, colour }) => {
+    const { epochs, kinds, trials } = curvesOf(view.p), k = kinds.indexOf(kind);
+    const name = `${view.p.title}: ${view.p.row_labels[i]}, ${view.p.col_labels[j]}`;
+    return view.p.trials[i][j].filter(([, number]) => k >= 0 && trials[number]).map(([seed, number, error], at) => ({
+      type: "scatter", mode: trials[number][k].length > 1 ? "lines" : "markers", x: epochs, y: trials[number][k], name,
+      legendgroup: name, showlegend: at === 0, line: { color: colour, width: 2 }, marker: { color: colour }, opacity: at ? 0.6 : 1,
+      hovertemplate: `${name}, seed ${seed}${error === null ? " (diverged)" : ""}<br>epoch %{x}: %{y:.4g}<extra></extra>`,
+    }));
+  });
+  const shape = axes({ title: { text: "epoch" } }, { title: { text: `${words}, log scale` }, type: "log", dtick: "D2" });
+  const note = { text: "Pin a cell to see its curve.", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
+  Plotly.react(byId("curves"), drawn, {
+    ...shape, showlegend: drawn.length > 0, legend: { orientation: "h", y: -0.22, yanchor: "top" }, annotations: drawn.length ? [] : [note],
+  }, QUIET);
+}
+
+// One slice of a panel: mean with its spread, every seed as a dot, a cross at the top edge where a cell diverged.
+function drawProfile(id, p, cells, labels, ticks, title, here) {
+  const top = high + 0.06 * (high - low), ink = theme("ink");
+  const at = (test) => cells.map((_, k) => k).filter((k) => test(...cells[k]));
+  const fine = at((i, j) => p.error[i][j] !== null), blown = at((i, j) => p.diverged[i][j] > 0);
+  const dots = fine.flatMap((k) => p.trials[cells[k][0]][cells[k][1]].map((t) => [k, t[2], t[0]]));
+  const value = (k) => p.error[cells[k][0]][cells[k][1]];
+  const y = cells.map(([i, j]) => p.error[i][j]);
+  const spread = cells.map(([i, j]) => p.spread[i][j] ?? 0);
+  const text = cells.map(([i, j]) => describe(p, i, j).slice(1).join("<br>"));
+  const drawn = [
+    { type: "scatter", mode: "lines+markers", x: cells.map((_, k) => k), y, text, line: { color: "#3a86c8", width: 2 }, marker: { size: 6 },
+      error_y: { type: "data", array: spread, visible: data.seeds > 1, thickness: 1.2 }, hovertemplate: "%{text}<extra></extra>" },
+    { type: "scatter", mode: "markers", x: blown, y: blown.map(() => top), text: blown.map((k) => text[k]),
+      marker: { symbol: "x-thin-open", size: 9, color: ink, line: { width: 1.5, color: ink } }, hovertemplate: "%{text}<extra></extra>" },
+  ];
+  if (data.seeds > 1)
+    drawn.push({ type: "scatter", mode: "markers", x: dots.map((d) => d[0]), y: dots.map((d) => d[1]), text: dots.map((d) => `seed ${d[2]}`),
+      marker: { size: 4, color: ink, opacity: 0.6 }, hovertemplate: "%{text}: %{y:.2f} %<extra></extra>" });
+  if (fine.includes(here))
+    drawn.push({ type: "scatter", mode: "markers", x: [here], y: [Math.min(value(here), top)], hoverinfo: "skip",
+      marker: { symbol: "circle-open", size: 15, color: ink, line: { width: 2, color: ink } } });
+  const x = { title: { text: title }, tickvals: ticks, ticktext: ticks.map((k) => labels[k]), range: [-0.5, labels.length - 0.5] };
+  const range = [low - 0.06 * (high - low), high + 0.12 * (high - low)];
+  Plotly.react(byId(id), drawn, axes(x, { title: { text: "test error (%)" }, range }), QUIET);
+}
+
+function drawProfiles(p, i, j) {
+  chosen = [p, i, j];
+  byId("chosen").textContent = `${p.title}: ${place(p, i, j)}`;
+  drawProfile("along-row", p, p.col_labels.map((_, k) => [i, k]), p.col_labels, p.col_ticks, p.col_title, j);
+  // From the smallest to the largest value, as readers expect of a horizontal axis.
+  const last = p.row_labels.length - 1, upward = p.row_labels.map((_, k) => last - k);
+  const cells = upward.map((k) => [k, j]), labels = upward.map((k) => p.row_labels[k]);
+  drawProfile("along-column", p, cells, labels, p.row_ticks.map((k) => last - k), p.row_title, last - i);
+}
+
+function redraw() {
+  views.forEach(draw);
+  drawBar();
+}
+
+function start() {
+  byId("picture").hidden = true;
+  byId("live").hidden = false;
+  byId("lines-label").hidden = !(rateIsRow || rateIsColumn);
+  panels.forEach(addPanel);
+  drawBar();
+  addBudget();
+  for (const view of views) if (view.p.best.length) addPin(view, ...view.p.best[0]);
+  const first = views.find((v) => v.p.best.length) || views[0];
+  drawCurves();
+  drawProfiles(first.p, ...first.at);
+  byId("scale").addEventListener("change", redraw);
+  byId("lines").addEventListener("change", redraw);
+  byId("kind").addEventListener("change", drawCurves);
+  byId("clear").addEventListener("click", () => { pins.splice(0).forEach((q) => q.mark.remove()); drawCurves(); });
+  dark.addEventListener("change", () => { redraw(); drawCurves(); drawProfiles(...chosen); });
+  document.documentElement.dataset.ready = "yes";
+}
+
+start();

@@ -1,0 +1,171 @@
+"""The store: every study's cells and results, kept in an Optuna storage (SQLite, or PostgreSQL for several machines).
+
+The only room that imports Optuna and SQLAlchemy. A study is one Optuna study a panel, called `<study>/<panel>`, so
+Optuna's own tools read everything. Each method is one transaction. Knows plain data (cells and outcomes), not the study
+file and not how a cell is trained. The parts: `database` opens, `plan` plans, `leases` is the queue, `read` reads.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from wdgrid.cells import Cell, Outcome
+from wdgrid.store import leases, plan, read
+from wdgrid.store.database import Database, StoreError
+from wdgrid.store.leases import Claim, owner_name
+from wdgrid.store.read import StudySummary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Claim", "Store", "StoreError", "StudySummary", "owner_name"]
+
+
+class Store:
+    """An open storage; a context manager, or closed by `close()`.
+
+    Every method raises StoreError if the database fails, and, unless it says otherwise, if there is no such study.
+    """
+
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        """Open `sqlite:///path/x.db` or `postgresql+psycopg://…`; without `create` it must hold a schema already.
+
+        Raises StoreError if the storage cannot be opened or has another schema than the one tested.
+        """
+        self._database = Database(url, create)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._database.close()
+
+    # Planning
+
+    def create(
+        self,
+        study: str,
+        panels: Mapping[str, Sequence[Cell]],
+        canonical: str,
+        digest: str,
+        attrs: Mapping[str, Any],
+        panel_attrs: Mapping[str, Mapping[str, Any]],
+        axes: tuple[str, str] = ("lr", "weight_decay"),
+    ) -> int:
+        """Plan a study, all cells WAITING; where it exists already, extend it. The number of cells added.
+
+        `panel_attrs` gives each panel its `optimizer`, `schedule` and `epochs` for the table; `axes` names the
+        hyperparameters that become Optuna parameters even where they have one value. Others that all cells of a
+        panel share are kept once, on the panel. Raises StoreError if a cell is already planned with other
+        hyperparameters.
+        """
+        _refuse_reserved(attrs)
+        shared = {"canonical": canonical, "digest": digest, **attrs}
+        with self._database.plan() as connection:
+            return plan.plan(connection, study, panels, axes, shared, panel_attrs)
+
+    def extend(
+        self,
+        study: str,
+        panels: Mapping[str, Sequence[Cell]],
+        canonical: str,
+        digest: str,
+        attrs: Mapping[str, Any],
+        panel_attrs: Mapping[str, Mapping[str, Any]],
+        axes: tuple[str, str] = ("lr", "weight_decay"),
+    ) -> int:
+        """Add the cells (by panel, multiples and seed) that an existing study does not have yet; how many were."""
+        with self._database.read() as connection:
+            plan.need_panels(connection, study)
+        return self.create(study, panels, canonical, digest, attrs, panel_attrs, axes)
+
+    def definition(self, study: str) -> tuple[str, str] | None:
+        """The study's canonical JSON and its digest; None where there is no such study."""
+        with self._database.read() as connection:
+            panels = plan.panels_of(connection, study)
+        return (panels[0].attrs["canonical"], panels[0].attrs["digest"]) if panels else None
+
+    def attrs(self, study: str) -> dict[str, Any]:
+        """What the run left about itself (environment, chunk size, start, end…), by `create` and `set_attrs`."""
+        with self._database.read() as connection:
+            first = plan.need_panels(connection, study)[0]
+        return {key: value for key, value in first.attrs.items() if key not in plan.RESERVED}
+
+    def set_attrs(self, study: str, attrs: Mapping[str, Any]) -> None:
+        """Set attributes, kept as `wdgrid:*` user attributes of every panel's Optuna study. ValueError if reserved."""
+        _refuse_reserved(attrs)
+        with self._database.write() as connection:
+            study_ids = [panel.study_id for panel in plan.need_panels(connection, study)]
+            plan.set_attributes(connection, study_ids, attrs)
+
+    # The queue
+
+    def pending(self, study: str) -> dict[tuple[str, int], int]:
+        """How many cells of each (panel, seed) are WAITING, in study order; groups without any are left out."""
+        with self._database.read() as connection:
+            return read.pending(connection, study)
+
+    def claim(self, study: str, panel: str, seed: int, k: int, owner: str, lease_s: float = 120) -> list[Claim]:
+        """Take up to k WAITING cells of one panel and seed, lowest number first; no other process gets the same."""
+        with self._database.write() as connection:
+            return leases.claim(connection, study, panel, seed, k, owner, lease_s)
+
+    def renew(self, owner: str, lease_s: float = 120) -> int:
+        """Let every lease of this owner run from now; how many it still holds."""
+        with self._database.write() as connection:
+            return leases.renew(connection, owner, lease_s)
+
+    def release(self, trial_ids: Sequence[int], owner: str | None = None) -> int:
+        """Put claimed trials back to WAITING in place; given an owner, only those it still holds. How many were."""
+        with self._database.write() as connection:
+            return leases.release(connection, trial_ids, owner)
+
+    def reclaim(self) -> int:
+        """Put back trials whose lease has expired or whose owner on this machine has died; how many were."""
+        with self._database.write() as connection:
+            return leases.reclaim(connection)
+
+    def finish(self, results: Sequence[tuple[Claim, Outcome]], owner: str) -> int:
+        """Write outcomes as COMPLETE trials, but only those still held by this owner; how many were written.
+
+        Raises ValueError, and writes nothing, if a test error is NaN or -inf.
+        """
+        outcomes = {claim.trial_id: outcome for claim, outcome in results}
+        with self._database.write() as connection:
+            return leases.finish(connection, outcomes, owner)
+
+    def fail(self, trial_ids: Sequence[int], why: str, owner: str | None = None) -> int:
+        """End claimed trials as FAIL, for a fault of the machine (never for divergence); how many were."""
+        with self._database.write() as connection:
+            return leases.fail(connection, trial_ids, why, owner)
+
+    def retry_failed(self, study: str, attempts: int = 3) -> int:
+        """Put FAIL trials that have failed fewer than `attempts` times back to WAITING; how many were."""
+        with self._database.write() as connection:
+            return leases.retry_failed(connection, study, attempts)
+
+    # Reading
+
+    def studies(self) -> list[StudySummary]:
+        """Every study of the storage, by name."""
+        with self._database.read() as connection:
+            return read.summaries(connection)
+
+    def table(self, study: str) -> "pd.DataFrame":
+        """One row a trial: `TABLE_COLUMNS`, then lr, weight_decay, momentum, beta1, beta2 and eps (else NaN)."""
+        with self._database.read() as connection:
+            return read.table(connection, study)
+
+    def curves(self, study: str) -> "pd.DataFrame":
+        """One row a complete trial and epoch: panel, number, epoch, test_error, test_loss, train_loss."""
+        with self._database.read() as connection:
+            return read.curves(connection, study)
+
+
+def _refuse_reserved(attrs: Mapping[str, Any]) -> None:
+    taken = sorted(plan.RESERVED & set(attrs))
+    if taken:
+        raise ValueError(f"these attributes have a meaning of their own: {', '.join(taken)}")

@@ -1,0 +1,231 @@
+"""Opening the storage: its engine, Optuna's schema, and the two small tables of our own beside it.
+
+Knows how a transaction is begun on SQLite and on PostgreSQL. Knows nothing of cells, claims or results.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.exceptions import OptunaError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+
+# What the bulk writes were tested with. Optuna froze its schema number at 12 long ago and counts alembic revisions
+# since, so both must agree. There is no fall-back to Optuna's public API: it cannot claim without double execution.
+TESTED_SCHEMA = (12, "v3.2.0.a")
+BUSY_TIMEOUT_S = 60
+_PLANNING_LOCK = 0x77646772  # "wdgr": PostgreSQL's advisory lock under which planners take turns
+
+studies: sa.Table = models.StudyModel.__table__
+directions: sa.Table = models.StudyDirectionModel.__table__
+study_attrs: sa.Table = models.StudyUserAttributeModel.__table__
+trials: sa.Table = models.TrialModel.__table__
+trial_attrs: sa.Table = models.TrialUserAttributeModel.__table__
+params: sa.Table = models.TrialParamModel.__table__
+values: sa.Table = models.TrialValueModel.__table__
+intermediates: sa.Table = models.TrialIntermediateValueModel.__table__
+
+_ours = sa.MetaData()
+# No foreign keys: `optuna delete-study` must keep working. What it leaves behind here is dropped when next planning.
+cells = sa.Table(
+    "wdgrid_cells",
+    _ours,
+    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("row", sa.String(128), nullable=False),
+    sa.Column("col", sa.String(128), nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False, default=0),
+    sa.UniqueConstraint("study_id", "seed", "row", "col", name="wdgrid_cells_identity"),
+)
+leases = sa.Table(
+    "wdgrid_leases",
+    _ours,
+    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("owner", sa.String(512), nullable=False, index=True),
+    sa.Column("expires", sa.Float(53), nullable=False),  # seconds since the epoch, by the storage's own clock
+)
+
+
+class StoreError(Exception):
+    """The storage cannot be opened, read or written, or does not hold what was asked for; one line says why."""
+
+
+class Database:
+    """One open storage: short read and write transactions.
+
+    Raises StoreError if the URL is neither SQLite (a file) nor PostgreSQL, if the database cannot be opened, if its
+    schema is not the one tested, and, with `create=False`, if there is no schema yet.
+    """
+
+    def __init__(self, url: str, create: bool = True) -> None:
+        try:
+            self.url = sa.make_url(url)
+        except (ArgumentError, ValueError):  # the latter for a port that is no number
+            raise StoreError(f"not a storage URL: {url!r} (sqlite:///path/x.db or postgresql+psycopg://…)") from None
+        self.name = self.url.render_as_string(hide_password=True)
+        self.dialect = self.url.get_backend_name()
+        _check_url(self.url, self.name, create)
+        try:
+            # A worker may be silent for hours while it trains; PostgreSQL's connection may be gone by then.
+            self._engine = sa.create_engine(self.url, pool_pre_ping=self.dialect != "sqlite")
+        except (ImportError, ArgumentError) as error:
+            raise StoreError(f"no driver for {self.name}: {error} (PostgreSQL: wdgrid[postgres])") from None
+        if self.dialect == "sqlite":
+            event.listen(self._engine, "connect", _set_pragmas)
+            event.listen(self._engine, "begin", _begin_sqlite)
+            self._reader, self._writer = self._engine, self._engine.execution_options(wdgrid_write=True)
+        else:  # several SELECTs of one reading must see one state; SQLite's WAL gives that unasked
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+            self._writer = self._engine
+        try:
+            self._ensure_schema(create)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state of the storage. Raises StoreError if the database fails."""
+        with self._errors(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that may write (on SQLite the only one at a time). Raises StoreError if it fails."""
+        with self._errors(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def plan(self) -> Iterator[sa.Connection]:
+        """A writing transaction of which there is one at a time: trial numbers stay unique, tables are made once."""
+        with self.write() as connection:
+            if self.dialect == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PLANNING_LOCK)))
+            yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise StoreError(f"{self.name}: {_first_line(error.orig or error)}") from error
+
+    def _ensure_schema(self, create: bool) -> None:
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        for attempt in range(40):
+            last = attempt == 39 or time.monotonic() > deadline
+            try:
+                found = self._schema()
+                if found is not None:
+                    break
+                if not create:
+                    raise StoreError(f"{self.name} holds no studies")
+                _create_optuna_schema(self.url)
+                continue
+            except OperationalError as error:
+                if last or not any(word in str(error.orig) for word in ("locked", "already exists")):
+                    raise StoreError(f"cannot open {self.name}: {_first_line(error.orig or error)}") from error
+            except (SQLAlchemyError, OptunaError, RuntimeError) as error:
+                if last or (isinstance(error, DBAPIError) and "not a database" in str(error.orig)):
+                    raise StoreError(f"cannot open {self.name}: {_first_line(error)}") from error
+            time.sleep(0.1)  # another process is just making the same tables
+        else:
+            raise StoreError(f"cannot make Optuna's tables in {self.name}")
+        if found != TESTED_SCHEMA:
+            raise StoreError(
+                f"{self.name} has Optuna schema {found[1]} (version {found[0]}); wdgrid works with {TESTED_SCHEMA[1]} "
+                f"(version {TESTED_SCHEMA[0]}): upgrade the older side (`optuna storage upgrade`, or wdgrid itself)"
+            )
+        with self.read() as connection:
+            tables = sa.inspect(connection).get_table_names()
+        if not set(_ours.tables) <= set(tables):
+            with self.plan() as connection:
+                _ours.create_all(connection)
+
+    def _schema(self) -> tuple[int, str] | None:
+        with self._reader.begin() as connection:
+            if not {"version_info", "alembic_version"} <= set(sa.inspect(connection).get_table_names()):
+                return None
+            version = connection.execute(sa.text("SELECT schema_version FROM version_info")).scalar()
+            revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return None if version is None or revision is None else (version, revision)
+
+
+def _check_url(url: sa.URL, name: str, create: bool) -> None:
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise StoreError(f"{name}: the storage must be SQLite or PostgreSQL")
+    if url.get_backend_name() == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise StoreError(f"{name}: an SQLite storage must be a file (sqlite:///path/x.db)")
+        path = Path(url.database)
+        if not path.parent.is_dir():
+            raise StoreError(f"{name}: there is no folder {path.parent}")
+        if not create and not path.is_file():
+            raise StoreError(f"{name}: there is no such file")
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # pysqlite would begin its own (deferred) transactions
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+    # Switching to WAL needs the database alone, so it is asked for only once in a file's life.
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A deferred transaction that reads first and writes later fails at once when another has written in between.
+    write = connection.get_execution_options().get("wdgrid_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _create_optuna_schema(url: sa.URL) -> None:
+    arguments = {"timeout": BUSY_TIMEOUT_S} if url.get_backend_name() == "sqlite" else {}
+    storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"connect_args": arguments})
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def clock(connection: sa.Connection) -> float:
+    """Seconds since the epoch; PostgreSQL's own, so that the clocks of several machines need not agree."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
+    return time.time()
+
+
+def insert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert many rows at once; no rows is nothing to do (SQLAlchemy would insert one of defaults)."""
+    if rows:
+        connection.execute(sa.insert(table), rows)
+
+
+def dump(value: Any) -> str:
+    """JSON for an attribute; NaN and ±inf, which JSON does not have, become null."""
+    return json.dumps(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,255 @@
+"""The queue: WAITING trials are claimed under a lease, then finished, failed, released, or reclaimed from the dead.
+
+Every function works inside the caller's transaction. A trial is written only by the owner of its lease, so what was
+taken away from a process that seemed dead is not written twice when that process comes back.
+"""
+
+import hashlib
+import json
+import math
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
+from optuna.trial import TrialState
+
+from wdgrid.cells import Cell, Outcome
+from wdgrid.store.database import (
+    cells,
+    clock,
+    dump,
+    insert_rows,
+    intermediates,
+    leases,
+    params,
+    trial_attrs,
+    trials,
+    values,
+)
+from wdgrid.store.plan import need_panels
+
+# What an Outcome leaves as user attributes of its trial, beside the curves.
+SCALARS = ("test_loss", "train_loss", "l2_term", "weight_norm", "diverged_at", "seconds")
+LOSS_CURVES = {"test_loss_curve": "test_loss", "train_loss_curve": "train_loss"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A cell this process may train, and the trial that will hold what it came to."""
+
+    trial_id: int
+    cell: Cell
+
+
+def owner_name() -> str:
+    """Names this process and no other: `hostname:pid:machine-start`.
+
+    `machine` stands for the boot and the process namespace within which a pid means something, `start` for the
+    process's start time, because pids are used again.
+    """
+    return f"{socket.gethostname()}:{os.getpid()}:{_machine()}-{_start_time(os.getpid()) or '0'}"
+
+
+@cache
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return hashlib.sha256(f"{boot}{Path('/proc/self/ns/pid').readlink()}".encode()).hexdigest()[:8]
+    except OSError:
+        return "0"
+
+
+def _start_time(pid: int) -> str | None:
+    """The start time of a living process in clock ticks; "" where it is dead, None where there is no /proc."""
+    if not Path("/proc/self/stat").exists():
+        return None
+    try:
+        # The second field is the command in parentheses and may itself hold spaces and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether the owner certainly no longer lives; False for whatever cannot be judged from this machine."""
+    try:
+        host, pid, token = owner.rsplit(":", 2)
+        machine, start = token.split("-", 1)
+        number = int(pid)
+    except ValueError:
+        return False
+    if (host, machine) != (socket.gethostname(), _machine()):
+        return False
+    now = _start_time(number)
+    if now is not None:
+        return now != start
+    if os.name == "nt":  # there, os.kill with 0 is no question but Ctrl-C
+        return False
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def claim(
+    connection: sa.Connection, study: str, panel: str, seed: int, k: int, owner: str, lease_s: float
+) -> list[Claim]:
+    """Take up to k WAITING cells of one panel and one seed, lowest number first."""
+    found = next((p for p in need_panels(connection, study) if p.name == panel), None)
+    if found is None or k < 1:
+        return []
+    chosen = (
+        sa.select(trials.c.trial_id)
+        .join(cells, cells.c.trial_id == trials.c.trial_id)
+        .where(trials.c.study_id == found.study_id, cells.c.study_id == found.study_id, cells.c.seed == seed)
+        .where(trials.c.state == TrialState.WAITING)
+        .order_by(trials.c.number)
+        .limit(k)
+        .with_for_update(skip_locked=True, of=trials)  # PostgreSQL; on SQLite the transaction is alone anyway
+    )
+    taken = (
+        sa.update(trials)
+        .where(trials.c.trial_id.in_(connection.execute(chosen).scalars().all()))
+        .where(trials.c.state == TrialState.WAITING)
+        .values(state=TrialState.RUNNING, datetime_start=_utc_now())
+        .returning(trials.c.trial_id, trials.c.number)
+    )
+    trial_ids = [row.trial_id for row in sorted(connection.execute(taken), key=lambda row: row.number)]
+    expires = clock(connection) + lease_s
+    connection.execute(sa.delete(leases).where(leases.c.trial_id.in_(trial_ids)))
+    insert_rows(connection, leases, [{"trial_id": t, "owner": owner, "expires": expires} for t in trial_ids])
+    return _claims(connection, panel, trial_ids, found.attrs["constants"])
+
+
+def _claims(
+    connection: sa.Connection, panel: str, trial_ids: Sequence[int], constants: Mapping[str, float]
+) -> list[Claim]:
+    hyperparameters: dict[int, dict[str, float]] = {trial_id: dict(constants) for trial_id in trial_ids}
+    named = params.c.trial_id.in_(trial_ids), params.c.param_name != "seed"
+    for row in connection.execute(sa.select(params).where(*named)):
+        hyperparameters[row.trial_id][row.param_name] = row.param_value
+    rows = connection.execute(sa.select(cells).where(cells.c.trial_id.in_(trial_ids)))
+    places = {row.trial_id: row for row in rows}
+    return [
+        Claim(t, Cell(panel, places[t].seed, hyperparameters[t], (places[t].row, places[t].col))) for t in trial_ids
+    ]
+
+
+def renew(connection: sa.Connection, owner: str, lease_s: float) -> int:
+    """Let all leases of this owner run from now; how many it still holds."""
+    expires = clock(connection) + lease_s
+    renewed = sa.update(leases).where(leases.c.owner == owner).values(expires=expires)
+    return connection.execute(renewed).rowcount
+
+
+def release(connection: sa.Connection, trial_ids: Sequence[int], owner: str | None) -> int:
+    """Put RUNNING trials back to WAITING in place."""
+    return _put_back(connection, _held(connection, trial_ids, owner))
+
+
+def reclaim(connection: sa.Connection) -> int:
+    """Put back every trial whose lease has expired or whose owner, on this machine, has died."""
+    owners = connection.execute(sa.select(leases.c.owner).distinct()).scalars()
+    dead = [owner for owner in owners if _is_dead(owner)]
+    lost = sa.or_(leases.c.expires < clock(connection), leases.c.owner.in_(dead))
+    query = sa.select(leases.c.trial_id).where(lost).with_for_update(skip_locked=True)
+    return _put_back(connection, connection.execute(query).scalars().all())
+
+
+def _held(connection: sa.Connection, trial_ids: Sequence[int], owner: str | None) -> list[int]:
+    """Those of the trials that are RUNNING under a lease (of this owner), locked until the transaction ends."""
+    query = (
+        sa.select(leases.c.trial_id)
+        .join(trials, trials.c.trial_id == leases.c.trial_id)
+        .where(leases.c.trial_id.in_(trial_ids), trials.c.state == TrialState.RUNNING)
+        .order_by(leases.c.trial_id)
+        .with_for_update(of=leases)
+    )
+    if owner is not None:
+        query = query.where(leases.c.owner == owner)
+    return list(connection.execute(query).scalars())
+
+
+def _put_back(connection: sa.Connection, trial_ids: Sequence[int]) -> int:
+    back = (
+        sa.update(trials)
+        .where(trials.c.trial_id.in_(trial_ids), trials.c.state == TrialState.RUNNING)
+        .values(state=TrialState.WAITING, datetime_start=None)
+    )
+    count = connection.execute(back).rowcount
+    connection.execute(sa.delete(leases).where(leases.c.trial_id.in_(trial_ids)))
+    return count
+
+
+def finish(connection: sa.Connection, outcomes: Mapping[int, Outcome], owner: str) -> int:
+    """Complete those of the trials that are still RUNNING under this owner; how many were written."""
+    for outcome in outcomes.values():
+        if math.isnan(outcome.test_error) or outcome.test_error == -math.inf:
+            raise ValueError(f"a test error is a percentage, or +inf for a diverged cell, not {outcome.test_error}")
+    held = _held(connection, list(outcomes), owner)
+    _end(connection, held, TrialState.COMPLETE)
+    value_rows: list[dict[str, Any]] = []
+    curve_rows: list[dict[str, Any]] = []
+    attr_rows: list[dict[str, Any]] = []
+    for trial_id in held:
+        outcome = outcomes[trial_id]
+        value, kind = TrialValueModel.value_to_stored_repr(outcome.test_error)
+        value_rows.append({"trial_id": trial_id, "objective": 0, "value": value, "value_type": kind})
+        for epoch, error in enumerate(outcome.curve.test_error, start=1):
+            value, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(error)
+            point = {"intermediate_value": value, "intermediate_value_type": kind}
+            curve_rows.append({"trial_id": trial_id, "step": epoch, **point})
+        attrs = {name: getattr(outcome, name) for name in SCALARS}
+        attrs |= {name: getattr(outcome.curve, curve) for name, curve in LOSS_CURVES.items()}
+        attr_rows += [{"trial_id": trial_id, "key": k, "value_json": dump(v)} for k, v in attrs.items()]
+    insert_rows(connection, values, value_rows)
+    insert_rows(connection, intermediates, curve_rows)
+    insert_rows(connection, trial_attrs, attr_rows)
+    return len(held)
+
+
+def _end(connection: sa.Connection, trial_ids: Sequence[int], state: TrialState) -> None:
+    ended = sa.update(trials).where(trials.c.trial_id.in_(trial_ids))
+    connection.execute(ended.values(state=state, datetime_complete=_utc_now()))
+    connection.execute(sa.delete(leases).where(leases.c.trial_id.in_(trial_ids)))
+
+
+def fail(connection: sa.Connection, trial_ids: Sequence[int], why: str, owner: str | None) -> int:
+    """End RUNNING trials as FAIL and count the failure; how many were."""
+    held = _held(connection, trial_ids, owner)
+    _end(connection, held, TrialState.FAIL)
+    counted = sa.update(cells).where(cells.c.trial_id.in_(held)).values(failures=cells.c.failures + 1)
+    connection.execute(counted)
+    earlier = trial_attrs.c.trial_id.in_(held), trial_attrs.c.key == "failure"
+    connection.execute(sa.delete(trial_attrs).where(*earlier))
+    insert_rows(
+        connection, trial_attrs, [{"trial_id": t, "key": "failure", "value_json": json.dumps(why)} for t in held]
+    )
+    return len(held)
+
+
+def retry_failed(connection: sa.Connection, study: str, attempts: int) -> int:
+    """Put FAIL trials that have failed fewer than `attempts` times back to WAITING; how many were."""
+    study_ids = [panel.study_id for panel in need_panels(connection, study)]
+    worth = sa.select(cells.c.trial_id).where(cells.c.study_id.in_(study_ids), cells.c.failures < attempts)
+    again = (
+        sa.update(trials)
+        .where(trials.c.state == TrialState.FAIL, trials.c.trial_id.in_(worth))
+        .values(state=TrialState.WAITING, datetime_start=None, datetime_complete=None)
+    )
+    return connection.execute(again).rowcount
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)  # naive UTC is what Optuna's columns hold

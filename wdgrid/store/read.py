@@ -1,0 +1,194 @@
+"""Reading: summaries, the tidy table and the curves, each by a few bulk SELECTs.
+
+Every function works inside the caller's transaction, which sees one state. Nothing here writes.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
+from optuna.trial import TrialState
+
+from wdgrid.cells import TABLE_COLUMNS
+from wdgrid.store.database import cells, intermediates, params, trial_attrs, trials, values
+from wdgrid.store.leases import LOSS_CURVES, SCALARS
+from wdgrid.store.plan import need_panels, panels_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HYPERPARAMETERS = ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps")
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+    TrialState.FAIL: "failed",
+    TrialState.PRUNED: "failed",  # wdgrid prunes nothing; somebody else's doing
+}
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """One line of `wdgrid list`. `best_error` is in percent, None while no cell has a finite one."""
+
+    name: str
+    panels: tuple[str, ...]
+    n_cells: int
+    n_complete: int
+    n_running: int
+    n_waiting: int
+    n_failed: int
+    best_error: float | None
+    created: datetime
+
+
+def summaries(connection: sa.Connection) -> list[StudySummary]:
+    """Every study of the storage, by name."""
+    joined = trials.join(cells, cells.c.trial_id == trials.c.trial_id)
+    counted = sa.select(trials.c.study_id, trials.c.state, sa.func.count()).select_from(joined)
+    states: dict[int, Counter[str]] = {}
+    for study_id, state, n in connection.execute(counted.group_by(trials.c.study_id, trials.c.state)):
+        states.setdefault(study_id, Counter())[_STATES[state]] += n
+    best_of = (
+        sa.select(trials.c.study_id, sa.func.min(values.c.value))  # +inf is stored as NULL, which min passes over
+        .select_from(joined.join(values, values.c.trial_id == trials.c.trial_id))
+        .group_by(trials.c.study_id)
+    )
+    best = {study_id: value for study_id, value in connection.execute(best_of) if value is not None}
+    by_study: dict[str, list[Any]] = {}
+    for panel in panels_of(connection):
+        by_study.setdefault(panel.attrs["study"], []).append(panel)
+    found = []
+    for name, panels in sorted(by_study.items()):
+        n = sum((states.get(p.study_id, Counter()) for p in panels), Counter())
+        found.append(
+            StudySummary(
+                name=name,
+                panels=tuple(p.name for p in panels),
+                n_cells=n.total(),
+                n_complete=n["complete"],
+                n_running=n["running"],
+                n_waiting=n["waiting"],
+                n_failed=n["failed"],
+                best_error=min((best[p.study_id] for p in panels if p.study_id in best), default=None),
+                created=datetime.fromisoformat(min(p.attrs["created"] for p in panels)),
+            )
+        )
+    return found
+
+
+def pending(connection: sa.Connection, study: str) -> dict[tuple[str, int], int]:
+    """How many cells of each panel and seed are WAITING, in study order; groups without any are left out."""
+    panels = need_panels(connection, study)
+    counted = (
+        sa.select(cells.c.study_id, cells.c.seed, sa.func.count())
+        .join(trials, trials.c.trial_id == cells.c.trial_id)
+        .where(cells.c.study_id.in_([p.study_id for p in panels]), trials.c.state == TrialState.WAITING)
+        .group_by(cells.c.study_id, cells.c.seed)
+        .order_by(cells.c.seed)
+    )
+    rows = connection.execute(counted).all()
+    return {(p.name, seed): n for p in panels for study_id, seed, n in rows if study_id == p.study_id}
+
+
+def table(connection: sa.Connection, study: str) -> "pd.DataFrame":
+    """One row a trial: TABLE_COLUMNS and the hyperparameters, by panel in study order, then number."""
+    import pandas as pd
+
+    panels = {panel.study_id: panel for panel in need_panels(connection, study)}
+    order = {study_id: i for i, study_id in enumerate(panels)}
+    hyperparameters = _hyperparameters(connection, list(panels))
+    scalars = _attributes(connection, list(panels), SCALARS)
+    records = []
+    for row in sorted(_trials(connection, list(panels)), key=lambda row: (order[row.study_id], row.number)):
+        panel = panels[row.study_id]
+        attrs = scalars.get(row.trial_id, {}) if row.state == TrialState.COMPLETE else {}
+        own = {**panel.attrs["constants"], **hyperparameters.get(row.trial_id, {})}
+        record = {name: panel.attrs.get("panel_attrs", {}).get(name) for name in ("optimizer", "schedule", "epochs")}
+        record |= {"panel": panel.name, "seed": row.seed, "row": row.row, "col": row.col, "number": row.number}
+        record |= {"state": _STATES[row.state], "test_error": _value(row)}
+        record |= {name: attrs.get(name) for name in SCALARS} | {name: own.get(name) for name in HYPERPARAMETERS}
+        records.append(record)
+    frame = pd.DataFrame.from_records(records, columns=[*TABLE_COLUMNS, *HYPERPARAMETERS])
+    floats = dict.fromkeys(("test_error", *SCALARS, *HYPERPARAMETERS), "float64")
+    integers = {"seed": "int64", "number": "int64", "epochs": "Int64", "diverged_at": "Int64"}
+    return frame.astype({**floats, **integers})
+
+
+def curves(connection: sa.Connection, study: str) -> "pd.DataFrame":
+    """One row a trial and epoch, of the cells that are complete: panel, number, epoch and the three curves."""
+    import pandas as pd
+
+    panels = {panel.study_id: panel for panel in need_panels(connection, study)}
+    order = {study_id: i for i, study_id in enumerate(panels)}
+    errors: dict[int, dict[int, float]] = {}
+    for trial_id, step, value, kind in connection.execute(
+        sa.select(
+            intermediates.c.trial_id,
+            intermediates.c.step,
+            intermediates.c.intermediate_value,
+            intermediates.c.intermediate_value_type,
+        )
+        .join(cells, cells.c.trial_id == intermediates.c.trial_id)
+        .where(cells.c.study_id.in_(list(panels)))
+    ):
+        error = TrialIntermediateValueModel.stored_repr_to_intermediate_value(value, kind)
+        errors.setdefault(trial_id, {})[step] = error
+    losses = _attributes(connection, list(panels), tuple(LOSS_CURVES))
+    complete = (row for row in _trials(connection, list(panels)) if row.state == TrialState.COMPLETE)
+    rows = []
+    for row in sorted(complete, key=lambda row: (order[row.study_id], row.number)):
+        name, error, loss = panels[row.study_id].name, errors.get(row.trial_id, {}), losses.get(row.trial_id, {})
+        lists = [loss.get(key) or [] for key in LOSS_CURVES]
+        for epoch in range(1, max([*error, *map(len, lists)], default=0) + 1):
+            points = [points[epoch - 1] if epoch <= len(points) else None for points in lists]
+            rows.append((name, row.number, epoch, error.get(epoch), *points))
+    frame = pd.DataFrame.from_records(rows, columns=["panel", "number", "epoch", "test_error", *LOSS_CURVES.values()])
+    floats = dict.fromkeys(("test_error", *LOSS_CURVES.values()), "float64")
+    return frame.astype({"number": "int64", "epoch": "int64", **floats})
+
+
+def _trials(connection: sa.Connection, study_ids: Sequence[int]) -> Sequence[sa.Row[Any]]:
+    query = (
+        sa.select(trials, cells.c.seed, cells.c.row, cells.c.col, values.c.value, values.c.value_type)
+        .join(cells, cells.c.trial_id == trials.c.trial_id)
+        .outerjoin(values, values.c.trial_id == trials.c.trial_id)
+        .where(trials.c.study_id.in_(study_ids), cells.c.study_id == trials.c.study_id)
+    )
+    return connection.execute(query).all()
+
+
+def _value(row: sa.Row[Any]) -> float:
+    if row.state != TrialState.COMPLETE or row.value_type is None:
+        return math.nan
+    return TrialValueModel.stored_repr_to_value(row.value, row.value_type)
+
+
+def _hyperparameters(connection: sa.Connection, study_ids: Sequence[int]) -> dict[int, dict[str, float]]:
+    query = (
+        sa.select(params.c.trial_id, params.c.param_name, params.c.param_value)
+        .join(cells, cells.c.trial_id == params.c.trial_id)
+        .where(cells.c.study_id.in_(study_ids), params.c.param_name.in_(HYPERPARAMETERS))
+    )
+    found: dict[int, dict[str, float]] = {}
+    for trial_id, name, value in connection.execute(query):
+        found.setdefault(trial_id, {})[name] = value
+    return found
+
+
+def _attributes(connection: sa.Connection, study_ids: Sequence[int], names: Sequence[str]) -> dict[int, dict[str, Any]]:
+    query = (
+        sa.select(trial_attrs.c.trial_id, trial_attrs.c.key, trial_attrs.c.value_json)
+        .join(cells, cells.c.trial_id == trial_attrs.c.trial_id)
+        .where(cells.c.study_id.in_(study_ids), trial_attrs.c.key.in_(names))
+    )
+    found: dict[int, dict[str, Any]] = {}
+    for trial_id, key, value in connection.execute(query):
+        found.setdefault(trial_id, {})[key] = json.loads(value)
+    return found

@@ -1,0 +1,216 @@
+"""A sweep: pending cells → chunks → workers → store, until nothing is missing.
+
+Knows the order of things and what may go wrong on the way; does not know how a cell is trained, stored or drawn.
+Whoever calls gets progress as events and decides how to show it.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from multiprocessing.connection import wait
+from typing import Any
+
+from wdgrid.cells import Outcome
+from wdgrid.store import Claim, Store, owner_name
+from wdgrid.study import Study
+from wdgrid.worker import Done, Epoch, Fault, Order, Ready, Worker
+
+LEASE_S = 120.0
+RENEW_S = 30.0
+MAX_DEATHS = 3  # worker processes that may die before the sweep gives up
+
+
+class UsersFaultError(Exception):
+    """The study cannot be trained as it is written, in one line."""
+
+
+class MachineError(Exception):
+    """The machine failed; what was finished is kept."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is told after every message from a worker. `cells_done` counts this run's, epochs as fractions of a cell."""
+
+    cells_done: float
+    cells_total: int
+    chunk: tuple[str, int, list[Outcome], float] | None = None  # panel, seed, outcomes, seconds; when one finished
+
+
+@dataclass
+class _Running:
+    """A worker and what it is at."""
+
+    worker: Worker
+    claims: list[Claim] = field(default_factory=list)
+    epochs: int = 1
+    epochs_done: int = 0
+    started: float = 0.0
+    idle: bool = False
+
+
+def panel_attrs(study: Study) -> dict[str, dict[str, Any]]:
+    """What the table says of each panel."""
+    return {
+        name: {"optimizer": p.optimizer, "schedule": p.schedule.kind, "epochs": study.panel_epochs(p)}
+        for name, p in study.panel_names().items()
+    }
+
+
+def plan(store: Store, name: str, study: Study) -> int:
+    """Plans a study, or adds to it the cells that it does not have yet; how many were added."""
+    cells, axes = study.cells(), (study.row, study.column)
+    return store.create(name, cells, study.canonical(), study.digest(), {}, panel_attrs(study), axes)
+
+
+class Sweep:
+    """One run over a planned study's pending cells. Use as `Sweep(...).run()`; progress comes by callback."""
+
+    def __init__(self, store: Store, name: str, study: Study, workers: int, tell: Callable[[Progress], None]) -> None:
+        self.store, self.name, self.study, self.tell = store, name, study, tell
+        self.owner = owner_name()
+        self.panels = study.panel_names()
+        self.pending = store.pending(name)
+        self.total = sum(self.pending.values())
+        self.wanted = min(workers, self.total)
+        self.done = 0
+        self.deaths = 0
+        self.size = store.attrs(name).get("chunk")
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        """Trains what is pending. Raises UsersFaultError or MachineError; whatever is finished by then is stored.
+
+        An interrupt (Ctrl-C) passes through after the claimed cells were put back.
+        """
+        if not self.total:
+            return
+        with self._crew() as crew:
+            renewed = time.monotonic()
+            while crew:
+                for connection in wait([r.worker.connection for r in crew], timeout=RENEW_S / 2):
+                    running = next(r for r in crew if r.worker.connection is connection)
+                    self._hear(running, crew)
+                if time.monotonic() - renewed > RENEW_S:
+                    self.store.renew(self.owner, LEASE_S)
+                    renewed = time.monotonic()
+        if self.failures:
+            raise MachineError(f"{len(self.failures)} chunks failed; the last one: {self.failures[-1]}")
+
+    @contextmanager
+    def _crew(self) -> Iterator[list[_Running]]:
+        """The workers; whatever happens, they end and cells that nobody finished are put back."""
+        crew: list[_Running] = []
+        try:
+            crew += [_Running(Worker(self.study.task)) for _ in range(self.wanted)]
+            yield crew
+        finally:
+            for running in crew:
+                running.worker.stop()
+                if running.claims:
+                    self.store.release([c.trial_id for c in running.claims], self.owner)
+
+    def _hear(self, running: _Running, crew: list[_Running]) -> None:
+        """One message from a worker."""
+        try:
+            message = running.worker.connection.recv()
+        except (EOFError, OSError):
+            self._bury(running, crew)
+            return
+        match message:
+            case Ready():
+                self._settle(message)
+                on_gpu = message.environment["device"].startswith("cuda")
+                if on_gpu and any(r.idle or r.claims for r in crew if r is not running):
+                    self._dismiss(running, crew)  # one process feeds a GPU
+                else:
+                    self._assign(running, crew)
+            case Epoch():
+                running.epochs_done = message.done
+                self.tell(Progress(self._cells_done(crew), self.total))
+            case Done():
+                self._finish(running, message, crew)
+                self._assign(running, crew)
+            case Fault() if message.users:
+                raise UsersFaultError(message.why)
+            case Fault():
+                self._fail(running, message.why)
+                self._assign(running, crew)
+
+    def _settle(self, ready: Ready) -> None:
+        """Chunk size, once a study; environment, once a run."""
+        if self.size is None:
+            cells = max(self.pending.values())
+            self.size = math.ceil(cells / math.ceil(cells / ready.chunk))  # even chunks: least padding
+            self.store.set_attrs(self.name, {"chunk": self.size})
+        attrs = self.store.attrs(self.name)
+        environment = {**attrs.get("environment", {}), **ready.environment, "workers": self.wanted}
+        self.store.set_attrs(self.name, {"environment": environment})
+
+    def _assign(self, running: _Running, crew: list[_Running]) -> None:
+        """The next chunk for a worker, or its end."""
+        running.claims, running.epochs_done, running.idle = [], 0, False
+        for panel_name, seed in list(self.pending):
+            claims = self.store.claim(self.name, panel_name, seed, self.size or 1, self.owner, LEASE_S)
+            if not claims:
+                del self.pending[panel_name, seed]
+                continue
+            panel = self.panels[panel_name]
+            running.claims, running.epochs = claims, self.study.panel_epochs(panel)
+            running.started = time.monotonic()
+            normalized = self.study.decay == "normalized"
+            cells = [c.cell for c in claims]
+            try:
+                running.worker.send(
+                    Order(panel.optimizer, panel.schedule, running.epochs, normalized, cells, self.size or 1)
+                )
+            except OSError:
+                self._bury(running, crew)
+            return
+        self._dismiss(running, crew)
+
+    def _dismiss(self, running: _Running, crew: list[_Running]) -> None:
+        running.worker.stop()
+        crew.remove(running)
+
+    def _finish(self, running: _Running, message: Done, crew: list[_Running]) -> None:
+        results = list(zip(running.claims, message.outcomes, strict=True))
+        self.done += self.store.finish(results, self.owner)
+        cell = running.claims[0].cell
+        running.claims = []
+        seconds = time.monotonic() - running.started
+        self.tell(Progress(self._cells_done(crew), self.total, (cell.panel, cell.seed, message.outcomes, seconds)))
+
+    def _fail(self, running: _Running, why: str) -> None:
+        self.store.fail([c.trial_id for c in running.claims], why, self.owner)
+        self.failures.append(why)
+        running.claims = []
+
+    def _bury(self, running: _Running, crew: list[_Running]) -> None:
+        """A worker process died: its cells go back, another takes its place, up to a point."""
+        self.deaths += 1
+        crew.remove(running)
+        if running.claims:
+            self.store.release([c.trial_id for c in running.claims], self.owner)
+        running.claims = []
+        running.worker.stop()
+        if self.deaths >= MAX_DEATHS:
+            raise MachineError(f"{self.deaths} worker processes died (out of memory?); what was finished is kept")
+        crew.append(_Running(Worker(self.study.task)))
+
+    def _cells_done(self, crew: list[_Running]) -> float:
+        return self.done + sum(len(r.claims) * r.epochs_done / r.epochs for r in crew)
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat()
