@@ -180,7 +180,7 @@ def test_six_panels_name_what_differs():
     axes = panels_of(heatmaps(study, "s", make_table(study)))
     assert axes[0].get_subplotspec().get_geometry()[:2] == (2, 3)
     budgets = make_study(panels=[{"optimizer": "adamw", "epochs": e} for e in (1, 2)])
-    assert [panel_title(budgets, n) for n in budgets.panel_names()] == ["AdamW, 1 epochs", "AdamW, 2 epochs"]
+    assert [panel_title(budgets, n) for n in budgets.panel_names()] == ["AdamW, 1 epoch", "AdamW, 2 epochs"]
 
 
 def test_large_grids_label_some_ticks_and_never_drop_zero():

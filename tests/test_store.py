@@ -366,9 +366,9 @@ PLAN = """
 
 
 def test_processes_may_open_and_plan_a_fresh_storage_at_once(fresh_url):
-    processes = start(PLAN, fresh_url, 3)
-    added = [int(process.communicate(timeout=60)[0]) for process in processes]
-    assert sorted(added) == [0, 0, 25]
+    processes = start(PLAN, fresh_url, 2)
+    added = [int(process.communicate(timeout=60)[0] or -1) for process in processes]
+    assert sorted(added) == [0, 25]
     with Store(fresh_url) as store:
         assert store.table("digits")["number"].tolist() == list(range(25))
 
@@ -500,9 +500,10 @@ def test_without_create_nothing_is_made(tmp_path):
         Store(f"sqlite:///{tmp_path}/empty.db", create=False)
 
 
-def test_passwords_stay_out_of_messages():
+@pytest.mark.parametrize("url", ["mysql://me:secret@host/x", "postgresql://me:secret@host:port/x"])
+def test_passwords_stay_out_of_messages(url):
     with pytest.raises(StoreError) as caught:
-        Store("mysql://me:secret@host/x")
+        Store(url)
     assert "secret" not in str(caught.value)
 
 

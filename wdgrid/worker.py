@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import platform
 import signal
-import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -168,9 +168,10 @@ def _fault(error: Exception, task: Task, *, setting_up: bool) -> Fault:
     import torch
 
     line = " ".join(str(error).split()) or type(error).__name__
-    own = ":" in task.model or ":" in task.dataset
     machine = isinstance(error, MemoryError | torch.OutOfMemoryError | OSError)
-    if own and type(error).__module__.partition(".")[0] != "wdgrid":
-        line = f"{type(error).__name__}: {line}"
-        sys.excepthook(type(error), error, error.__traceback__)  # their own code: they need the traceback
+    if not type(error).__module__.startswith("wdgrid."):
+        # Somebody else's code: what it was, and where.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        own = f"{task.model}, {task.dataset}: " if setting_up else ""
+        line = f"{own}{type(error).__name__}: {line} ({place.filename}, line {place.lineno})"
     return Fault(line, users=setting_up and not machine)

@@ -98,6 +98,8 @@ def convert(
         raise ValueError(f"can convert to {', '.join(TARGETS)}, not to {to!r}")
     lr = _check("lr", lr, 0.0, low_allowed=False)
     weight_decay = _check("weight decay", weight_decay, 0.0, low_allowed=True)
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, not {momentum:g}")
     setting = _Setting(
         optimizer=optimizer,
         adaptive=optimizer.startswith("adam"),

@@ -26,12 +26,15 @@ def interaction(errors: np.ndarray) -> np.ndarray:
     rows = len(present)
     undefined = np.full(errors.shape[:-2], np.nan)
     design = np.block([[np.diag(present.sum(1)), present], [present.T, np.diag(present.sum(0))]]).astype(float)
-    if present.sum() <= np.linalg.matrix_rank(design):
+    values, vectors = np.linalg.eigh(design)
+    kept = values > 1e-9 * max(1.0, values[-1]) if values.size else np.zeros(0, bool)
+    if present.sum() <= kept.sum():
         return undefined
+    inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
     mean = np.nanmean(errors, axis=(-2, -1), keepdims=True)
     centred = np.where(present, errors - mean, 0.0)
     sums = np.concatenate([centred.sum(-1), centred.sum(-2)], axis=-1)  # [..., R + C]: the normal equations' right
-    effects = sums @ np.linalg.pinv(design)
+    effects = sums @ inverse
     fit = effects[..., :rows, None] + effects[..., None, rows:]
     residual = (np.where(present, centred - fit, 0.0) ** 2).sum((-2, -1))
     total = (centred**2).sum((-2, -1))
@@ -88,9 +91,10 @@ def regret(errors: np.ndarray) -> np.ndarray:
 def best_cells(errors: np.ndarray, cap: float, k: int = TOP_CELLS) -> np.ndarray:
     """The k best cells below the cap as a mask [..., R, C]; ties go to the first."""
     flat = np.where(np.isnan(errors) | (errors >= cap), np.inf, errors).reshape(*errors.shape[:-2], -1)
-    chosen = np.argsort(flat, axis=-1, kind="stable")[..., :k]
-    mask = np.zeros(flat.shape, bool)
-    np.put_along_axis(mask, chosen, True, axis=-1)
+    k = min(k, flat.shape[-1])
+    last = np.partition(flat, k - 1, axis=-1)[..., k - 1 : k]
+    below, tied = flat < last, flat == last
+    mask = below | (tied & (tied.cumsum(-1) <= k - below.sum(-1, keepdims=True)))
     return (mask & np.isfinite(flat)).reshape(errors.shape)
 
 

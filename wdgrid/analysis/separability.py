@@ -19,7 +19,7 @@ from wdgrid.analysis.verdict import Interval, Verdict, judge
 
 # Per number: its bounds, and the share of draws beyond either end of a 90 % interval. The shares are calibrated: on
 # 100 noisy grids each of f + g, f(αλ), f(λ/α) and f(λ √α), with 1, 2 and 3 seeds, 5 % at either end covered the truth
-# 83 to 98 % of the time (regrets, which turn on single cells: 74 to 94 %), these 88 to 100 % (regrets: 87 to 99 %).
+# 83 to 100 % of the time (regrets, which turn on single cells: 74 to 94 %), these 88 to 100 % (regrets: 87 to 99 %).
 LIMITS = {
     "interaction": (0.0, 1.0, 0.03),
     "kappa": (-np.inf, np.inf, 0.03),

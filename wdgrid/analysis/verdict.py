@@ -37,10 +37,11 @@ def judge(
             f"can't tell: the slope needs three values of {row} that come within reach of the study's best error, over "
             f"several positive values of {col}; {kappa_rows or 'none'} came"
         )
+    kappa = round(kappa, 2) + 0.0  # no "-0.00"
     if within is None:
         return "can't tell", (
-            f"can't tell: the valley's slope is {kappa:.2f}, but one seed on so few cells under the cap leaves no "
-            "measure of the noise; add seeds"
+            f"can't tell: the valley's slope is {kappa:.2f}, with no interval to judge it by: one seed, on too few "
+            "cells under the cap to measure the noise; add seeds"
         )
     span = f"κ = {kappa:.2f}, 90 % interval {within[0]:.2f} to {within[1]:.2f}"
     if within[0] > SLANTED or within[1] < -SLANTED:

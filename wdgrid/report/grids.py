@@ -159,15 +159,16 @@ def panel_title(study: Study, name: str) -> str:
     if len({p.schedule.kind for p in study.panels}) > 1:
         words.append(panel.schedule.kind)
     if len({study.panel_epochs(p) for p in study.panels}) > 1:
-        words.append(f"{study.panel_epochs(panel)} epochs")
+        epochs = study.panel_epochs(panel)
+        words.append(f"{epochs} epoch{'s' * (epochs > 1)}")
     return ", ".join(words)
 
 
 def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -> list[str]:
     """What a reader must know beside the colours: decay forms, n, seeds, budget, data, device."""
     forms: dict[str, list[str]] = {}
-    for grid in all_grids:
-        forms.setdefault(grid.decay_form, []).append(grid.title)
+    for optimizer in dict.fromkeys(p.optimizer for p in study.panels):
+        forms.setdefault(DECAY_FORMS[optimizer], []).append(OPTIMIZERS[optimizer])
     lines = ["What decay does in one step:  " + ";  ".join(f"{', '.join(t)} – {f}" for f, t in forms.items())]
     if study.decay == "normalized":
         lines.append("Decay is normalized: λ = λ_norm √(b / (B T)), b batch size, B training images, T epochs")

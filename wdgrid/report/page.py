@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from wdgrid import __version__
+from wdgrid.analysis.conversion import convert
 from wdgrid.report.grids import Grid, caption_lines, grids
 from wdgrid.report.payload import curve_data, page_data
 from wdgrid.report.summary import signed
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
 
 SCRIPTS = ("cells.js", "map.js", "plots.js")
+LIBRARIES = ("torch", "timm", "composer", "optax", "keras", "pytorch_optimizer")
 # No address is allowed at all: what is not in the file does not exist for the page.
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -51,11 +53,13 @@ def write_page(
         policy=POLICY,
         version=__version__,
         style=Markup(_template("report.css")),
-        scripts=[Markup(get_plotlyjs()), *(Markup(_template(script)) for script in SCRIPTS)],
+        scripts=[Markup(_template(script)) for script in SCRIPTS],
+        plotly=Markup(get_plotlyjs()),
         picture=base64.b64encode(figure_png.read_bytes()).decode(),
         caption=caption_lines(study, name, panels, str(environment.get("device") or "")),
         numbers=[_numbers(found, study) for found in numbers.values()],
         best=[(grid.title, grid.row_title, grid.col_title, list(_best(grid))) for grid in panels],
+        elsewhere=[(grid.title, list(_elsewhere(study, grid))) for grid in panels],
         several_seeds=len(study.seeds) > 1,
         study=json.dumps(json.loads(study.canonical()), ensure_ascii=False, indent=2),
         digest=study.digest(),
@@ -116,6 +120,29 @@ def _best(grid: Grid) -> Iterator[tuple[str, str, str, str]]:
             f"{grid.error[row, col]:.2f}",
             f"± {spread:.2f}" if math.isfinite(spread) else "",
         )
+
+
+def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:
+    """The panel's best cell in other libraries' terms: library, line to paste, warning."""
+    if not grid.best or study.decay == "normalized":
+        return
+    panel = study.panel_names()[grid.panel]
+    row, col = grid.best[0]
+    found = study.hyperparameters(panel)
+    found |= {study.row: grid.row_values[row], study.column: grid.col_values[col]}
+    betas = (found.get("beta1", 0.9), found.get("beta2", 0.999))
+    for library in LIBRARIES:
+        same = convert(
+            found["lr"],
+            found["weight_decay"],
+            panel.optimizer,
+            library,
+            schedule=panel.schedule.kind,
+            momentum=found.get("momentum", 0.9),
+            betas=betas,
+            eps=found.get("eps", 1e-8),
+        )
+        yield library, same.line, same.warning or ""
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ Knows how a transaction is begun on SQLite and on PostgreSQL. Knows nothing of c
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,8 @@ class Database:
         try:
             self.url = sa.make_url(url)
         except (ArgumentError, ValueError):  # the latter for a port that is no number
-            raise StoreError(f"not a storage URL: {url!r} (sqlite:///path/x.db or postgresql+psycopg://…)") from None
+            shown = re.sub(r"//.*@", "//***@", url)  # what cannot be parsed may still hold a password
+            raise StoreError(f"not a storage URL: {shown!r} (sqlite:///path/x.db or postgresql+psycopg://…)") from None
         self.name = self.url.render_as_string(hide_password=True)
         self.dialect = self.url.get_backend_name()
         _check_url(self.url, self.name, create)

@@ -8,10 +8,6 @@ const byId = (id) => document.getElementById(id);
 const digits = (value, n = 4) => (value === null ? "–" : String(Number(value.toPrecision(n))));
 const minus = (text) => text.replace("-", "−");
 
-function axisWords(title) {
-  return title.replace(/ \(×.*\)$/, "");
-}
-
 function place(p, i, j) {
   const words = { lr: "rate", weight_decay: "decay" };
   const part = (axis, label, value) => `${words[axis] || axis} ${label} (${digits(value)})`;
@@ -64,7 +60,7 @@ function scaleOf(kind) {
     const ticks = [0, 0.25, 0.5, 0.75, 1].map((s) => [s, digits(floor * (most / floor) ** s, 3)]);
     return { of, limits: [of(floor), of(most)], ticks };
   }
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((s) => [s, digits(low + s * (high - low), 3) + (s === 1 ? " % and more" : "")]);
+  const ticks = [0, 0.25, 0.5, 1].map((s) => [s, digits(low + s * (high - low), 3) + (s === 1 ? " % or more" : "")]);
   return { of: (e) => e, limits: [low, high], ticks };
 }
 
@@ -101,7 +97,7 @@ function isoLines(p, kind) {
       const other = position(decays, constant / value ** power);
       if (other !== null) points.push(rateIsRow ? [other, at] : [at, other]);
     });
-    if (points.length > 1) lines.push({ points, text: kind === "tau" ? tauWords(1 / constant) : `αλ = ${digits(constant, 2)}` });
+    if (points.length > 1) lines.push({ points, text: kind === "tau" ? tauWords(1 / constant) : `αλ = ${constant.toExponential(1)}` });
   }
   return lines;
 }

@@ -1,14 +1,15 @@
 "use strict";
-// The heatmaps: drawn by Plotly, pointed at through one transparent surface each, so that a hover costs no redraw.
+// The heatmaps: one canvas pixel a cell, marks in SVG, everything placed in per cent of the panel, so that neither a
+// resize nor a hover redraws anything, and the map answers before Plotly (see plots.js) has even been read.
 
-const views = []; // one per panel: { p, box, plot, surface, cursor, at }
-const pins = []; // { view, i, j, colour }
+const views = []; // one per panel: { p, box, canvas, marks, surface, cursor, at }
+const pins = []; // { view, i, j, colour, mark }
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c564b", "#7f7f7f"];
-const STILL = { staticPlot: true, responsive: true };
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 const theme = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const flatScale = (colour) => [[0, colour], [1, colour]];
+const rgb = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
+const shades = data.shades.map(([, hex]) => rgb(hex));
 
 function element(tag, className, parent, text) {
   const made = document.createElement(tag);
@@ -18,65 +19,59 @@ function element(tag, className, parent, text) {
   return made;
 }
 
-function mask(p, test) {
-  return p.done.map((row, i) => row.map((_, j) => (test(i, j) ? 1 : null)));
+function svg(tag, attributes, parent) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  parent.append(made);
+  return made;
 }
 
-function marks(p, test, symbol, size, colour) {
-  const x = [], y = [];
-  p.done.forEach((row, i) => row.forEach((_, j) => { if (test(i, j)) { x.push(j); y.push(i); } }));
-  return { type: "scatter", mode: "markers", x, y, hoverinfo: "skip", marker: { symbol, size, color: colour, line: { width: 1, color: colour } } };
+function shade(share) {
+  const at = Math.max(0, Math.min(1, share)) * (shades.length - 1), k = Math.min(shades.length - 2, Math.floor(at));
+  return shades[k].map((from, c) => Math.round(from + (shades[k + 1][c] - from) * (at - k)));
 }
 
-function traces(p, width) {
-  const scale = scaleOf(byId("scale").value);
-  const heat = { type: "heatmap", showscale: false, hoverinfo: "skip" };
-  const diverged = (i, j) => p.diverged[i][j] > 0, missing = (i, j) => p.done[i][j] === 0;
-  const z = p.error.map((row) => row.map((e) => (e === null ? null : scale.of(e))));
-  const size = Math.max(2, Math.min(11, (0.3 * width) / p.col_labels.length));
-  return [
-    { ...heat, z, colorscale: data.shades, zmin: scale.limits[0], zmax: scale.limits[1] },
-    { ...heat, z: mask(p, diverged), colorscale: flatScale(theme("diverged")), zmin: 0, zmax: 1 },
-    { ...heat, z: mask(p, missing), colorscale: flatScale(theme("untrained")), zmin: 0, zmax: 1 },
-    marks(p, diverged, "x-thin-open", size, "#222"),
-    marks(p, missing, "line-ne-open", size * 1.3, theme("soft")),
-    ...isoLines(p, byId("lines").value).map(({ points, text }) => ({
-      type: "scatter", mode: "lines+text", hoverinfo: "skip", x: points.map((q) => q[0]), y: points.map((q) => q[1]),
-      text: points.map((_, k) => (k === Math.floor(points.length / 2) ? text : "")), textfont: { color: "#fff", size: 10, shadow: "0 0 3px #000, 0 0 3px #000" },
-      line: { color: "#fff", width: 1.5, dash: "dot" },
-    })),
-  ];
-}
-
-function layout(p) {
-  const rows = p.row_labels.length, cols = p.col_labels.length;
-  const ticks = (title, labels, at) => ({
-    title: { text: title, standoff: 6 }, tickvals: at, ticktext: at.map((k) => labels[k]), fixedrange: true,
-    showgrid: false, zeroline: false, automargin: true, ticks: "outside", ticklen: 3,
-  });
-  const circles = p.best.map(([i, j]) => ({
-    type: "circle", x0: j - 0.33, x1: j + 0.33, y0: i - 0.33, y1: i + 0.33, line: { color: "#000", width: cols > 24 ? 1 : 2 },
-  }));
-  return {
-    ...paper(), margin: { l: 60, r: 8, t: 6, b: 56 }, shapes: circles,
-    xaxis: { ...ticks(p.col_title, p.col_labels, p.col_ticks), range: [-0.5, cols - 0.5], tickangle: -45 },
-    yaxis: { ...ticks(p.row_title, p.row_labels, p.row_ticks), range: [rows - 0.5, -0.5] },
+// The colours of a panel's cells; diverged and missing ones have colours of their own on every scale.
+function paint({ p, canvas }) {
+  const { of, limits } = scaleOf(byId("scale").value), context = canvas.getContext("2d");
+  const image = context.createImageData(canvas.width, canvas.height);
+  const diverged = rgb(theme("diverged")), missing = rgb(theme("untrained"));
+  const colour = (e, i, j) => {
+    if (e !== null) return shade((of(e) - limits[0]) / (limits[1] - limits[0]));
+    return p.diverged[i][j] ? diverged : missing;
   };
+  p.error.forEach((row, i) => row.forEach((e, j) => image.data.set([...colour(e, i, j), 255], 4 * (i * canvas.width + j))));
+  context.putImageData(image, 0, 0);
 }
 
-function paper() {
-  return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, font: { color: theme("ink"), size: 12 } };
+// Circles, crosses and hatches, in units of cells.
+function mark({ p, marks }) {
+  let crosses = "", hatches = "";
+  p.done.forEach((row, i) => row.forEach((done, j) => {
+    if (p.diverged[i][j]) crosses += `M${j + 0.35} ${i + 0.35}l.3 .3m0-.3l-.3 .3`;
+    if (!done) hatches += `M${j} ${i + 0.5}l.5-.5M${j} ${i + 1}l1-1M${j + 0.5} ${i + 1}l.5-.5`;
+  }));
+  svg("path", { class: "hatches", d: hatches }, marks);
+  svg("path", { class: "crosses", d: crosses }, marks);
+  for (const [i, j] of p.best) svg("ellipse", { class: "best", cx: j + 0.5, cy: i + 0.5, rx: 0.33, ry: 0.33 }, marks);
 }
 
-function draw(view) {
-  Plotly.react(view.plot, traces(view.p, view.plot.clientWidth), layout(view.p), STILL);
+function drawLines({ p, marks, surface }) {
+  marks.querySelectorAll(".iso").forEach((line) => line.remove());
+  surface.querySelectorAll(".iso-text").forEach((text) => text.remove());
+  for (const { points, text } of isoLines(p, byId("lines").value)) {
+    svg("polyline", { class: "iso", points: points.map(([x, y]) => `${x + 0.5},${y + 0.5}`).join(" ") }, marks);
+    const [x, y] = points[Math.floor(points.length / 2)], label = element("span", "iso-text", surface, text);
+    label.style.left = `${(100 * (x + 0.5)) / p.col_labels.length}%`;
+    label.style.top = `${(100 * (y + 0.5)) / p.row_labels.length}%`;
+  }
 }
 
-// The surface lies exactly over the cells; cursor and pins are placed on it in per cent.
-function fit(view) {
-  const { xaxis, yaxis } = view.plot._fullLayout;
-  const sides = { left: xaxis._offset, top: yaxis._offset, width: xaxis._length, height: yaxis._length };
-  for (const [side, pixels] of Object.entries(sides)) view.surface.style[side] = `${pixels}px`;
+// Tick labels beside the cells they name; `side` is the edge they are measured from.
+function ticks(parent, labels, at, side) {
+  const longest = Math.max(...at.map((k) => labels[k].length));
+  parent.style[side === "top" ? "width" : "height"] = `${side === "top" ? longest + 1 : 0.75 * longest + 1.2}ch`;
+  for (const k of at) element("span", "", parent, labels[k]).style[side] = `${(100 * (k + 0.5)) / labels.length}%`;
 }
 
 function put(node, p, i, j) {
@@ -121,12 +116,17 @@ function addPin(view, i, j) {
   pins.push({ view, i, j, colour, mark });
 }
 
+function unpin(one) {
+  pins.splice(pins.indexOf(one), 1);
+  one.mark.remove();
+}
+
 function togglePin(view, i, j) {
-  const known = pins.findIndex((q) => q.view === view && q.i === i && q.j === j);
-  if (known >= 0) pins.splice(known, 1)[0].mark.remove();
+  const known = pins.find((q) => q.view === view && q.i === i && q.j === j);
+  if (known) unpin(known);
   else addPin(view, i, j);
-  drawCurves();
-  drawProfiles(view.p, i, j);
+  chosen = [view.p, i, j];
+  drawPlots();
 }
 
 const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
@@ -146,28 +146,36 @@ function press(view, event) {
 }
 
 function addPanel(p) {
+  const rows = p.row_labels.length, cols = p.col_labels.length;
   const box = element("div", "panel", byId("panels"));
   element("h3", "", box, p.title);
   element("p", "form", box, p.decay_form);
-  const frame = element("div", "frame", box), plot = element("div", "", frame), surface = element("div", "surface", frame);
-  const cursor = element("div", "cursor", surface);
+  const chart = element("div", "chart", box);
+  element("div", "y-title", chart, p.row_title);
+  ticks(element("div", "y-ticks", chart), p.row_labels, p.row_ticks, "top");
+  const frame = element("div", "frame", chart);
+  frame.style.aspectRatio = Math.max(0.7, Math.min(2, cols / rows));
+  ticks(element("div", "x-ticks", chart), p.col_labels, p.col_ticks, "left");
+  element("div", "x-title", chart, p.col_title);
+  const canvas = element("canvas", "", frame);
+  [canvas.width, canvas.height] = [cols, rows];
+  const marks = svg("svg", { viewBox: `0 0 ${cols} ${rows}`, preserveAspectRatio: "none", "aria-hidden": "true" }, frame);
+  marks.style.setProperty("--ring", Math.max(rows, cols) > 24 ? "1px" : "2px");
+  const surface = element("div", "surface", frame), cursor = element("div", "cursor", surface);
   cursor.hidden = true;
   surface.tabIndex = 0;
   surface.setAttribute("role", "application");
   surface.setAttribute("aria-label", `Heatmap ${p.title}. Arrow keys move from cell to cell, Enter pins the cell.`);
-  const view = { p, box, plot, surface, cursor, at: p.best[0] || [0, 0] };
+  const view = { p, box, canvas, marks, surface, cursor, at: p.best[0] || [0, 0] };
   views.push(view);
-  const shape = Math.max(0.5, Math.min(1.4, p.row_labels.length / p.col_labels.length));
-  plot.style.height = `${Math.min(520, Math.max(260, plot.clientWidth * 0.86 * shape + 40))}px`;
-  draw(view);
-  fit(view);
-  plot.on("plotly_afterplot", () => fit(view));
   surface.addEventListener("pointermove", (event) => point(view, ...cellAt(view, event), false));
   surface.addEventListener("pointerleave", () => leave(view));
   surface.addEventListener("click", (event) => { const at = cellAt(view, event); point(view, ...at, true); togglePin(view, ...at); });
   surface.addEventListener("focus", () => { if (surface.matches(":focus-visible")) point(view, ...view.at, true); });
   surface.addEventListener("blur", () => leave(view));
   surface.addEventListener("keydown", (event) => press(view, event));
+  mark(view);
+  paint(view);
 }
 
 function drawBar() {
@@ -188,11 +196,10 @@ function addBudget() {
   const slider = byId("budget");
   slider.max = budgets.length;
   const show = () => {
-    const chosen = budgets[slider.value - 1];
-    byId("budget-is").textContent = chosen === undefined ? "all" : `${chosen} epochs`;
+    const budget = budgets[slider.value - 1];
+    byId("budget-is").textContent = budget === undefined ? "all" : `${budget} epoch${budget > 1 ? "s" : ""}`;
     slider.setAttribute("aria-valuetext", byId("budget-is").textContent);
-    for (const v of several) v.box.hidden = chosen !== undefined && v.p.epochs !== chosen;
-    for (const v of views) if (!v.box.hidden) { Plotly.Plots.resize(v.plot); fit(v); }
+    for (const v of several) v.box.hidden = budget !== undefined && v.p.epochs !== budget;
   };
   slider.addEventListener("input", show);
   show();

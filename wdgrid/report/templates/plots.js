@@ -2,7 +2,8 @@
 // Learning curves of the pinned cells, profiles through the chosen one, and the start of the page.
 
 let allCurves = null; // read when first needed: it is most of the file
-let chosen = null;
+let chosen = null; // [panel, row, column] whose profiles are shown
+let inSight = false;
 
 function curvesOf(p) {
   allCurves ??= JSON.parse(byId("curve-data").textContent);
@@ -10,6 +11,18 @@ function curvesOf(p) {
 }
 
 const QUIET = { displayModeBar: false, responsive: true };
+
+// Plotly is a third of a second to two seconds of work for a browser: only once its plots come into sight.
+function wakePlotly() {
+  if (window.Plotly) return;
+  const script = document.createElement("script");
+  script.textContent = byId("plotly").textContent;
+  document.head.append(script);
+}
+
+const paper = () => ({
+  paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, font: { color: theme("ink"), size: 12 },
+});
 
 function axes(x, y) {
   const line = { gridcolor: theme("line"), linecolor: theme("line"), zeroline: false, fixedrange: true, automargin: true };
@@ -19,21 +32,36 @@ function axes(x, y) {
   };
 }
 
+const LOG_TICKS = [-4, -3, -2, -1, 0, 1, 2].flatMap((k) => [1, 2, 5].map((m) => Number(`${m}e${k}`)));
+
+const pinName = ({ view, i, j }) => `${view.p.title}: ${view.p.row_labels[i]}, ${view.p.col_labels[j]}`;
+
+// The legend: one button per pinned cell, which takes the pin out again.
+function listPins() {
+  byId("pins").replaceChildren();
+  for (const one of pins) {
+    const button = element("button", "chip", byId("pins"), `${pinName(one)} ×`);
+    button.type = "button";
+    button.style.borderLeftColor = one.colour;
+    button.setAttribute("aria-label", `Unpin ${pinName(one)}`);
+    button.addEventListener("click", () => { unpin(one); drawPlots(); });
+  }
+}
+
 function drawCurves() {
   const kind = byId("kind").value, words = byId("kind").selectedOptions[0].textContent;
   const drawn = pins.flatMap(({ view, i, j, colour }) => {
     const { epochs, kinds, trials } = curvesOf(view.p), k = kinds.indexOf(kind);
-    const name = `${view.p.title}: ${view.p.row_labels[i]}, ${view.p.col_labels[j]}`;
+    const name = pinName({ view, i, j });
     return view.p.trials[i][j].filter(([, number]) => k >= 0 && trials[number]).map(([seed, number, error], at) => ({
-      type: "scatter", mode: trials[number][k].length > 1 ? "lines" : "markers", x: epochs, y: trials[number][k], name,
-      legendgroup: name, showlegend: at === 0, line: { color: colour, width: 2 }, marker: { color: colour }, opacity: at ? 0.6 : 1,
+      type: "scatter", mode: trials[number][k].length > 1 ? "lines" : "markers", x: epochs, y: trials[number][k], line: { color: colour, width: 2 }, marker: { color: colour }, opacity: at ? 0.6 : 1,
       hovertemplate: `${name}, seed ${seed}${error === null ? " (diverged)" : ""}<br>epoch %{x}: %{y:.4g}<extra></extra>`,
     }));
   });
-  const shape = axes({ title: { text: "epoch" } }, { title: { text: `${words}, log scale` }, type: "log", dtick: "D2" });
+  const shape = axes({ title: { text: "epoch" } }, { title: { text: `${words}, log scale` }, type: "log", tickvals: LOG_TICKS });
   const note = { text: "Pin a cell to see its curve.", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
   Plotly.react(byId("curves"), drawn, {
-    ...shape, showlegend: drawn.length > 0, legend: { orientation: "h", y: -0.22, yanchor: "top" }, annotations: drawn.length ? [] : [note],
+    ...shape, annotations: drawn.length ? [] : [note],
   }, QUIET);
 }
 
@@ -65,8 +93,6 @@ function drawProfile(id, p, cells, labels, ticks, title, here) {
 }
 
 function drawProfiles(p, i, j) {
-  chosen = [p, i, j];
-  byId("chosen").textContent = `${p.title}: ${place(p, i, j)}`;
   drawProfile("along-row", p, p.col_labels.map((_, k) => [i, k]), p.col_labels, p.col_ticks, p.col_title, j);
   // From the smallest to the largest value, as readers expect of a horizontal axis.
   const last = p.row_labels.length - 1, upward = p.row_labels.map((_, k) => last - k);
@@ -74,28 +100,44 @@ function drawProfiles(p, i, j) {
   drawProfile("along-column", p, cells, labels, p.row_ticks.map((k) => last - k), p.row_title, last - i);
 }
 
-function redraw() {
-  views.forEach(draw);
-  drawBar();
+// Whatever follows from pins and the chosen cell: the words at once, the plots as soon as somebody can see them.
+function drawPlots() {
+  const [p, i, j] = chosen;
+  listPins();
+  byId("chosen").textContent = `${p.title}: ${place(p, i, j)}`;
+  if (!inSight) return;
+  wakePlotly();
+  drawCurves();
+  drawProfiles(p, i, j);
 }
 
 function start() {
   byId("picture").hidden = true;
   byId("live").hidden = false;
   byId("lines-label").hidden = !(rateIsRow || rateIsColumn);
+  byId("panels").style.setProperty("--columns", panels.length > 4 ? 3 : Math.min(2, panels.length));
   panels.forEach(addPanel);
   drawBar();
   addBudget();
   for (const view of views) if (view.p.best.length) addPin(view, ...view.p.best[0]);
   const first = views.find((v) => v.p.best.length) || views[0];
-  drawCurves();
-  drawProfiles(first.p, ...first.at);
-  byId("scale").addEventListener("change", redraw);
-  byId("lines").addEventListener("change", redraw);
-  byId("kind").addEventListener("change", drawCurves);
-  byId("clear").addEventListener("click", () => { pins.splice(0).forEach((q) => q.mark.remove()); drawCurves(); });
-  dark.addEventListener("change", () => { redraw(); drawCurves(); drawProfiles(...chosen); });
+  chosen = [first.p, ...first.at];
+  drawPlots();
+  byId("scale").addEventListener("change", () => { views.forEach(paint); drawBar(); });
+  byId("lines").addEventListener("change", () => views.forEach(drawLines));
+  byId("kind").addEventListener("change", drawPlots);
+  byId("clear").addEventListener("click", () => { [...pins].forEach(unpin); drawPlots(); });
+  dark.addEventListener("change", () => { views.forEach(paint); drawPlots(); });
   document.documentElement.dataset.ready = "yes";
+  performance.mark("ready");
 }
 
 start();
+addEventListener("DOMContentLoaded", () => { // curves and Plotly stand at the end of the file
+  new IntersectionObserver((seen, observer) => {
+    if (!seen.some((entry) => entry.isIntersecting)) return;
+    observer.disconnect();
+    inSight = true;
+    drawPlots();
+  }, { rootMargin: "150px" }).observe(byId("curves"));
+});

@@ -1,0 +1,291 @@
+"""The commands as a user runs them: real processes, small studies."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import typer
+from optuna.trial import TrialState
+
+from wdgrid.cli import app
+
+STUDY = """
+title = "small <study>"
+[task]
+model_args = { hidden = [16] }
+batch_size = 50
+train_size = 200
+epochs = 3
+device = "cpu"
+[axes.lr]
+values = "1..1/8"
+[axes.weight_decay]
+values = "0, 1/4..4"
+unit = 0.016
+[[panels]]
+optimizer = "sgd"
+lr_unit = 1.0
+[[panels]]
+optimizer = "adamw"
+lr_unit = 0.1
+"""
+NETWORK = """
+import torch
+from torch import nn
+
+def net(width=8):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, width), nn.LayerNorm(width),
+                         nn.Linear(width, 3))
+
+def data(n=60):
+    g = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 3, (n,), generator=g)
+    x = torch.randn(n, 1, 8, 8, generator=g) + y[:, None, None, None]
+    return x[:40], y[:40], x[40:], y[40:]
+
+def broken():
+    raise RuntimeError("no such layer")
+
+def ragged():
+    return torch.zeros(3, 2), torch.zeros(4).long(), torch.zeros(3, 2), torch.zeros(3).long()
+"""
+WDGRID = [sys.executable, "-c", "import sys; from wdgrid.cli import main; sys.exit(main())"]
+
+
+def wdgrid(*arguments, cwd, **options):
+    return subprocess.run([*WDGRID, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+def table(cwd, name="small"):
+    frame = pd.read_csv(cwd / "reports" / name / "trials.csv")
+    return (
+        frame.drop(columns=["seconds", "number"])
+        .sort_values(["panel", "seed", "lr", "weight_decay"])
+        .reset_index(drop=True)
+    )
+
+
+@pytest.fixture
+def here(tmp_path):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "small.toml").write_text(STUDY)
+    (tmp_path / "mine.py").write_text(NETWORK)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which the small study is done."""
+    here = tmp_path_factory.mktemp("finished")
+    (here / "studies").mkdir()
+    (here / "studies" / "small.toml").write_text(STUDY)
+    done = wdgrid("sweep", "studies/small.toml", "--json", cwd=here)
+    assert done.returncode == 0, done.stderr
+    return here, done
+
+
+def test_a_sweep_writes_what_it_promises(finished):
+    here, done = finished
+    panels = json.loads(done.stdout)  # data, and nothing else, on stdout
+    assert [p["panel"] for p in panels] == ["sgd", "adamw"]
+    assert "48 cells to train" in done.stderr and "best" in done.stderr and "left" in done.stderr
+    folder = here / "reports" / "small"
+    assert sorted(p.name for p in folder.iterdir()) == ["heatmaps.png", "heatmaps.svg", "report.html", "trials.csv"]
+    frame = table(here)
+    assert len(frame) == 48 and (frame["state"] == "complete").all()
+    assert frame["test_error"].between(0, 100).sum() + (frame["test_error"] == float("inf")).sum() == 48
+    half = 0.5 * frame["weight_decay"] * frame["weight_norm"] ** 2
+    pd.testing.assert_series_equal(frame["l2_term"], half, check_names=False, rtol=1e-6)
+    best = min(p["best_error"] for p in panels)
+    assert best == pytest.approx(frame["test_error"].min())
+
+
+def test_optuna_reads_the_study(finished):
+    here, _ = finished
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{here}/studies/small.db")
+    try:
+        study = optuna.load_study(study_name="small/adamw", storage=storage)
+        assert len(study.trials) == 24
+        assert all(t.state == TrialState.COMPLETE for t in study.trials)
+        assert set(study.best_trial.params) == {"lr", "weight_decay", "seed"}
+        assert sorted(study.best_trial.intermediate_values) == [1, 2, 3]
+        assert study.best_trial.intermediate_values[3] == study.best_value
+        environment = study.user_attrs["wdgrid:environment"]
+        assert {"torch", "optuna", "wdgrid", "device", "commit", "started", "finished"} <= set(environment)
+        assert len(study.user_attrs["wdgrid:digest"]) == 64
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def test_a_finished_study_is_a_no_op_that_draws_again(finished):
+    here, _ = finished
+    picture = here / "reports" / "small" / "heatmaps.png"
+    before = table(here)
+    picture.unlink()
+    again = wdgrid("sweep", "studies/small.toml", cwd=here)
+    assert again.returncode == 0
+    assert "48 of 48 cells are there, nothing to train" in again.stderr
+    assert picture.exists()
+    pd.testing.assert_frame_equal(before, table(here))
+    assert "sgd" in again.stdout and "κ" in again.stdout
+
+
+def test_list_show_report_export(finished):
+    here, _ = finished
+    listed = json.loads(wdgrid("list", "--json", cwd=here).stdout)
+    assert [(s["name"], s["n_cells"], s["n_complete"]) for s in listed] == [("small", 48, 48)]
+    shown = json.loads(wdgrid("show", "small", "--json", cwd=here).stdout)
+    assert shown["cells"] == {"complete": 48} and len(shown["panels"]) == 2
+    assert "small <study>" in wdgrid("show", "studies/small.toml", cwd=here).stdout
+    drawn = wdgrid("report", "small", "--out", "elsewhere", "--style", "paper", "-q", cwd=here)
+    assert drawn.returncode == 0 and drawn.stderr == ""
+    assert (here / "elsewhere" / "small" / "heatmaps.png").exists()
+    csv = wdgrid("export", "small", cwd=here).stdout
+    assert len(csv.splitlines()) == 49
+    assert len(json.loads(wdgrid("export", "small", "--format", "json", cwd=here).stdout)) == 48
+    assert wdgrid("export", "small", "--format", "parquet", "--out", "t.parquet", cwd=here).returncode == 0
+    assert len(pd.read_parquet(here / "t.parquet")) == 48
+    assert wdgrid("export", "small", "--format", "parquet", cwd=here).returncode == 2
+
+
+def test_a_changed_study_is_refused_with_the_difference(finished):
+    here, _ = finished
+    refused = wdgrid("sweep", "studies/small.toml", "--set", "task.epochs=4", cwd=here)
+    assert refused.returncode == 2
+    assert "task.epochs: was 3; is now 4" in refused.stderr and "--name" in refused.stderr
+    more = wdgrid("sweep", "studies/small.toml", "--set", "seeds=[0, 1]", cwd=here)
+    assert more.returncode == 2 and "--extend" in more.stderr
+
+
+def test_killed_and_resumed_is_uninterrupted(finished, here):
+    reference = table(finished[0])
+    process = subprocess.Popen(
+        [*WDGRID, "sweep", "studies/small.toml"], cwd=here, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert process.stderr
+    for line in process.stderr:
+        if "cells in" in line:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    again = wdgrid("sweep", "studies/small.toml", cwd=here)
+    assert again.returncode == 0, again.stderr
+    assert "put back from a run that died" in again.stderr or "missing" in again.stderr
+    pd.testing.assert_frame_equal(table(here), reference)  # to the bit
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(here):
+    process = subprocess.Popen(
+        [*WDGRID, "sweep", "studies/small.toml", "--set", "task.epochs=400", "--set", "axes.lr.values=1..1/64"],
+        cwd=here, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(0.1)
+    assert process.stderr
+    first = process.stderr.readline()
+    assert "84 cells to train" in first
+    assert "cells in" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    assert "wdgrid sweep studies/small.toml --set task.epochs=400" in rest
+    states = json.loads(wdgrid("show", "small", "--json", cwd=here).stdout)["cells"]
+    assert states["complete"] > 0 and states["waiting"] > 0 and "running" not in states
+
+
+def test_extend_trains_only_what_is_new(here):
+    small = ["sweep", "studies/small.toml", "--set", "task.epochs=1"]
+    assert wdgrid(*small, cwd=here).returncode == 0
+    before = table(here)
+    more = wdgrid(*small, "--set", "axes.lr.values=2..1/8", "--extend", cwd=here)
+    assert more.returncode == 0, more.stderr
+    assert "48 of 60 cells are there, 12 new" in more.stderr
+    after = table(here)
+    merged = after.merge(before, on=list(before.columns), how="inner")
+    assert len(after) == 60 and len(merged) == 48
+
+
+def test_a_users_own_network_and_data(here):
+    mine = ["--set", "task={model='mine:net', dataset='mine:data', epochs=2, batch_size=10, model_args={width=6}}"]
+    done = wdgrid("sweep", "studies/small.toml", *mine, cwd=here)
+    assert done.returncode == 0, done.stderr
+    environment = json.loads(wdgrid("show", "small", "--json", cwd=here).stdout)["environment"]
+    assert environment["form"] == "vmap" and environment["classes"] == 3
+    assert (table(here)["state"] == "complete").all()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("task.model='nowhere:net'", "nowhere:net: cannot be imported"),
+        ("task.model='mine:nothing'", "module mine has no nothing"),
+        ("task={model='mine:broken', epochs=2}", "mine:broken, digits: RuntimeError: no such layer"),
+        ("task.dataset='mine:ragged'", "must have one row an image"),
+        ("task.train_size=5000", "task.train_size = 5000: digits has 900"),
+        ("task.epochs=0", "task.epochs = 0"),
+    ],
+)
+def test_bad_input_is_status_2(here, override, says):
+    refused = wdgrid("sweep", "studies/small.toml", "--set", override, cwd=here)
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert says in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
+
+
+def test_missing_things_are_told_in_one_line(here):
+    for arguments in (["sweep", "none.toml"], ["show", "none"], ["report", "none"], ["sweep", "--colour"], ["swep"]):
+        refused = wdgrid(*arguments, cwd=here)
+        assert refused.returncode == 2, arguments
+        assert "Traceback" not in refused.stderr and refused.stderr
+    (here / "not.db").write_text("hello, I am no database, and I am long enough to be one")
+    refused = wdgrid("list", "--storage", "sqlite:///not.db", cwd=here)
+    assert refused.returncode in (1, 2) and "Traceback" not in refused.stderr and "not.db" in refused.stderr
+
+
+def test_a_terminal_gets_a_bar(here):
+    parent, child = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen(
+        [*WDGRID, "sweep", "studies/small.toml"], cwd=here, stderr=child, stdout=subprocess.DEVNULL, env=environment
+    )
+    os.close(child)
+    seen = b""
+    while True:
+        try:
+            part = os.read(parent, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    os.close(parent)
+    assert process.wait(timeout=60) == 0
+    assert b"48/48" in seen and "━".encode() in seen and b"best" in seen
+
+
+def test_every_command_and_option_has_help():
+    command = typer.main.get_command(app)
+    assert {"sweep", "list", "show", "report", "export"} <= set(command.commands)
+    for name, sub in command.commands.items():
+        assert sub.help and len(sub.help) > 20, name
+        for parameter in sub.params:
+            if parameter.name != "help":
+                assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+def test_help_does_not_load_the_heavy_rooms():
+    code = (
+        "import sys; from wdgrid.cli import main; main(['sweep', '--help'])\n"
+        "heavy = {'torch', 'optuna', 'pandas', 'matplotlib', 'sqlalchemy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parent)
