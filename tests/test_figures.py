@@ -161,10 +161,12 @@ def test_files_are_deterministic_and_titles_cannot_break_them(tmp_path):
 
 
 @pytest.mark.parametrize("errors", [np.nan, np.inf])
-def test_nothing_trained_or_all_diverged_is_still_a_figure(errors, tmp_path):
-    for style in ("cells", "paper"):
-        figure = heatmaps(STUDY, "s", TABLE.assign(state="complete", test_error=errors), style=style)
-        assert save_heatmaps(figure, tmp_path)[0].stat().st_size > 10_000
+@pytest.mark.parametrize("style", ["cells", "paper"])
+def test_nothing_trained_or_all_diverged_is_still_a_figure(style, errors):
+    study = make_study(panels=[{"optimizer": "sgd"}])
+    figure = heatmaps(study, "s", TABLE.assign(state="complete", test_error=errors), style=style)
+    figure.draw_without_rendering()
+    assert (len(panels_of(figure)[0].lines[0].get_xydata()) == 35) == np.isinf(errors)
 
 
 def test_an_empty_table_and_a_one_by_one_grid(tmp_path):

@@ -5,6 +5,7 @@ Knows how `"0, 1/32..16"` is written, read and printed. Knows nothing of studies
 
 import re
 from fractions import Fraction
+from typing import Any
 
 _RANGE = re.compile(r"\s*(?:\.\.|…)\s*")
 
@@ -44,8 +45,9 @@ def parse_multiples(given: object) -> tuple[Fraction, ...]:
     A range `a..b` means every power of two from a to b. Order is kept. Raises ValueError on an empty axis, on a
     duplicate and on anything that is not a finite number ≥ 0.
     """
+    parts: list[Any]
     if isinstance(given, str):
-        parts: list[object] = [part for part in given.split(",") if part.strip()]
+        parts = [part for part in given.split(",") if part.strip()]
     elif isinstance(given, list | tuple):
         parts = list(given)
     else:

@@ -97,10 +97,7 @@ class Rule:
         """One step in place. `gradient` [K, P] is used up; `decay` multiplies λ (normalised decay)."""
         rate = eta * self.hyper["lr"]
         lam = decay * self.hyper["weight_decay"]
-        if self.optimizer in L2:
-            shrink = None
-        else:
-            shrink = rate * lam if self.optimizer in LIBRARY else eta * lam
+        shrink = None if self.optimizer in L2 else lam * (rate if self.optimizer in LIBRARY else eta)
         if self._kernel:
             self._adam_kernel_(gradient, rate, lam if shrink is None else shrink, t)
         elif is_adam(self.optimizer):
@@ -137,7 +134,7 @@ class Rule:
     def _adam_kernel_(self, g: Tensor, rate: Tensor, decay: Tensor, t: int) -> None:
         """torch's fused CPU kernel, a cell a call. Its decoupled form subtracts lr·wd·θ: wd = shrink/rate."""
         m, v = self.state
-        kernel = torch._fused_adam_ if self.optimizer in L2 else torch._fused_adamw_
+        kernel = torch.ops.aten._fused_adam_ if self.optimizer in L2 else torch.ops.aten._fused_adamw_
         now = [torch.tensor(float(t))]
         columns = (rate, decay, self.hyper["beta1"], self.hyper["beta2"], self.hyper["eps"])
         for k, (lr, wd, beta1, beta2, eps) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):

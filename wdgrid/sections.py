@@ -86,9 +86,7 @@ class Restarts(Frozen):
 
     kind: Literal["restarts"] = Field("restarts", description="cosine with warm restarts")
     period: Annotated[int, Field(ge=1)] = Field(100, description="epochs of the first period (T_0)")
-    multiplier: Annotated[int, Field(ge=1)] = Field(
-        2, description="growth of the period at each restart (T_mult)"
-    )
+    multiplier: Annotated[int, Field(ge=1)] = Field(2, description="growth of the period at each restart (T_mult)")
 
 
 SCHEDULES: dict[str, type[Frozen]] = {
@@ -138,9 +136,7 @@ def _known_or_own(name: str, built_in: dict[str, type[Frozen]]) -> str:
     return name
 
 
-def _checked_args(
-    args: dict[str, Any], name: str | None, built_in: dict[str, type[Frozen]]
-) -> dict[str, Any]:
+def _checked_args(args: dict[str, Any], name: str | None, built_in: dict[str, type[Frozen]]) -> dict[str, Any]:
     """Arguments of a built-in, checked and completed, so that the stored study says everything that was used."""
     if name not in built_in:
         return args
@@ -173,9 +169,7 @@ class Task(Frozen):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to train; auto takes a GPU if there is one"
     )
-    precision: Literal["float32", "float64"] = Field(
-        "float32", description="number format of weights and data"
-    )
+    precision: Literal["float32", "float64"] = Field("float32", description="number format of weights and data")
 
     @field_validator("dataset")
     @classmethod
@@ -213,14 +207,12 @@ class Panel(Frozen):
     )
     optimizer: OptimizerName = Field(description="variant of the update rule and of its decay")
     schedule: Schedule = Field(
-        Cosine(), description='"constant", "step", "cosine", "restarts" or a table with details'
+        Cosine(kind="cosine"), description='"constant", "step", "cosine", "restarts" or a table with details'
     )
     epochs: Annotated[int, Field(ge=1, strict=True)] | None = Field(
         None, description="budget of this panel; the task's if not given"
     )
-    lr_unit: Positive | None = Field(
-        None, description="unit of the lr axis in this panel; the axis' if not given"
-    )
+    lr_unit: Positive | None = Field(None, description="unit of the lr axis in this panel; the axis' if not given")
     lr: Positive | None = Field(None, description="fixed learning rate, where lr is no axis")
     weight_decay: NotNegative | None = Field(None, description="fixed weight decay, where it is no axis")
     momentum: Fraction01 | None = Field(None, description="fixed momentum of SGD (default 0.9)")
@@ -235,9 +227,7 @@ class Report(Frozen):
     error_range: tuple[NotNegative, NotNegative] | None = Field(
         None, description="colour limits in percent; from the data if not given"
     )
-    top_k: Annotated[int, Field(ge=0, strict=True)] = Field(
-        10, description="how many best cells are circled a panel"
-    )
+    top_k: Annotated[int, Field(ge=0, strict=True)] = Field(10, description="how many best cells are circled a panel")
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> Self:

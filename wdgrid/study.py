@@ -42,12 +42,12 @@ class Study(Frozen):
     decay: Literal["raw", "normalized"] = Field(
         "raw", description="normalized: λ = λ_norm √(b/(B T)), T the epochs of the current period"
     )
-    report: Report = Field(Report(), description="how results are drawn")
+    report: Report = Field(Report.model_validate({}), description="how results are drawn")
 
     @property
     def row(self) -> str:
         """Hyperparameter of the rows (first axis)."""
-        return list(self.axes)[0]
+        return next(iter(self.axes))
 
     @property
     def column(self) -> str:

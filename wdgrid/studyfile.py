@@ -34,9 +34,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     except FileNotFoundError:
         raise StudyFileError([f"{path}: no such file"]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyFileError(
-            [f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]
-        ) from None
+        raise StudyFileError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError([f"{path}: not valid TOML: {error}"]) from None
     for override in overrides:
@@ -62,13 +60,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if isinstance(where, list):
             if not key.isdigit() or int(key) >= len(where):
                 raise StudyFileError([f"--set {override}: {key!r} must be 0 to {len(where) - 1}"])
-            key = int(key)  # type: ignore[assignment]
         elif not isinstance(where, dict):
             raise StudyFileError([f"--set {override}: {'.'.join(keys[:depth])} is a value and has no fields"])
+        at: Any = int(key) if isinstance(where, list) else key
         if depth == len(keys) - 1:
-            where[key] = value
+            where[at] = value
         else:
-            where = where[key] if isinstance(where, list) else where.setdefault(key, {})
+            where = where[at] if isinstance(where, list) else where.setdefault(at, {})
 
 
 def fault_lines(error: ValidationError) -> Iterator[str]:

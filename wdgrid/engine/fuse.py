@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
+from torch.fx.proxy import TraceError
 
 from wdgrid.engine.layers import UnknownLayerError, compile_graph
 
@@ -85,7 +86,7 @@ def _choose(module: nn.Module, network: FusedNetwork, x: Tensor) -> tuple[Form, 
             forward = make(module)
             if _agrees(module, forward, network, x):
                 return form, forward
-        except (UnknownLayerError, fx.proxy.TraceError, RuntimeError, ValueError, TypeError, NotImplementedError):
+        except (UnknownLayerError, TraceError, RuntimeError, ValueError, TypeError, NotImplementedError):
             continue
     return "one by one", _looped(module)
 
@@ -97,12 +98,11 @@ def _agrees(module: nn.Module, forward: Forward, network: FusedNetwork, x: Tenso
         buffers = {name: buffer.clone() for name, buffer in network.buffers.items()}
         with torch.no_grad():
             fused, expected = forward(network.parameters, buffers, x, training), plain(x)
-        close = {"rtol": 1e-3, "atol": 1e-4}
         if fused.shape != (network.cells, expected.shape[1], len(x)):
             return False
-        if not all(torch.allclose(cell, expected.T, **close) for cell in fused):
+        if not all(torch.allclose(cell, expected.T, 1e-3, 1e-4) for cell in fused):
             return False
-        if not all(torch.allclose(buffers[n][-1].double(), b.double(), **close) for n, b in plain.named_buffers()):
+        if not all(torch.allclose(buffers[n][-1].double(), b.double(), 1e-3, 1e-4) for n, b in plain.named_buffers()):
             return False
     return True
 

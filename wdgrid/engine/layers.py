@@ -57,7 +57,7 @@ def compile_graph(graph: fx.GraphModule) -> Callable[[dict[str, Tensor], dict[st
 
     Raises UnknownLayerError where a layer has no stacked form.
     """
-    modules = dict(graph.named_modules())
+    modules: dict[str, nn.Module] = dict(graph.named_modules())
     program: list[tuple[str, Operation, tuple[str, ...]]] = []
     source, result = "", ""
     for node in graph.graph.nodes:
@@ -150,14 +150,15 @@ def _convolution(name: str, module: nn.Conv2d) -> Operation:
                 groups = 1
             else:
                 inputs = inputs.repeat(1, run.cells, 1, 1)
-        place = (module.stride, module.padding, module.dilation)
-        return Value(F.conv2d(inputs, weight, bias, *place, groups), "maps")
+        out = F.conv2d(inputs, weight, bias, module.stride, module.padding, module.dilation, groups)  # type: ignore[arg-type]
+        return Value(out, "maps")
 
     return run_convolution
 
 
 def _batch_norm(name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> Operation:
-    if not module.affine or not module.track_running_stats or module.momentum is None:
+    momentum = module.momentum
+    if not module.affine or not module.track_running_stats or momentum is None:
         raise UnknownLayerError(f"batch norm without scale, statistics or momentum ({name})")
 
     def run_batch_norm(run: Run, x: Value) -> Value:
@@ -168,7 +169,7 @@ def _batch_norm(name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> Operation
         scale, shift = (run.parameters[f"{name}.{part}"].flatten() for part in ("weight", "bias"))
         if run.training:
             run.buffers[f"{name}.num_batches_tracked"] += 1
-        out = F.batch_norm(stacked, mean, variance, scale, shift, run.training, module.momentum, module.eps)
+        out = F.batch_norm(stacked, mean, variance, scale, shift, run.training, momentum, module.eps)
         return Value(out.view(x.tensor.shape), x.layout)
 
     return run_batch_norm
@@ -212,5 +213,3 @@ def logits_loss(logits: Tensor, y: Tensor) -> Tensor:
 def wrong(logits: Tensor, y: Tensor) -> Tensor:
     """Number of misclassified images of each cell [K]; logits [K, C, B], classes y [B]."""
     return (logits.argmax(dim=1) != y).sum(dim=1)
-
-

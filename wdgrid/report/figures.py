@@ -39,12 +39,13 @@ def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "ce
     limits = error_range(study, panels)
     columns = min(len(panels), 3 if len(panels) > 4 else 2)
     rows = -(-len(panels) // columns)
-    width, height = 1.3 + 4.5 * columns, 0.7 + 4.5 * rows
+    shape = np.clip(len(panels[0].row_labels) / len(panels[0].col_labels), 0.5, 1.3)  # of one heatmap
+    width, height = 1.3 + 4.5 * columns, 0.7 + (0.7 + 3.8 * shape) * rows
     caption = [part for line in caption_lines(study, name, panels, device) for part in wrap(line, int(14 * width))]
     foot = 0.55 + 0.17 * len(caption)  # inches below the heatmaps: the legend, then the caption
     figure = Figure(figsize=(width, height + foot), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained", rect=(0, foot / (height + foot), 1, height / (height + foot)))
+    figure.set_layout_engine("constrained", h_pad=0.09, rect=(0, foot / (height + foot), 1, height / (height + foot)))
     axes = figure.subplots(rows, columns, squeeze=False)
     drawn = [_panel(ax, grid, limits, style) for ax, grid in zip(axes.flat, panels, strict=False)]
     for ax in list(axes.flat)[len(panels) :]:
@@ -78,7 +79,8 @@ def _panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) -> Q
     image = _interpolated(ax, grid, limits) if style == "paper" else _cells(ax, grid, limits)
     cell = 4.0 * 72 / max(grid.error.shape)
     at_row, at_col = np.nonzero(grid.diverged)
-    ax.plot(at_col + 0.5, at_row + 0.5, "x", color="#404040", ms=cell * 0.28, mew=1.0, label="diverged")
+    ink = "white" if style == "paper" else "#404040"
+    ax.plot(at_col + 0.5, at_row + 0.5, "x", color=ink, ms=cell * 0.28, mew=1.0, label="diverged")
     for row, col in grid.best:
         ring = Ellipse((col + 0.5, row + 0.5), 0.66, 0.66, fill=False, ec="black", lw=min(2.0, cell / 10))
         ring.set_label("best")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("cells.js", "map.js", "plots.js")
 LIBRARIES = ("torch", "timm", "composer", "optax", "keras", "pytorch_optimizer")
+INTERVALS = {"seeds": "seeds", "residual": "the residuals of one seed; more seeds would tell more"}
 # No address is allowed at all: what is not in the file does not exist for the page.
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -106,7 +107,7 @@ def _numbers(found: "Separability", study: Study) -> dict[str, Any]:
         "diverged": found.n_diverged,
         "missing": found.n_missing,
         "cap": "–" if found.cap is None else f"{found.cap:.2f} %",
-        "kind": found.interval_kind or "none",
+        "kind": INTERVALS.get(found.interval_kind or "", "nothing: too little to draw from"),
     }
 
 

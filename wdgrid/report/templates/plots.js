@@ -32,7 +32,7 @@ function axes(x, y) {
   };
 }
 
-const LOG_TICKS = [-4, -3, -2, -1, 0, 1, 2].flatMap((k) => [1, 2, 5].map((m) => Number(`${m}e${k}`)));
+const LOG_TICKS = [-4, -3, -2, -1, 0, 1, 2].flatMap((k) => [1, 1.5, 2, 3, 5, 7].map((m) => Number(`${m}e${k}`)));
 
 const pinName = ({ view, i, j }) => `${view.p.title}: ${view.p.row_labels[i]}, ${view.p.col_labels[j]}`;
 

@@ -1,0 +1,60 @@
+"""The commands: parse, call, print, exit status. Data goes to stdout, talk to stderr.
+
+Knows neither torch nor SQL. Exit status 2 is bad input (one line a fault), 1 a fault of the machine, 130 an interrupt.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from wdgrid import __version__
+from wdgrid.cli import results, sweep
+
+app = typer.Typer(
+    name="wdgrid",
+    help="Train a whole grid of (learning rate, weight decay) cells at once, draw the map, and say in numbers whether "
+    "rate and decay can be tuned one at a time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.command()(sweep.sweep)
+app.command("list")(results.list_studies)
+app.command()(results.show)
+app.command()(results.report)
+app.command()(results.export)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wdgrid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status (the console script exits with it)."""
+    try:
+        app(args=arguments, prog_name="wdgrid")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    except Exception as error:
+        # By name: the classes' rooms take a second to import, and a mistyped option should not wait for them.
+        statuses = {"StudyFileError": 2, "UsageError": 2, "UsersFaultError": 2, "StoreError": 1, "MachineError": 1}
+        if (status := statuses.get(type(error).__name__)) is None:
+            raise
+        for line in str(error).splitlines():
+            print(f"wdgrid: {line}", file=sys.stderr)
+        return status
+    return 0

@@ -1,0 +1,103 @@
+"""What the commands share: options, opening a storage, drawing, printing."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+class UsageError(Exception):
+    """Bad input that is not in a study file, in one line."""
+
+
+StudyFile = Annotated[Path, typer.Argument(help="Study file (TOML), such as studies/digits.toml.")]
+StudyName = Annotated[
+    str, typer.Argument(help="Name of a stored study, such as digits, or its study file, such as studies/digits.toml.")
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="Where trials are kept: sqlite:///path.db or postgresql+psycopg://…; by default a database named after "
+        "the study beside its file (studies/NAME.db).",
+        metavar="URL",
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder for reports; a study's go to OUT/NAME.", metavar="DIR")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk: only data and faults.")]
+Style = Annotated[
+    Literal["cells", "paper"],
+    typer.Option(help="cells: colour-blind safe, one square a cell. paper: jet, shaded, as in the published figures."),
+]
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """Talk, on stderr."""
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+def storage_url(storage: str | None, folder: Path, name: str) -> str:
+    """The storage given, else the study's own database in `folder`."""
+    return storage or f"sqlite:///{(folder / f'{name}.db').as_posix()}"
+
+
+def stored(study: str, storage: str | None) -> tuple[str, str]:
+    """Name and storage URL of what a user calls a stored study: its name or its file."""
+    path = Path(study)
+    if path.suffix == ".toml":
+        return path.stem, storage_url(storage, path.parent, path.stem)
+    return study, storage_url(storage, Path("studies"), study)
+
+
+def open_store(url: str, *, create: bool = False) -> Any:
+    """The store at `url`; what is wrong with the URL or the file is the user's fault."""
+    from wdgrid.store import Store, StoreError
+
+    path = url.removeprefix("sqlite:///")
+    if create and path != url:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return Store(url, create=create)
+    except StoreError as error:
+        raise UsageError(str(error)) from error
+
+
+def stored_study(store: Any, name: str) -> Any:
+    """The Study that was stored, or a UsageError that names those there are."""
+    from wdgrid.study import Study
+
+    definition = store.definition(name)
+    if definition is None:
+        known = ", ".join(s.name for s in store.studies()) or "none"
+        raise UsageError(f"{name}: no such study in this storage; there: {known}")
+    return Study.model_validate_json(definition[0])
+
+
+def draw(store: Any, name: str, out: Path, style: Literal["cells", "paper"], as_json: bool, quiet: bool) -> None:
+    """Writes a stored study's report into `out`/name, prints its summary and says where the files are."""
+    from wdgrid.report import write_report
+
+    study = stored_study(store, name)
+    written = write_report(study, name, store.table(name), store.curves(name), store.attrs(name), out / name, style)
+    print_summary(written.numbers, as_json)
+    say("written: " + " ".join(str(path) for path in written.paths), quiet)
+
+
+def print_summary(numbers: Any, as_json: bool) -> None:
+    """The summary of all panels on stdout."""
+    from wdgrid.report.summary import summary_rows, summary_table
+
+    if as_json:
+        print_json(summary_rows(numbers))
+        return
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(summary_table(numbers))
+
+
+def print_json(data: object) -> None:
+    """JSON on stdout."""
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str))
