@@ -57,6 +57,7 @@ def broken():
 def ragged():
     return torch.zeros(3, 2), torch.zeros(4).long(), torch.zeros(3, 2), torch.zeros(3).long()
 """
+ONE = ["--workers", "1"]
 WDGRID = [sys.executable, "-c", "import sys; from wdgrid.cli import main; sys.exit(main())"]
 
 
@@ -168,26 +169,27 @@ def test_a_changed_study_is_refused_with_the_difference(finished):
 
 
 def test_killed_and_resumed_is_uninterrupted(finished, here):
-    reference = table(finished[0])
-    process = subprocess.Popen(
-        [*WDGRID, "sweep", "studies/small.toml"], cwd=here, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    assert process.stderr
-    for line in process.stderr:
-        if "cells in" in line:
-            break
+    """SIGKILL in the middle of a chunk: cells go back, training goes on from its checkpoint, to the same bits."""
+    command = ["sweep", "studies/small.toml", "--workers", "1", "--checkpoint-minutes", "0"]
+    kept = here / "studies" / "small.db.checkpoints"
+    process = subprocess.Popen([*WDGRID, *command], cwd=here, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(kept.glob("adamw-*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    process.stderr.close()
-    again = wdgrid("sweep", "studies/small.toml", cwd=here)
+    states = json.loads(wdgrid("show", "small", "--json", cwd=here).stdout)["cells"]
+    assert states == {"complete": 24, "running": 24}
+    again = wdgrid(*command, cwd=here)
     assert again.returncode == 0, again.stderr
-    assert "put back from a run that died" in again.stderr or "missing" in again.stderr
-    pd.testing.assert_frame_equal(table(here), reference)  # to the bit
+    assert "24 of 48 cells are there, 24 put back from a run that died, training the 24 missing" in again.stderr
+    pd.testing.assert_frame_equal(table(here), table(finished[0]))  # to the bit
+    assert not kept.exists()
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(here):
     process = subprocess.Popen(
-        [*WDGRID, "sweep", "studies/small.toml", "--set", "task.epochs=400", "--set", "axes.lr.values=1..1/64"],
+        [*WDGRID, "sweep", "studies/small.toml", "--set", "task.epochs=400", "--set", "axes.lr.values=1..1/64", *ONE],
         cwd=here, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     time.sleep(0.1)
@@ -205,7 +207,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(here):
 
 
 def test_extend_trains_only_what_is_new(here):
-    small = ["sweep", "studies/small.toml", "--set", "task.epochs=1"]
+    small = ["sweep", "studies/small.toml", "--set", "task.epochs=1", *ONE]
     assert wdgrid(*small, cwd=here).returncode == 0
     before = table(here)
     more = wdgrid(*small, "--set", "axes.lr.values=2..1/8", "--extend", cwd=here)
@@ -218,7 +220,7 @@ def test_extend_trains_only_what_is_new(here):
 
 def test_a_users_own_network_and_data(here):
     mine = ["--set", "task={model='mine:net', dataset='mine:data', epochs=2, batch_size=10, model_args={width=6}}"]
-    done = wdgrid("sweep", "studies/small.toml", *mine, cwd=here)
+    done = wdgrid("sweep", "studies/small.toml", *mine, *ONE, cwd=here)
     assert done.returncode == 0, done.stderr
     environment = json.loads(wdgrid("show", "small", "--json", cwd=here).stdout)["environment"]
     assert environment["form"] == "vmap" and environment["classes"] == 3
@@ -237,7 +239,7 @@ def test_a_users_own_network_and_data(here):
     ],
 )
 def test_bad_input_is_status_2(here, override, says):
-    refused = wdgrid("sweep", "studies/small.toml", "--set", override, cwd=here)
+    refused = wdgrid("sweep", "studies/small.toml", "--set", override, *ONE, cwd=here)
     assert refused.returncode == 2 and refused.stdout == ""
     assert says in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
 
@@ -256,7 +258,11 @@ def test_a_terminal_gets_a_bar(here):
     parent, child = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     process = subprocess.Popen(
-        [*WDGRID, "sweep", "studies/small.toml"], cwd=here, stderr=child, stdout=subprocess.DEVNULL, env=environment
+        [*WDGRID, "sweep", "studies/small.toml", *ONE],
+        cwd=here,
+        stderr=child,
+        stdout=subprocess.DEVNULL,
+        env=environment,
     )
     os.close(child)
     seen = b""

@@ -11,7 +11,7 @@ from plain import train_plain
 from torch import nn
 
 from wdgrid.cells import Cell
-from wdgrid.engine import Job, Workbench, train
+from wdgrid.engine import Checkpoint, Job, Workbench, train
 from wdgrid.engine.fuse import FusedNetwork
 from wdgrid.sections import EXTRA_HYPERPARAMETERS, Constant, Cosine, Restarts, Step, Task
 
@@ -190,3 +190,30 @@ def test_every_form_of_a_users_network_is_the_network(factory, form):
             torch.testing.assert_close(own, p.grad, rtol=1e-8, atol=1e-10)
         for name, b in plain.named_buffers():
             torch.testing.assert_close(network.buffers[name][k], b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_going_on_from_a_checkpoint_is_never_having_stopped(single, tmp_path, optimizer):
+    job = Job(optimizer, Cosine(), 5, False)
+    cells = cells_of(optimizer, [0.01, 1e38, 0.02], [0.01, 1e30, 0.02])
+    reference = [numbers(o) for o in run(single, job, cells, 4)]
+
+    def stop_at_3(done):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(single, job, cells, 4, stop_at_3, Checkpoint(tmp_path / "chunk", "this", every=0))
+    kept = sorted(tmp_path.iterdir())
+    assert [p.name for p in kept] == ["chunk-000002.safetensors", "chunk-000003.safetensors"]
+    seen = []
+    resumed = train(single, job, cells, 4, seen.append, Checkpoint(tmp_path / "chunk", "this", every=1e9))
+    assert seen == [4, 5] and [numbers(o) for o in resumed] == reference
+    kept[1].write_bytes(kept[1].read_bytes()[:100])  # torn: the one before it is used
+    seen.clear()
+    resumed = train(single, job, cells, 4, seen.append, Checkpoint(tmp_path / "chunk", "this", every=1e9))
+    assert seen == [3, 4, 5] and [numbers(o) for o in resumed] == reference
+    other = Checkpoint(tmp_path / "chunk", "another study", every=1e9)
+    assert other.load() is None
+    other.clear()
+    assert list(tmp_path.iterdir()) == []

@@ -442,7 +442,7 @@ def test_curves_are_long_and_keep_nan_and_inf(store, url):
     odd = Curve([50.0, math.inf, math.nan], [2.0, math.inf, math.nan], [2.5])
     store.finish([(claims[1], outcome(math.inf, curve=odd)), (claims[0], outcome())], "o")
     curves = store.curves("digits")
-    assert list(curves) == ["panel", "number", "epoch", "test_error", "test_loss", "train_loss"]
+    assert list(curves) == ["panel", "number", "epoch", "test_error", "validation_error", "test_loss", "train_loss"]
     assert curves["number"].tolist() == [0] * 3 + [1] * 3 and curves["epoch"].tolist() == [1, 2, 3] * 2
     expected = pd.Series([30.0, 10.0, 5.0, 50.0, math.inf, math.nan], name="test_error")
     pd.testing.assert_series_equal(curves["test_error"], expected)

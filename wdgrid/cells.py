@@ -5,6 +5,10 @@ trained together. Plain data, no behaviour: the engine fills outcomes, the store
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Curve:
     test_error: list[float] = field(default_factory=list)
     test_loss: list[float] = field(default_factory=list)
     train_loss: list[float] = field(default_factory=list)
+    validation_error: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Outcome:
     `test_error` is in percent and +inf for a diverged cell; `test_loss` and `train_loss` are mean cross-entropies
     (the latter over the last epoch's minibatches); `l2_term` is ½ λ ‖θ‖² with the cell's own λ, apart from the
     cross-entropy; `weight_norm` is ‖θ‖₂. `diverged_at` is the step (from 1) whose loss was first not finite, else None.
-    `seconds` is the chunk's wall time shared equally by its cells.
+    `seconds` is the chunk's wall time shared equally by its cells. `validation_error` is the error on the images kept
+    apart for picking cells, +inf for a diverged one, None where the task keeps none apart.
     """
 
     test_error: float
@@ -48,6 +54,12 @@ class Outcome:
     diverged_at: int | None
     seconds: float
     curve: Curve
+    validation_error: float | None = None
+
+    @property
+    def selection_error(self) -> float:
+        """The error by which cells are picked: on validation where there is a split, else on test."""
+        return self.test_error if self.validation_error is None else self.validation_error
 
 
 # The tidy table, one row a trial. Beside these columns stand the study's own axes and fixed hyperparameters: always
@@ -63,6 +75,7 @@ TABLE_COLUMNS = {
     "number": "trial number within the panel's Optuna study",
     "state": "complete, running, waiting or failed",
     "test_error": "percent; +inf where the cell diverged; NaN where it is not complete",
+    "validation_error": "percent, on the images kept apart for picking cells; NaN where the task keeps none apart",
     "test_loss": "mean cross-entropy on the test set",
     "train_loss": "mean cross-entropy over the last epoch's minibatches",
     "l2_term": "half lambda times the squared weight norm",
@@ -70,3 +83,9 @@ TABLE_COLUMNS = {
     "diverged_at": "step whose loss was first not finite (nullable integer)",
     "seconds": "the cell's share of its chunk's wall time",
 }
+
+
+def selection_error(table: "pd.DataFrame") -> Literal["validation_error", "test_error"]:
+    """The column by which a table's cells are compared and picked: the validation error wherever there is one."""
+    split = "validation_error" in table.columns and bool(table["validation_error"].notna().to_numpy().any())
+    return "validation_error" if split else "test_error"

@@ -24,7 +24,7 @@ def show(cells: int, quiet: bool) -> Iterator[Tell]:
 
 
 class _Best:
-    """The best test error so far, in words."""
+    """The best error so far, in words; on validation where there is a split."""
 
     def __init__(self) -> None:
         self.error, self.panel = math.inf, ""
@@ -32,7 +32,7 @@ class _Best:
     def update(self, progress: Progress) -> str:
         if progress.chunk:
             panel, _, outcomes, _ = progress.chunk
-            error = min(o.test_error for o in outcomes)
+            error = min(o.selection_error for o in outcomes)
             if error < self.error:
                 self.error, self.panel = error, panel
         return f"best {self.error:.2f} % ({self.panel})" if self.panel else "best –"

@@ -166,6 +166,11 @@ class Task(Frozen):
     train_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
         None, description="training images used; all if not given"
     )
+    validation_size: Annotated[int, Field(ge=0, strict=True)] = Field(
+        0,
+        description="images taken off the end of the training images, never trained on: cells are compared and picked "
+        "by their error on these and reported on test; 0: picked on test itself, so the best test error is optimistic",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to train; auto takes a GPU if there is one"
     )

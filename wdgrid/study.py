@@ -113,6 +113,8 @@ class Study(Frozen):
             {"name": name, **panel.model_dump(mode="json", exclude={"name"})}
             for name, panel in self.panel_names().items()
         ]
+        if not canonical["task"]["validation_size"]:  # so that studies stored before there was one keep their digest
+            del canonical["task"]["validation_size"]
         return canonical
 
     def canonical(self) -> str:

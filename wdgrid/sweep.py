@@ -6,12 +6,14 @@ Whoever calls gets progress as events and decides how to show it.
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from wdgrid.cells import Outcome
@@ -50,7 +52,6 @@ class _Running:
     epochs: int = 1
     epochs_done: int = 0
     started: float = 0.0
-    idle: bool = False
 
 
 def panel_attrs(study: Study) -> dict[str, dict[str, Any]]:
@@ -68,10 +69,23 @@ def plan(store: Store, name: str, study: Study) -> int:
 
 
 class Sweep:
-    """One run over a planned study's pending cells. Use as `Sweep(...).run()`; progress comes by callback."""
+    """One run over a planned study's pending cells. Use as `Sweep(...).run()`; progress comes by callback.
 
-    def __init__(self, store: Store, name: str, study: Study, workers: int, tell: Callable[[Progress], None]) -> None:
+    Long chunks leave checkpoints in the folder `checkpoints`, one every `every` seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        study: Study,
+        workers: int,
+        tell: Callable[[Progress], None],
+        checkpoints: Path,
+        every: float = 300.0,
+    ) -> None:
         self.store, self.name, self.study, self.tell = store, name, study, tell
+        self.checkpoints, self.every = checkpoints.absolute(), every
         self.owner = owner_name()
         self.panels = study.panel_names()
         self.pending = store.pending(name)
@@ -98,6 +112,8 @@ class Sweep:
                 if time.monotonic() - renewed > RENEW_S:
                     self.store.renew(self.owner, LEASE_S)
                     renewed = time.monotonic()
+        if set(self.store.table(self.name)["state"]) == {"complete"}:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
         if self.failures:
             raise MachineError(f"{len(self.failures)} chunks failed; the last one: {self.failures[-1]}")
 
@@ -125,7 +141,7 @@ class Sweep:
             case Ready():
                 self._settle(message)
                 on_gpu = message.environment["device"].startswith("cuda")
-                if on_gpu and any(r.idle or r.claims for r in crew if r is not running):
+                if on_gpu and any(r.claims for r in crew if r is not running):
                     self._dismiss(running, crew)  # one process feeds a GPU
                 else:
                     self._assign(running, crew)
@@ -144,8 +160,8 @@ class Sweep:
     def _settle(self, ready: Ready) -> None:
         """Chunk size, once a study; environment, once a run."""
         if self.size is None:
-            cells = max(self.pending.values())
-            self.size = math.ceil(cells / math.ceil(cells / ready.chunk))  # even chunks: least padding
+            cells = math.prod(len(axis.values) for axis in self.study.axes.values())
+            self.size = even_chunk(cells, ready.chunk)
             self.store.set_attrs(self.name, {"chunk": self.size})
         attrs = self.store.attrs(self.name)
         environment = {**attrs.get("environment", {}), **ready.environment, "workers": self.wanted}
@@ -153,7 +169,7 @@ class Sweep:
 
     def _assign(self, running: _Running, crew: list[_Running]) -> None:
         """The next chunk for a worker, or its end."""
-        running.claims, running.epochs_done, running.idle = [], 0, False
+        running.claims, running.epochs_done = [], 0
         for panel_name, seed in list(self.pending):
             claims = self.store.claim(self.name, panel_name, seed, self.size or 1, self.owner, LEASE_S)
             if not claims:
@@ -166,7 +182,17 @@ class Sweep:
             cells = [c.cell for c in claims]
             try:
                 running.worker.send(
-                    Order(panel.optimizer, panel.schedule, running.epochs, normalized, cells, self.size or 1)
+                    Order(
+                        panel.optimizer,
+                        panel.schedule,
+                        running.epochs,
+                        normalized,
+                        cells,
+                        self.size or 1,
+                        self.checkpoints,
+                        self.study.digest(),
+                        self.every,
+                    )
                 )
             except OSError:
                 self._bury(running, crew)
@@ -204,6 +230,11 @@ class Sweep:
 
     def _cells_done(self, crew: list[_Running]) -> float:
         return self.done + sum(len(r.claims) * r.epochs_done / r.epochs for r in crew)
+
+
+def even_chunk(cells: int, at_most: int) -> int:
+    """K for `cells` cells of a panel and seed in chunks of at most so many: even chunks, so the least padding."""
+    return math.ceil(cells / math.ceil(cells / at_most))
 
 
 def cores() -> int:

@@ -5,6 +5,8 @@ thread (on a CPU, processes of one thread each are faster than threads: 13 600 a
 """
 
 import contextlib
+import hashlib
+import json
 import multiprocessing
 import os
 import platform
@@ -13,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from wdgrid.cells import Cell, Outcome
@@ -32,6 +35,9 @@ class Order:
     normalized: bool
     cells: Sequence[Cell]
     size: int
+    checkpoints: Path  # folder of the study's checkpoints
+    digest: str  # of the study: a checkpoint of another one is never used
+    every: float  # seconds between checkpoints
 
 
 @dataclass(frozen=True)
@@ -113,10 +119,14 @@ def _serve(connection: Connection, task: Task) -> None:
             connection.send(_fault(error, task, setting_up=True))
             return
         connection.send(ready)
+        finished = None
         while True:
             order = connection.recv()
+            if finished:
+                finished.clear()  # the parent has stored what it was told, or it would not ask for more
+            finished = _checkpoint(bench, order)
             try:
-                connection.send(_train(bench, order, connection))
+                connection.send(_train(bench, order, connection, finished))
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except Exception as error:
@@ -126,10 +136,9 @@ def _serve(connection: Connection, task: Task) -> None:
 def _set_up(task: Task) -> tuple[Any, Ready]:
     import torch
 
-    from wdgrid.engine import Workbench, chunk_size
+    from wdgrid.engine import Workbench, chunk_size, one_thread
 
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    one_thread()
     bench = Workbench(task)
     device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else platform.processor() or "CPU"
     network = bench.network(seed=0, cells=1)
@@ -156,11 +165,22 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _train(bench: Any, order: Order, connection: Connection) -> Done:
+def _train(bench: Any, order: Order, connection: Connection, checkpoint: Any) -> Done:
     from wdgrid.engine import Job, train
 
     job = Job(order.optimizer, order.schedule, order.epochs, order.normalized)
-    return Done(train(bench, job, order.cells, order.size, lambda done: connection.send(Epoch(done))))
+    return Done(train(bench, job, order.cells, order.size, lambda done: connection.send(Epoch(done)), checkpoint))
+
+
+def _checkpoint(bench: Any, order: Order) -> Any:
+    """A chunk's checkpoints are known by the study and by every cell in it."""
+    from wdgrid.engine import Checkpoint
+
+    first = order.cells[0]
+    chunk = [f"{c.multiples[0]} {c.multiples[1]}" for c in order.cells]
+    identity = json.dumps([order.digest, bench.device.type, first.panel, first.seed, order.size, chunk])
+    stem = f"{first.panel}-{first.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    return Checkpoint(order.checkpoints / stem, identity, order.every)
 
 
 def _fault(error: Exception, task: Task, *, setting_up: bool) -> Fault:

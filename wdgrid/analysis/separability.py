@@ -7,7 +7,7 @@ reason, not an error.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,7 +38,8 @@ class Separability:
     wrong row value (the decay tuned at a wrong rate on the usual axes), `regret_rate` the other way round.
     `n_cells` counts grid cells, `n_diverged` and `n_missing` the cells with at least one diverged seed, and
     with none finished. `intervals` are 90 % by name of number; `interval_kind` says what noise they stand
-    on: seeds, or one seed's residuals.
+    on: seeds, or one seed's residuals. `selected_on` says which images every error here is over; where that
+    is validation, `best_test_error` is the test error (mean over seeds) of the cell picked there.
     """
 
     panel: str
@@ -54,6 +55,8 @@ class Separability:
     best_col: float | None = None
     best_row_label: str | None = None
     best_col_label: str | None = None
+    best_test_error: float | None = None
+    selected_on: Literal["validation", "test"] = "test"
     interaction: float | None = None
     kappa: float | None = None
     kappa_rows: int = 0
@@ -178,6 +181,7 @@ def _analyse_one(
         n_diverged=int(np.isposinf(errors).any(-1).sum()),
         n_missing=int(np.isnan(errors).all(-1).sum()),
         cap=cap,
+        selected_on="test" if surface.test_errors is None else "validation",
         **_best_cell(uncapped, surface),
     )
     why = _why_not(uncapped, surface, best, cap)
@@ -194,8 +198,10 @@ def _best_cell(mean: np.ndarray, surface: Surface) -> dict[str, Any]:
     if not np.isfinite(mean).any():
         return {}
     row, col = divmod(int(np.where(np.isnan(mean), np.inf, mean).argmin()), mean.shape[1])
+    tested = None if surface.test_errors is None else float(mean_over_seeds(surface.test_errors, np.inf)[row, col])
     return {
         "best_error": float(mean[row, col]),
+        "best_test_error": tested,
         "best_row": float(surface.rows[row]),
         "best_col": float(surface.cols[col]),
         "best_row_label": surface.row_labels[row],

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from wdgrid.axes import parse_multiple, scale
+from wdgrid.cells import selection_error
 
 PAPER_FIGURES = Path(__file__).with_name("paper_figures.csv")
 
@@ -24,8 +25,9 @@ class Surface:
 
     `errors` [R, C, S] is in percent: NaN where a run is missing or incomplete, +inf where it diverged.
     `rows` [R] and `cols` [C] are hyperparameter values, the labels their multiples as printed. `circled`
-    [R, C] is given only where a published figure marks its best cells. Raises ValueError where shapes
-    disagree.
+    [R, C] is given only where a published figure marks its best cells. With a validation split `errors` are
+    those on validation, by which cells are picked, and `test_errors` [R, C, S] stand beside them; else None.
+    Raises ValueError where shapes disagree.
     """
 
     panel: str
@@ -37,6 +39,7 @@ class Surface:
     col_labels: tuple[str, ...]
     errors: np.ndarray
     circled: np.ndarray | None = None
+    test_errors: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.rows), len(self.cols))
@@ -44,6 +47,8 @@ class Surface:
             raise ValueError(f"errors must be [{shape[0]}, {shape[1]}, seeds], not {list(self.errors.shape)}")
         if (len(self.row_labels), len(self.col_labels)) != shape:
             raise ValueError("every axis value needs one label")
+        if self.test_errors is not None and self.test_errors.shape != self.errors.shape:
+            raise ValueError(f"test_errors must be {list(self.errors.shape)}, not {list(self.test_errors.shape)}")
         if self.circled is not None and self.circled.shape != shape:
             raise ValueError(f"circled must be [{shape[0]}, {shape[1]}], not {list(self.circled.shape)}")
 
@@ -63,6 +68,7 @@ class Surface:
             col_labels=tuple(self.col_labels[j] for j in up),
             errors=self.errors[np.ix_(down, up)],
             circled=None if self.circled is None else self.circled[np.ix_(down, up)],
+            test_errors=None if self.test_errors is None else self.test_errors[np.ix_(down, up)],
         )
 
 
@@ -80,13 +86,15 @@ def _labels(values: np.ndarray, printed: Iterable | None) -> tuple[str, ...]:
 def surfaces(frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_decay") -> dict[str, Surface]:
     """The tidy table's panels as surfaces over two hyperparameter columns, panels in order of appearance.
 
-    Only complete trials count; of several for one cell the last row counts. Axis values keep the order in
-    which the table first shows them. Raises ValueError where a needed column is missing.
+    Errors are those by which cells are picked: on validation where the table has such. Only complete trials
+    count; of several for one cell the last row counts. Axis values keep the order in which the table first
+    shows them. Raises ValueError where a needed column is missing.
     """
     needed = ["panel", "seed", "test_error", row_name, col_name]
     absent = [name for name in needed if name not in frame.columns]
     if absent:
         raise ValueError(f"the table lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}")
+    picked_on = selection_error(frame)
     result: dict[str, Surface] = {}
     for panel, group in frame.groupby("panel", sort=False):
         group = group.dropna(subset=[row_name, col_name])
@@ -99,10 +107,12 @@ def surfaces(frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_
         done = np.ones(len(group), bool)
         if "state" in group.columns:
             done = (group["state"].astype(str).str.lower() == "complete").to_numpy()
-        done = done & group["test_error"].notna().to_numpy()
-        errors = np.full((len(rows), len(cols), len(seeds)), np.nan)
-        values = group["test_error"].to_numpy(dtype=float, na_value=np.nan)
-        errors[row_at[done], col_at[done], seed_at[done]] = values[done]
+        done = done & group[picked_on].notna().to_numpy()
+        arrays = {}
+        for column in {picked_on, "test_error"}:
+            arrays[column] = np.full((len(rows), len(cols), len(seeds)), np.nan)
+            values = group[column].to_numpy(dtype=float, na_value=np.nan)
+            arrays[column][row_at[done], col_at[done], seed_at[done]] = values[done]
         result[str(panel)] = Surface(
             panel=str(panel),
             row_name=row_name,
@@ -111,7 +121,8 @@ def surfaces(frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_
             cols=np.asarray(cols, float),
             row_labels=_labels(row_values, group.get("row")),
             col_labels=_labels(col_values, group.get("col")),
-            errors=errors,
+            errors=arrays[picked_on],
+            test_errors=None if picked_on == "test_error" else arrays["test_error"],
         )
     return result
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wdgrid import __version__
-from wdgrid.cli import results, sweep
+from wdgrid.cli import compare, convert, plan, results, sweep
 
 app = typer.Typer(
     name="wdgrid",
@@ -26,6 +26,10 @@ app.command("list")(results.list_studies)
 app.command()(results.show)
 app.command()(results.report)
 app.command()(results.export)
+app.command()(compare.compare)
+app.command()(convert.convert)
+app.command()(plan.plan)
+app.command()(plan.doctor)
 
 
 def _version(wanted: bool) -> None:
@@ -51,7 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended.code if isinstance(ended.code, int) else 0
     except Exception as error:
         # By name: the classes' rooms take a second to import, and a mistyped option should not wait for them.
-        statuses = {"StudyFileError": 2, "UsageError": 2, "UsersFaultError": 2, "StoreError": 1, "MachineError": 1}
+        statuses = {
+            "StudyFileError": 2,
+            "UsageError": 2,
+            "UsersFaultError": 2,
+            "DataError": 2,
+            "LoadingError": 2,
+            "StoreError": 1,
+            "MachineError": 1,
+        }
         if (status := statuses.get(type(error).__name__)) is None:
             raise
         for line in str(error).splitlines():

@@ -13,14 +13,19 @@ from wdgrid.cli.common import (
     StudyName,
     Style,
     UsageError,
+    alarm_lines,
     draw,
     open_store,
     print_json,
     print_summary,
+    redraw,
     say,
     stored,
     stored_study,
+    sweep_of,
+    tell_report,
 )
+from wdgrid.cli.watch import watch as watch_store
 
 
 def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
@@ -39,29 +44,31 @@ def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
         say("no studies here yet; begin with: wdgrid sweep studies/digits.toml")
     for s in found:
         best = "–" if s["best_error"] is None else f"{s['best_error']:.2f} %"
+        best += " on validation" if s["selected_on"] == "validation" else ""
         typer.echo(f"{s['name']:20} {s['n_complete']:6} of {s['n_cells']} cells  best {best:8}  {s['storage']}")
 
 
 def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show a study: its state, its best cells, and whether it is separable."""
     from wdgrid.report import analyse_table
+    from wdgrid.report.findings import finding_lines, findings
+    from wdgrid.report.summary import summary_rows
 
     name, url = stored(study, storage)
     with open_store(url) as store:
         definition, table = stored_study(store, name), store.table(name)
         environment = store.attrs(name).get("environment", {})
     numbers = analyse_table(definition, table, {"environment": environment})
+    words = findings(definition, numbers)
     states = {str(k): int(v) for k, v in table["state"].value_counts().items()}
     if as_json:
-        from wdgrid.report.summary import summary_rows
-
         print_json(
             {
                 "study": name,
                 "title": definition.title,
                 "cells": states,
                 "environment": environment,
-                "panels": summary_rows(numbers),
+                "panels": [row | found for row, found in zip(summary_rows(numbers), words, strict=True)],
             }
         )
         return
@@ -69,6 +76,9 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
     typer.echo("cells: " + ", ".join(f"{n} {state}" for state, n in states.items()))
     typer.echo("environment: " + ", ".join(f"{k} {v}" for k, v in environment.items()))
     print_summary(numbers, as_json=False)
+    typer.echo("")
+    for line in [*finding_lines(numbers, words), *alarm_lines(numbers, definition, sweep_of(study, storage))]:
+        typer.echo(line)
 
 
 def report(
@@ -78,11 +88,23 @@ def report(
     style: Style = "cells",
     as_json: AsJson = False,
     quiet: Quiet = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Draw again while a sweep runs, until no cell is left; Ctrl-C ends it.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=0.1, help="With --watch: look for finished cells this often.", metavar="SECONDS")
+    ] = 5.0,
 ) -> None:
     """Draw a stored study's report again, from what is stored."""
     name, url = stored(study, storage)
+    command = sweep_of(study, storage)
     with open_store(url) as store:
-        draw(store, name, out, style, as_json, quiet)
+        if not watch:
+            draw(store, name, out, style, as_json, quiet, command)
+            return
+        definition = stored_study(store, name)
+        written = watch_store(store, name, every, lambda: redraw(store, name, out, style), quiet)
+        tell_report(written, definition, as_json, quiet, command)
 
 
 def export(

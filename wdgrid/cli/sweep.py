@@ -1,14 +1,24 @@
 """`wdgrid sweep`: plan, agree, train what is missing, draw."""
 
-import shlex
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from wdgrid.cli.common import AsJson, Out, Quiet, Storage, StudyFile, Style, draw, open_store, say, storage_url
+from wdgrid.cli.common import (
+    AsJson,
+    Out,
+    Quiet,
+    Storage,
+    StudyFile,
+    Style,
+    SweepCommand,
+    draw,
+    open_store,
+    say,
+    storage_url,
+)
 
 
 def sweep(
@@ -27,6 +37,9 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one a core if not given (one in all on a GPU).")
     ] = None,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="Minutes between checkpoints inside a chunk that takes longer than that.")
+    ] = 5.0,
     style: Style = "cells",
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -40,7 +53,7 @@ def sweep(
     study = load_study(study_file, overrides)
     name = name or study_file.stem
     url = storage_url(storage, study_file.parent, name)
-    again = _again(study_file, overrides, {"--storage": storage, "--name": name if name != study_file.stem else None})
+    again = SweepCommand(study_file, tuple(overrides), storage, name if name != study_file.stem else None)
     with open_store(url, create=True) as store:
         _agree(store.definition(name), study, name, extend)
         added = plan(store, name, study)
@@ -53,23 +66,14 @@ def sweep(
             store.set_attrs(name, {"environment": {**store.attrs(name).get("environment", {}), **environment}})
             with show_progress(missing, quiet) as tell:
                 try:
-                    Sweep(store, name, study, workers or cores(), tell).run()
+                    checkpoints = study_file.parent / f"{name}.db.checkpoints"
+                    Sweep(store, name, study, workers or cores(), tell, checkpoints, 60 * checkpoint_minutes).run()
                 except KeyboardInterrupt:
                     kept = n_all - sum(store.pending(name).values())
                     say(f"interrupted; {kept} of {n_all} cells are kept. To go on:\n  {again}")
                     raise typer.Exit(130) from None
             store.set_attrs(name, {"environment": {**store.attrs(name)["environment"], "finished": now()}})
-        draw(store, name, out, style, as_json, quiet)
-
-
-def _again(study_file: Path, overrides: Sequence[str], options: dict[str, str | None]) -> str:
-    """The command that goes on."""
-    words = ["wdgrid", "sweep", str(study_file)]
-    for option, value in options.items():
-        words += [option, value] if value else []
-    for override in overrides:
-        words += ["--set", override]
-    return shlex.join(words)
+        draw(store, name, out, style, as_json, quiet, again)
 
 
 def _agree(definition: tuple[str, str] | None, study: Any, name: str, extend: bool) -> None:

@@ -19,10 +19,11 @@ PERMUTATION, AUGMENTATION = 1, 2  # streams of random numbers
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images or features, and their classes.
+    """Training, test and perhaps validation images or features, and their classes.
 
     `train_x` [N, …] and `test_x` [M, …] floating point, `train_y` [N] and `test_y` [M] int64 class numbers from 0;
-    `shift` is the largest shift in pixels used on training images [N, C, H, W] (0: none).
+    `val_x` [V, …] and `val_y` [V] alike, None where no images are kept apart for picking cells. `shift` is the
+    largest shift in pixels used on training images [N, C, H, W] (0: none).
     """
 
     train_x: Tensor
@@ -30,11 +31,13 @@ class Dataset:
     test_x: Tensor
     test_y: Tensor
     shift: int = 0
+    val_x: Tensor | None = None
+    val_y: Tensor | None = None
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return int(max(self.train_y.max(), self.test_y.max())) + 1
+        return 1 + max(int(y.max()) for y in (self.train_y, self.test_y, self.val_y) if y is not None)
 
 
 class DataError(Exception):
@@ -50,12 +53,18 @@ def load(task: Task, device: torch.device, dtype: torch.dtype) -> Dataset:
     else:
         tensors = load_object(task.dataset)(**task.dataset_args)
     train_x, train_y, test_x, test_y = _checked(task.dataset, tensors)
-    if task.train_size is not None:
-        if task.train_size > len(train_x):
-            raise DataError(f"task.train_size = {task.train_size}: {task.dataset} has {len(train_x)} training images")
-        train_x, train_y = train_x[: task.train_size], train_y[: task.train_size]
+    kept = len(train_x) - task.validation_size  # validation is the end, whatever train_size takes of the rest
+    n = kept if task.train_size is None else task.train_size
+    if n > kept or n < 1:
+        sizes = {"train_size": task.train_size, "validation_size": task.validation_size}
+        asked = ", ".join(f"task.{name} = {size}" for name, size in sizes.items() if size)
+        raise DataError(f"{asked}: {task.dataset} has {len(train_x)} training images")
     x = {"device": device, "dtype": dtype}
-    return Dataset(train_x.to(**x), train_y.to(device), test_x.to(**x), test_y.to(device), shift)
+    train = train_x[:n].to(**x), train_y[:n].to(device)
+    test = test_x.to(**x), test_y.to(device)
+    if not task.validation_size:
+        return Dataset(*train, *test, shift)
+    return Dataset(*train, *test, shift, train_x[kept:].to(**x), train_y[kept:].to(device))
 
 
 def _checked(name: str, tensors: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
-"""The engine: trains chunks of K cells at once. Knows nothing of Optuna, SQL or files."""
+"""The engine: trains chunks of K cells at once. Knows nothing of Optuna, SQL, or files but its checkpoints."""
 
-from wdgrid.engine.loop import Job, Workbench, chunk_size, train
+from wdgrid.engine.checkpoint import Checkpoint
+from wdgrid.engine.loop import Job, Workbench, chunk_size, one_thread, train
 
-__all__ = ["Job", "Workbench", "chunk_size", "train"]
+__all__ = ["Checkpoint", "Job", "Workbench", "chunk_size", "one_thread", "train"]

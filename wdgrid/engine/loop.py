@@ -6,7 +6,7 @@ cells, and what is random comes from counters (seed, epoch). Knows nothing of st
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from wdgrid import data as datasets
 from wdgrid import models
 from wdgrid.cells import Cell, Curve, Outcome
 from wdgrid.data import Dataset
+from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.fuse import FusedNetwork
 from wdgrid.engine.layers import logits_loss, wrong
 from wdgrid.optim import Rule
@@ -53,6 +54,12 @@ class Workbench:
         return FusedNetwork(module, cells, self.data.train_x[:8])
 
 
+def one_thread() -> None:
+    """How a worker process computes: one thread, and numbers too small to be normal are zero."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
 def chunk_size(bench: Workbench) -> int:
     """K for this task: as many cells as keep the largest activation of a step within the cache (CPU).
 
@@ -85,16 +92,31 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-def train(bench: Workbench, job: Job, cells: Sequence[Cell], size: int, progress: Progress) -> list[Outcome]:
+def train(
+    bench: Workbench,
+    job: Job,
+    cells: Sequence[Cell],
+    size: int,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+) -> list[Outcome]:
     """Trains up to `size` cells of one panel and seed to the end, and says what each came to.
 
-    `size` is K: fewer cells are padded to it, so that a result does not depend on how many there were.
+    `size` is K: fewer cells are padded to it, so that a result does not depend on how many there were. With a
+    checkpoint, training goes on where the last one left it, and ends in the same bits as if it had never stopped.
     """
     started = time.monotonic()
     chunk = _Chunk(bench, job, cells, size)
-    for epoch in range(job.epochs):
+    begin, saved = (checkpoint.load() if checkpoint else None) or (0, None)
+    if saved:
+        chunk.restore(saved)
+    for epoch in range(begin, job.epochs):
+        if not chunk.alive.any():
+            break
         chunk.epoch(epoch)
         progress(epoch + 1)
+        if checkpoint and checkpoint.due():
+            checkpoint.save(epoch + 1, chunk.state())
     return chunk.outcomes(time.monotonic() - started)
 
 
@@ -136,13 +158,20 @@ class _Chunk:
             self._freeze(losses, t + 1)
             self.rule.update_(self.network.gradient, self.etas[t], t + 1, self.decays[t])
             total += losses
-        errors, test_losses = self._test()
+        data = self.bench.data
+        errors, test_losses = self._evaluate(data.test_x, data.test_y)
         self._freeze(test_losses, (number + 1) * steps)
+        validation_errors = None
+        if data.val_x is not None and data.val_y is not None:
+            validation_errors, losses = self._evaluate(data.val_x, data.val_y)
+            self._freeze(losses, (number + 1) * steps)
         for k, curve in enumerate(self.curves):
             if self.alive[k]:
                 curve.test_error.append(float(errors[k]))
                 curve.test_loss.append(float(test_losses[k]))
                 curve.train_loss.append(float(total[k]) / steps)
+                if validation_errors is not None:
+                    curve.validation_error.append(float(validation_errors[k]))
 
     def _freeze(self, losses: Tensor, step: int) -> None:
         """Marks the cells whose loss [K] is not finite; their neighbours see nothing of it."""
@@ -155,17 +184,36 @@ class _Chunk:
                 self.diverged_at[k] = step
 
     @torch.no_grad()
-    def _test(self) -> tuple[Tensor, Tensor]:
-        """Test error in percent and test loss, each [K] on the CPU."""
-        data = self.bench.data
+    def _evaluate(self, all_x: Tensor, all_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Error in percent and mean loss over images [M, …] and classes [M], each [K] on the CPU."""
         errors = torch.zeros(len(self.alive), dtype=torch.float64)
         losses = torch.zeros(len(self.alive), dtype=torch.float64)
-        for start in range(0, len(data.test_x), EVALUATION_BATCH):
-            x, y = data.test_x[start : start + EVALUATION_BATCH], data.test_y[start : start + EVALUATION_BATCH]
+        for start in range(0, len(all_x), EVALUATION_BATCH):
+            x, y = all_x[start : start + EVALUATION_BATCH], all_y[start : start + EVALUATION_BATCH]
             logits = self.network(x, training=False)
             errors += wrong(logits, y).cpu()
             losses += logits_loss(logits, y).cpu().double() * len(y)
-        return 100 * errors / len(data.test_x), losses / len(data.test_x)
+        return 100 * errors / len(all_x), losses / len(all_x)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name; the tensors themselves, not copies."""
+        moments = {f"moment.{i}": moment for i, moment in enumerate(self.rule.state)}
+        buffers = {f"buffer.{name}": buffer for name, buffer in self.network.buffers.items()}
+        return {"theta": self.network.theta, "alive": self.alive, **moments, **buffers}
+
+    def state(self) -> State:
+        """What a checkpoint keeps."""
+        plain = {"diverged_at": self.diverged_at, "curves": [asdict(curve) for curve in self.curves]}
+        return self._tensors(), plain
+
+    def restore(self, state: State) -> None:
+        """Goes back to a kept state."""
+        tensors, plain = state
+        for name, tensor in self._tensors().items():
+            tensor.copy_(tensors[name])
+        self.rule.freeze(~self.alive)
+        self.diverged_at = plain["diverged_at"]
+        self.curves = [Curve(**curve) for curve in plain["curves"]]
 
     def outcomes(self, seconds: float) -> list[Outcome]:
         """What each cell came to; `seconds` of the whole chunk are shared equally."""
@@ -175,6 +223,9 @@ class _Chunk:
         results = []
         for k, curve in enumerate(self.curves):
             alive = bool(self.alive[k])
+            validation = None
+            if self.bench.data.val_x is not None:
+                validation = curve.validation_error[-1] if alive else float("inf")
             results.append(
                 Outcome(
                     test_error=curve.test_error[-1] if alive else float("inf"),
@@ -185,6 +236,7 @@ class _Chunk:
                     diverged_at=self.diverged_at[k],
                     seconds=seconds / len(self.cells),
                     curve=curve,
+                    validation_error=validation,
                 )
             )
         return results

@@ -1,6 +1,8 @@
 """What people look at: the figure, the page and the terminal's table, from what is stored and nothing else."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,16 +40,32 @@ def write_report(
     out: Path,
     style: Literal["cells", "paper"] = "cells",
 ) -> Written:
-    """Writes heatmaps.png, heatmaps.svg, trials.csv and report.html into `out`; `attrs` as the store keeps them."""
+    """Writes heatmaps.png, heatmaps.svg, trials.csv and report.html into `out`; `attrs` as the store keeps them.
+
+    Each file is replaced whole: whoever reads meanwhile sees the old one or the new one, never half of one.
+    """
     from wdgrid.export import export
     from wdgrid.report.figures import heatmaps, save_heatmaps
     from wdgrid.report.page import write_page
 
     environment = dict(attrs.get("environment", {}))
     numbers = analyse_table(study, table, attrs)
-    out.mkdir(parents=True, exist_ok=True)
     figure = heatmaps(study, name, table, style=style, device=environment.get("device", ""))
-    paths = [*save_heatmaps(figure, out), out / "trials.csv", out / "report.html"]
-    export(table, "csv", out / "trials.csv")
-    write_page(study, name, table, curves, numbers, environment, paths[0], out / "report.html")
-    return Written(paths, numbers)
+    with replaced(out) as fresh:
+        pictures = save_heatmaps(figure, fresh)
+        export(table, "csv", fresh / "trials.csv")
+        write_page(study, name, table, curves, numbers, environment, pictures[0], fresh / "report.html")
+    return Written([out / name for name in (*(p.name for p in pictures), "trials.csv", "report.html")], numbers)
+
+
+@contextmanager
+def replaced(out: Path) -> Iterator[Path]:
+    """A fresh folder inside `out`; the files written there take their places in `out` at the end, one by one, whole.
+
+    Nothing in `out` changes if the writing fails.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=out) as folder:
+        yield Path(folder)
+        for path in sorted(Path(folder).iterdir()):
+            path.replace(out / path.name)

@@ -23,7 +23,7 @@ from matplotlib.patches import Ellipse, Patch, Rectangle
 from matplotlib.typing import ColorType
 from scipy.ndimage import distance_transform_edt
 
-from wdgrid.report.grids import Grid, caption_lines, error_range, grids, thinned
+from wdgrid.report.grids import Grid, caption_lines, error_range, error_words, grids, thinned
 from wdgrid.study import Study
 
 DIVERGED, MISSING, HATCH = "#c4c4c4", "#ffffff", "#8a8a8a"
@@ -47,10 +47,10 @@ def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "ce
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", h_pad=0.09, rect=(0, foot / (height + foot), 1, height / (height + foot)))
     axes = figure.subplots(rows, columns, squeeze=False)
-    drawn = [_panel(ax, grid, limits, style) for ax, grid in zip(axes.flat, panels, strict=False)]
+    drawn = [draw_panel(ax, grid, limits, style) for ax, grid in zip(axes.flat, panels, strict=False)]
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
-    _colourbar(figure, list(axes.flat), drawn[0], panels, limits)
+    _colourbar(figure, list(axes.flat), drawn[0], panels, limits, error_words(study))
     title = "\n".join(wrap(study.title or name, int(7 * width)))
     figure.suptitle(title, fontsize=15, parse_math=False)
     at = (0.5, (foot - 0.45) / (height + foot))
@@ -73,7 +73,7 @@ def save_heatmaps(figure: Figure, out_dir: Path) -> list[Path]:
     return [png, svg]
 
 
-def _panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) -> QuadMesh | AxesImage:
+def draw_panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) -> QuadMesh | AxesImage:
     """Draws one heatmap and returns what the colourbar describes."""
     ax.set_title(shorten(grid.title, 44, placeholder=" …"), fontsize=13, parse_math=False)
     image = _interpolated(ax, grid, limits) if style == "paper" else _cells(ax, grid, limits)
@@ -113,8 +113,8 @@ def _cells(ax: Axes, grid: Grid, limits: tuple[float, float]) -> QuadMesh:
         xticklabels=False,
         yticklabels=False,
     )
-    _flat(ax, grid.diverged, DIVERGED)
-    _flat(ax, grid.missing, MISSING, "////")
+    paint(ax, grid.diverged, DIVERGED)
+    paint(ax, grid.missing, MISSING, "////")
     return next(c for c in ax.collections if isinstance(c, QuadMesh))
 
 
@@ -137,12 +137,12 @@ def _interpolated(ax: Axes, grid: Grid, limits: tuple[float, float]) -> AxesImag
         extent=(0, cols, rows, 0),
         aspect="auto",
     )
-    _flat(ax, grid.diverged, mpl.colormaps["jet"](1.0))
-    _flat(ax, grid.missing, MISSING, "////")
+    paint(ax, grid.diverged, mpl.colormaps["jet"](1.0))
+    paint(ax, grid.missing, MISSING, "////")
     return image
 
 
-def _flat(ax: Axes, where: np.ndarray, colour: ColorType, hatch: str = "") -> None:
+def paint(ax: Axes, where: np.ndarray, colour: ColorType, hatch: str = "") -> None:
     """Paints the cells of a mask in one colour, hatched if asked for."""
     if not where.any():
         return
@@ -164,12 +164,13 @@ def _colourbar(
     image: QuadMesh | AxesImage,
     panels: list[Grid],
     limits: tuple[float, float],
+    words: str,
 ) -> None:
     """One colourbar for all panels, an arrow where it is saturated."""
     finite = np.concatenate([g.error[np.isfinite(g.error)] for g in panels])
     extend = "both" if (finite < limits[0]).any() else "max"
     bar = figure.colorbar(image, ax=axes, extend=extend, shrink=0.8, pad=0.02, aspect=30)
-    bar.set_label("Test error (%)")
+    bar.set_label(f"{words.capitalize()} (%)")
 
 
 def _legend(study: Study, panels: list[Grid], style: Style) -> list[Patch | Line2D]:

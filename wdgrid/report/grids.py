@@ -13,6 +13,7 @@ import pandas as pd
 
 from wdgrid.analysis.separability import error_cap
 from wdgrid.axes import label, scale
+from wdgrid.cells import selection_error
 from wdgrid.study import Study
 
 OPTIMIZERS = {
@@ -38,6 +39,10 @@ AXES = {
     "beta2": "β2 of Adam",
     "momentum": "Momentum",
 }
+OPTIMISTIC = (
+    "Best cells are picked on the test images themselves, so the best test error is optimistic "
+    "(task.validation_size keeps images apart for picking)."
+)
 DECAY_WORDS = {True: "L2 regularization factor", False: "Weight decay"}
 
 
@@ -47,7 +52,8 @@ class Grid:
 
     `error` is the mean over seeds in percent: +inf where any seed diverged (a mean over the survivors would
     flatter the cell), NaN where no seed is complete yet. `spread` is the standard deviation over seeds, NaN for one.
-    `best` lists the (row, column) of the k lowest errors, the best first.
+    `best` lists the (row, column) of the k lowest errors, the best first. Errors are over the images by which cells are
+    picked; where that is validation, `test_error` holds the same means on test, else None.
     """
 
     panel: str
@@ -66,6 +72,7 @@ class Grid:
     seeds_diverged: np.ndarray
     diverged_at: np.ndarray
     best: list[tuple[int, int]]
+    test_error: np.ndarray | None = None
 
     @property
     def diverged(self) -> np.ndarray:
@@ -81,17 +88,18 @@ class Grid:
 def grids(study: Study, table: pd.DataFrame) -> list[Grid]:
     """One grid per panel, in the study's order; cells the table does not have count as not trained."""
     complete = table.loc[table["state"] == "complete"]
-    return [_grid(study, name, complete.loc[complete["panel"] == name]) for name in study.panel_names()]
+    picked_on = selection_error(table)
+    return [_grid(study, name, complete.loc[complete["panel"] == name], picked_on) for name in study.panel_names()]
 
 
-def _grid(study: Study, name: str, cells: pd.DataFrame) -> Grid:
+def _grid(study: Study, name: str, cells: pd.DataFrame, picked_on: str) -> Grid:
     panel = study.panel_names()[name]
     rows = sorted(study.axes[study.row].values, reverse=True)  # type: ignore[index]
     cols = sorted(study.axes[study.column].values)  # type: ignore[index]
     row_labels, col_labels = [label(m) for m in rows], [label(m) for m in cols]
     row_unit, col_unit = study.unit(panel, study.row), study.unit(panel, study.column)
-    measured = cells.loc[cells["test_error"].notna()]
-    finite = measured.loc[np.isfinite(measured["test_error"].astype(float))]
+    measured = cells.loc[cells[picked_on].notna()]
+    finite = measured.loc[np.isfinite(measured[picked_on].astype(float))]
 
     def arranged(frame: pd.DataFrame, column: str, how: str, empty: float) -> np.ndarray:
         """One R × C array out of a column, its seeds aggregated."""
@@ -99,9 +107,10 @@ def _grid(study: Study, name: str, cells: pd.DataFrame) -> Grid:
         every = pd.MultiIndex.from_product([row_labels, col_labels])
         return values.reindex(every).fillna(empty).to_numpy(float).reshape(len(rows), len(cols))
 
-    done = arranged(measured, "test_error", "size", 0).astype(int)
-    diverged = done - arranged(finite, "test_error", "size", 0).astype(int)
-    error = np.where(diverged > 0, np.inf, arranged(finite, "test_error", "mean", np.nan))
+    done = arranged(measured, picked_on, "size", 0).astype(int)
+    diverged = done - arranged(finite, picked_on, "size", 0).astype(int)
+    error = np.where(diverged > 0, np.inf, arranged(finite, picked_on, "mean", np.nan))
+    tested = np.where(diverged > 0, np.inf, arranged(finite, "test_error", "mean", np.nan))
     return Grid(
         panel=name,
         title=panel_title(study, name),
@@ -113,12 +122,13 @@ def _grid(study: Study, name: str, cells: pd.DataFrame) -> Grid:
         row_values=[scale(m, row_unit) for m in rows],
         col_values=[scale(m, col_unit) for m in cols],
         error=error,
-        spread=arranged(finite, "test_error", "std", np.nan),
+        spread=arranged(finite, picked_on, "std", np.nan),
         loss=arranged(finite, "test_loss", "mean", np.nan),
         seeds_done=done,
         seeds_diverged=diverged,
         diverged_at=arranged(measured, "diverged_at", "min", np.nan),
         best=best_cells(error, study.report.top_k),
+        test_error=None if picked_on == "test_error" else tested,
     )
 
 
@@ -139,6 +149,25 @@ def error_range(study: Study, all_grids: list[Grid]) -> tuple[float, float]:
     if not len(errors) or best >= error_cap(best):
         return 0.0, 100.0
     return best, error_cap(best)
+
+
+def error_words(study: Study) -> str:
+    """What the errors drawn and compared are: those on the images by which cells are picked."""
+    return "validation error" if study.task.validation_size else "test error"
+
+
+def selection_words(study: Study) -> str:
+    """By what cells are picked, and what that means for their errors: a sentence."""
+    if n := study.task.validation_size:
+        return f"Best cells are picked on {n} validation images kept out of training and reported on test."
+    return OPTIMISTIC
+
+
+def _selection_line(study: Study, all_grids: list[Grid]) -> str:
+    """The same for a caption, with every panel's best cell on test."""
+    found = [f"{g.title} {g.test_error[g.best[0]]:.2f} %" for g in all_grids if g.test_error is not None and g.best]
+    words = selection_words(study)
+    return f"{words} Test error of the best cells: {', '.join(found)}" if found else words
 
 
 def axis_title(axis: str, unit: float, optimizer: str, decay: str) -> str:
@@ -188,7 +217,7 @@ def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -
         f"{study.task.dataset}, {study.task.model}, batch {study.task.batch_size}",
         *([f"device {device}"] if device else []),
     ]
-    return [*lines, " · ".join(facts)]
+    return [*lines, " · ".join(facts), _selection_line(study, all_grids)]
 
 
 def thinned(labels: list[str], at_most: int) -> list[int]:

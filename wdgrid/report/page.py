@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from wdgrid import __version__
 from wdgrid.analysis.conversion import convert
-from wdgrid.report.grids import Grid, caption_lines, grids
+from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words
 from wdgrid.report.payload import curve_data, page_data
 from wdgrid.report.summary import signed
 from wdgrid.study import Study
@@ -61,6 +61,9 @@ def write_page(
         numbers=[_numbers(found, study) for found in numbers.values()],
         best=[(grid.title, grid.row_title, grid.col_title, list(_best(grid))) for grid in panels],
         elsewhere=[(grid.title, list(_elsewhere(study, grid))) for grid in panels],
+        error_words=error_words(study),
+        validated=bool(study.task.validation_size),
+        selection=selection_words(study),
         several_seeds=len(study.seeds) > 1,
         study=json.dumps(json.loads(study.canonical()), ensure_ascii=False, indent=2),
         digest=study.digest(),
@@ -91,13 +94,15 @@ def _numbers(found: "Separability", study: Study) -> dict[str, Any]:
             return signed(value)
         return f"{signed(value)} [{signed(interval[0])}, {signed(interval[1])}]"
 
+    where = " (validation)" if found.selected_on == "validation" else ""
+    tested = "" if found.best_test_error is None else f"; test error {found.best_test_error:.2f} %"
     place = f"{found.best_row_label}, {found.best_col_label}" if found.best_row_label else "–"
     return {
         "panel": found.panel,
         "verdict": found.verdict,
         "sentence": found.sentence,
         "alarms": [getattr(alarm, "text", str(alarm)) for alarm in found.alarms],
-        "best": "–" if found.best_error is None else f"{found.best_error:.2f} % at {place}",
+        "best": "–" if found.best_error is None else f"{found.best_error:.2f} %{where} at {place}{tested}",
         "interaction": with_interval("interaction"),
         "kappa": with_interval("kappa") + (f" ({found.kappa_rows} rows)" if found.kappa is not None else ""),
         "regret_decay": with_interval("regret_decay"),
@@ -111,8 +116,8 @@ def _numbers(found: "Separability", study: Study) -> dict[str, Any]:
     }
 
 
-def _best(grid: Grid) -> Iterator[tuple[str, str, str, str]]:
-    """The circled cells: row, column, error, spread."""
+def _best(grid: Grid) -> Iterator[tuple[str, str, str, str, str]]:
+    """The circled cells: row, column, error, spread, and the test error where another one picked them."""
     for row, col in grid.best:
         spread = grid.spread[row, col]
         yield (
@@ -120,6 +125,7 @@ def _best(grid: Grid) -> Iterator[tuple[str, str, str, str]]:
             f"{grid.col_labels[col]} = {grid.col_values[col]:.4g}",
             f"{grid.error[row, col]:.2f}",
             f"± {spread:.2f}" if math.isfinite(spread) else "",
+            "" if grid.test_error is None else f"{grid.test_error[row, col]:.2f}",
         )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wdgrid.report.grids import Grid, error_range, thinned
+from wdgrid.report.grids import Grid, error_range, error_words, thinned
 from wdgrid.study import Study
 
-CURVES = ("test_error", "test_loss", "train_loss")
+CURVES = ("test_error", "validation_error", "test_loss", "train_loss")
 MOST_POINTS = 400_000  # per kind of curve; a larger study keeps fewer epochs of each, or its page could not be sent
 
 
@@ -27,6 +27,7 @@ def page_data(study: Study, panels: list[Grid], table: pd.DataFrame) -> dict[str
         "row": study.row,
         "column": study.column,
         "decay": study.decay,
+        "error_words": error_words(study),
         "steps_per_epoch": study.task.train_size and -(-study.task.train_size // study.task.batch_size),
         "seeds": len(study.seeds),
         "panels": [_panel(study, grid, table.loc[table["panel"] == grid.panel]) for grid in panels],
@@ -52,6 +53,7 @@ def _panel(study: Study, grid: Grid, cells: pd.DataFrame) -> dict[str, Any]:
         "row_ticks": thinned(grid.row_labels, 16),
         "col_ticks": thinned(grid.col_labels, 16),
         "error": numbers(grid.error),
+        "test_error": None if grid.test_error is None else numbers(grid.test_error),
         "spread": numbers(grid.spread),
         "loss": numbers(grid.loss),
         "done": grid.seeds_done.tolist(),
@@ -64,11 +66,12 @@ def _panel(study: Study, grid: Grid, cells: pd.DataFrame) -> dict[str, Any]:
 
 def _trials(grid: Grid, cells: pd.DataFrame) -> list[list[list[list[float | None]]]]:
     """For each cell its complete trials as [seed, number, error]; no error where it diverged."""
+    picked_on = "test_error" if grid.test_error is None else "validation_error"
     found: list[list[list[list[float | None]]]] = [[[] for _ in grid.col_labels] for _ in grid.row_labels]
     row_at = {text: i for i, text in enumerate(grid.row_labels)}
     col_at = {text: j for j, text in enumerate(grid.col_labels)}
-    done = cells.loc[(cells["state"] == "complete") & cells["test_error"].notna()].sort_values("seed")
-    columns = (done[name].tolist() for name in ("row", "col", "seed", "number", "test_error"))
+    done = cells.loc[(cells["state"] == "complete") & cells[picked_on].notna()].sort_values("seed")
+    columns = (done[name].tolist() for name in ("row", "col", "seed", "number", picked_on))
     for row, col, seed, number, error in zip(*columns, strict=True):
         if row in row_at and col in col_at:
             shown = round(error, 4) if np.isfinite(error) else None
@@ -87,7 +90,7 @@ def curve_data(curves: pd.DataFrame) -> dict[str, Any]:
         at = np.searchsorted(kept, block["epoch"])
         trial, first = np.unique(block["number"], return_index=True)
         ends = [*first[1:], len(block)]
-        values = {kind: block[kind].to_numpy(float) for kind in CURVES if kind in block}
+        values = {kind: block[kind].to_numpy(float) for kind in CURVES if kind in block and block[kind].notna().any()}
         drawn = {}
         for number, start, end in zip(trial.tolist(), first.tolist(), ends, strict=True):
             drawn[number] = [_aligned(values[kind][start:end], at[start:end]) for kind in values]

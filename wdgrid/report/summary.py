@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from wdgrid.report.grids import OPTIMISTIC
+
 if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
 
@@ -22,6 +24,8 @@ def summary_rows(numbers: Mapping[str, "Separability"]) -> list[dict[str, Any]]:
         {
             "panel": name,
             "best_error": _number(found.best_error),
+            "selected_on": found.selected_on,
+            "best_test_error": _number(found.best_test_error),
             "best_row": found.best_row_label,
             "best_col": found.best_col_label,
             "cells": found.n_cells,
@@ -34,6 +38,7 @@ def summary_rows(numbers: Mapping[str, "Separability"]) -> list[dict[str, Any]]:
             "interval_kind": found.interval_kind,
             "verdict": found.verdict,
             "sentence": found.sentence,
+            "alarms": [alarm.text for alarm in found.alarms],
         }
         for name, found in numbers.items()
     ]
@@ -41,20 +46,25 @@ def summary_rows(numbers: Mapping[str, "Separability"]) -> list[dict[str, Any]]:
 
 def summary_table(numbers: Mapping[str, "Separability"]) -> Table:
     """The rows as a table for the terminal."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    validated = any(found.selected_on == "validation" for found in numbers.values())
+    caption = "Best cells are picked on validation images and reported on test." if validated else OPTIMISTIC
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left")
     table.add_column("panel")
-    table.add_column("best", justify="right")
+    table.add_column("best on validation" if validated else "best", justify="right")
+    if validated:
+        table.add_column("its test error", justify="right")
     table.add_column("at (row, column)")
     for heading in ("diverged", "missing", "κ", "interaction"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     for row in summary_rows(numbers):
-        best = "–" if row["best_error"] is None else f"{row['best_error']:.2f} %"
+        keys = ("best_error", "best_test_error")[: 1 + validated]
+        best = ["–" if row[key] is None else f"{row[key]:.2f} %" for key in keys]
         place = "–" if row["best_row"] is None else f"{row['best_row']}, {row['best_col']}"
         counts = [f"{row[key]}/{row['cells']}" if row[key] else "0" for key in ("diverged", "missing")]
         scores = [signed(row["kappa"]), "–" if row["interaction"] is None else f"{row['interaction']:.2f}"]
         # Text, not str: a panel's name is the user's and may look like rich's markup.
-        table.add_row(*(Text(cell) for cell in (row["panel"], best, place, *counts, *scores, row["verdict"])))
+        table.add_row(*(Text(cell) for cell in (row["panel"], *best, place, *counts, *scores, row["verdict"])))
     return table
 
 

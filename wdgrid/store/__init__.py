@@ -131,7 +131,7 @@ class Store:
     def finish(self, results: Sequence[tuple[Claim, Outcome]], owner: str) -> int:
         """Write outcomes as COMPLETE trials, but only those still held by this owner; how many were written.
 
-        Raises ValueError, and writes nothing, if a test error is NaN or -inf.
+        Raises ValueError, and writes nothing, if an error is NaN or -inf.
         """
         outcomes = {claim.trial_id: outcome for claim, outcome in results}
         with self._database.write() as connection:
@@ -160,7 +160,7 @@ class Store:
             return read.table(connection, study)
 
     def curves(self, study: str) -> "pd.DataFrame":
-        """One row a complete trial and epoch: panel, number, epoch, test_error, test_loss, train_loss."""
+        """One row a complete trial and epoch: panel, number, epoch, the two errors, the two losses."""
         with self._database.read() as connection:
             return read.curves(connection, study)
 

@@ -38,6 +38,9 @@ from wdgrid.store.plan import need_panels
 # What an Outcome leaves as user attributes of its trial, beside the curves.
 SCALARS = ("test_loss", "train_loss", "l2_term", "weight_norm", "diverged_at", "seconds")
 LOSS_CURVES = {"test_loss_curve": "test_loss", "train_loss_curve": "train_loss"}
+# A trial's value and intermediate values are the error by which cells are picked. Where that is the validation error,
+# the test error and its curve stand beside it under these names, and a trial that has them had a validation split.
+TEST_ERROR, TEST_ERROR_CURVE = "test_error", "test_error_curve"
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,9 @@ def _put_back(connection: sa.Connection, trial_ids: Sequence[int]) -> int:
 def finish(connection: sa.Connection, outcomes: Mapping[int, Outcome], owner: str) -> int:
     """Complete those of the trials that are still RUNNING under this owner; how many were written."""
     for outcome in outcomes.values():
-        if math.isnan(outcome.test_error) or outcome.test_error == -math.inf:
-            raise ValueError(f"a test error is a percentage, or +inf for a diverged cell, not {outcome.test_error}")
+        for error in (outcome.test_error, outcome.selection_error):
+            if math.isnan(error) or error == -math.inf:
+                raise ValueError(f"an error is a percentage, or +inf for a diverged cell, not {error}")
     held = _held(connection, list(outcomes), owner)
     _end(connection, held, TrialState.COMPLETE)
     value_rows: list[dict[str, Any]] = []
@@ -204,14 +208,18 @@ def finish(connection: sa.Connection, outcomes: Mapping[int, Outcome], owner: st
     attr_rows: list[dict[str, Any]] = []
     for trial_id in held:
         outcome = outcomes[trial_id]
-        value, kind = TrialValueModel.value_to_stored_repr(outcome.test_error)
+        value, kind = TrialValueModel.value_to_stored_repr(outcome.selection_error)
         value_rows.append({"trial_id": trial_id, "objective": 0, "value": value, "value_type": kind})
-        for epoch, error in enumerate(outcome.curve.test_error, start=1):
+        split = outcome.validation_error is not None
+        errors = outcome.curve.validation_error if split else outcome.curve.test_error
+        for epoch, error in enumerate(errors, start=1):
             value, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(error)
             point = {"intermediate_value": value, "intermediate_value_type": kind}
             curve_rows.append({"trial_id": trial_id, "step": epoch, **point})
         attrs = {name: getattr(outcome, name) for name in SCALARS}
         attrs |= {name: getattr(outcome.curve, curve) for name, curve in LOSS_CURVES.items()}
+        if split:
+            attrs |= {TEST_ERROR: outcome.test_error, TEST_ERROR_CURVE: outcome.curve.test_error}
         attr_rows += [{"trial_id": trial_id, "key": k, "value_json": dump(v)} for k, v in attrs.items()]
     insert_rows(connection, values, value_rows)
     insert_rows(connection, intermediates, curve_rows)

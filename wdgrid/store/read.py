@@ -6,10 +6,10 @@ Every function works inside the caller's transaction, which sees one state. Noth
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from wdgrid.cells import TABLE_COLUMNS
 from wdgrid.store.database import cells, intermediates, params, trial_attrs, trials, values
-from wdgrid.store.leases import LOSS_CURVES, SCALARS
+from wdgrid.store.leases import LOSS_CURVES, SCALARS, TEST_ERROR, TEST_ERROR_CURVE
 from wdgrid.store.plan import need_panels, panels_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ _STATES = {
 
 @dataclass(frozen=True)
 class StudySummary:
-    """One line of `wdgrid list`. `best_error` is in percent, None while no cell has a finite one."""
+    """One line of `wdgrid list`. `best_error` is in percent, None while no cell has a finite one.
+
+    `selected_on` says whether that is the test error or, where the study has a validation split, the validation error.
+    """
 
     name: str
     panels: tuple[str, ...]
@@ -45,6 +48,7 @@ class StudySummary:
     n_waiting: int
     n_failed: int
     best_error: float | None
+    selected_on: Literal["validation", "test"]
     created: datetime
 
 
@@ -61,6 +65,8 @@ def summaries(connection: sa.Connection) -> list[StudySummary]:
         .group_by(trials.c.study_id)
     )
     best = {study_id: value for study_id, value in connection.execute(best_of) if value is not None}
+    split = sa.select(trials.c.study_id).join(trial_attrs, trial_attrs.c.trial_id == trials.c.trial_id)
+    validated = set(connection.execute(split.where(trial_attrs.c.key == TEST_ERROR).distinct()).scalars())
     by_study: dict[str, list[Any]] = {}
     for panel in panels_of(connection):
         by_study.setdefault(panel.attrs["study"], []).append(panel)
@@ -77,6 +83,7 @@ def summaries(connection: sa.Connection) -> list[StudySummary]:
                 n_waiting=n["waiting"],
                 n_failed=n["failed"],
                 best_error=min((best[p.study_id] for p in panels if p.study_id in best), default=None),
+                selected_on="validation" if any(p.study_id in validated for p in panels) else "test",
                 created=datetime.fromisoformat(min(p.attrs["created"] for p in panels)),
             )
         )
@@ -104,7 +111,7 @@ def table(connection: sa.Connection, study: str) -> "pd.DataFrame":
     panels = {panel.study_id: panel for panel in need_panels(connection, study)}
     order = {study_id: i for i, study_id in enumerate(panels)}
     hyperparameters = _hyperparameters(connection, list(panels))
-    scalars = _attributes(connection, list(panels), SCALARS)
+    scalars = _attributes(connection, list(panels), (*SCALARS, TEST_ERROR))
     records = []
     for row in sorted(_trials(connection, list(panels)), key=lambda row: (order[row.study_id], row.number)):
         panel = panels[row.study_id]
@@ -112,17 +119,25 @@ def table(connection: sa.Connection, study: str) -> "pd.DataFrame":
         own = {**panel.attrs["constants"], **hyperparameters.get(row.trial_id, {})}
         record = {name: panel.attrs.get("panel_attrs", {}).get(name) for name in ("optimizer", "schedule", "epochs")}
         record |= {"panel": panel.name, "seed": row.seed, "row": row.row, "col": row.col, "number": row.number}
-        record |= {"state": _STATES[row.state], "test_error": _value(row)}
+        record |= {"state": _STATES[row.state], **_errors(_value(row), attrs)}
         record |= {name: attrs.get(name) for name in SCALARS} | {name: own.get(name) for name in HYPERPARAMETERS}
         records.append(record)
     frame = pd.DataFrame.from_records(records, columns=[*TABLE_COLUMNS, *HYPERPARAMETERS])
-    floats = dict.fromkeys(("test_error", *SCALARS, *HYPERPARAMETERS), "float64")
+    floats = dict.fromkeys(("test_error", "validation_error", *SCALARS, *HYPERPARAMETERS), "float64")
     integers = {"seed": "int64", "number": "int64", "epochs": "Int64", "diverged_at": "Int64"}
     return frame.astype({**floats, **integers})
 
 
+def _errors(value: float, attrs: Mapping[str, Any]) -> dict[str, float]:
+    """Both errors of a trial, from its value and its attributes; JSON has no infinity, so there it is null."""
+    if TEST_ERROR not in attrs:
+        return {"test_error": value, "validation_error": math.nan}
+    tested = attrs[TEST_ERROR]
+    return {"test_error": math.inf if tested is None else tested, "validation_error": value}
+
+
 def curves(connection: sa.Connection, study: str) -> "pd.DataFrame":
-    """One row a trial and epoch, of the cells that are complete: panel, number, epoch and the three curves."""
+    """One row a trial and epoch, of the cells that are complete: panel, number, epoch and the four curves."""
     import pandas as pd
 
     panels = {panel.study_id: panel for panel in need_panels(connection, study)}
@@ -140,17 +155,21 @@ def curves(connection: sa.Connection, study: str) -> "pd.DataFrame":
     ):
         error = TrialIntermediateValueModel.stored_repr_to_intermediate_value(value, kind)
         errors.setdefault(trial_id, {})[step] = error
-    losses = _attributes(connection, list(panels), tuple(LOSS_CURVES))
+    kept = _attributes(connection, list(panels), (*LOSS_CURVES, TEST_ERROR_CURVE))
     complete = (row for row in _trials(connection, list(panels)) if row.state == TrialState.COMPLETE)
     rows = []
     for row in sorted(complete, key=lambda row: (order[row.study_id], row.number)):
-        name, error, loss = panels[row.study_id].name, errors.get(row.trial_id, {}), losses.get(row.trial_id, {})
-        lists = [loss.get(key) or [] for key in LOSS_CURVES]
-        for epoch in range(1, max([*error, *map(len, lists)], default=0) + 1):
+        name, error, own = panels[row.study_id].name, errors.get(row.trial_id, {}), kept.get(row.trial_id, {})
+        split = TEST_ERROR_CURVE in own
+        tested = dict(enumerate(own.get(TEST_ERROR_CURVE) or [], start=1)) if split else error
+        lists = [own.get(key) or [] for key in LOSS_CURVES]
+        for epoch in range(1, max([*error, *tested, *map(len, lists)], default=0) + 1):
             points = [points[epoch - 1] if epoch <= len(points) else None for points in lists]
-            rows.append((name, row.number, epoch, error.get(epoch), *points))
-    frame = pd.DataFrame.from_records(rows, columns=["panel", "number", "epoch", "test_error", *LOSS_CURVES.values()])
-    floats = dict.fromkeys(("test_error", *LOSS_CURVES.values()), "float64")
+            validated = error.get(epoch) if split else None
+            rows.append((name, row.number, epoch, tested.get(epoch), validated, *points))
+    kinds = ("test_error", "validation_error", *LOSS_CURVES.values())
+    frame = pd.DataFrame.from_records(rows, columns=["panel", "number", "epoch", *kinds])
+    floats = dict.fromkeys(kinds, "float64")
     return frame.astype({"number": "int64", "epoch": "int64", **floats})
 
 

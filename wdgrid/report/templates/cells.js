@@ -27,7 +27,8 @@ function describe(p, i, j) {
     return lines;
   }
   const spread = p.spread[i][j] === null ? "" : ` ± ${digits(p.spread[i][j], 2)}`;
-  lines.push(`test error ${p.error[i][j].toFixed(2)}${spread} %` + (done > 1 ? ` (${done} seeds)` : ""));
+  lines.push(`${data.error_words} ${p.error[i][j].toFixed(2)}${spread} %` + (done > 1 ? ` (${done} seeds)` : ""));
+  if (p.test_error) lines.push(`test error ${p.test_error[i][j].toFixed(2)} %`);
   if (p.loss[i][j] !== null) lines.push(`test loss ${digits(p.loss[i][j], 3)}`);
   const rank = p.best.findIndex(([r, c]) => r === i && c === j);
   if (rank >= 0) lines.push(rank ? `number ${rank + 1} of this panel` : "best of this panel");

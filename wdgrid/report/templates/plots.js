@@ -89,7 +89,7 @@ function drawProfile(id, p, cells, labels, ticks, title, here) {
       marker: { symbol: "circle-open", size: 15, color: ink, line: { width: 2, color: ink } } });
   const x = { title: { text: title }, tickvals: ticks, ticktext: ticks.map((k) => labels[k]), range: [-0.5, labels.length - 0.5] };
   const range = [low - 0.06 * (high - low), high + 0.12 * (high - low)];
-  Plotly.react(byId(id), drawn, axes(x, { title: { text: "test error (%)" }, range }), QUIET);
+  Plotly.react(byId(id), drawn, axes(x, { title: { text: `${data.error_words} (%)` }, range }), QUIET);
 }
 
 function drawProfiles(p, i, j) {

@@ -1,0 +1,124 @@
+"""What was measured of wdgrid and its peers, and the tables made of it. Runs nothing."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from machine import Run
+from work import STEPS_PER_EPOCH, Work, flops
+
+NAMES = {
+    "wdgrid": "`wdgrid sweep`",
+    "loop": "GridSampler loop, 1 process, default threads",
+    "two": "GridSampler loop, 2 processes, 1 thread each",
+}
+
+
+@dataclass
+class Row:
+    """One network's runs: each contender's wall times and trials, by the work that was done."""
+
+    shared: Work
+    full: Work
+    least: Work
+    style: str
+    runs: dict[tuple[str, Work], list[tuple[Run, int]]] = field(default_factory=dict)
+
+    def add(self, contender: str, work: Work, run: Run, trials: int) -> None:
+        """Notes one run."""
+        self.runs.setdefault((contender, work), []).append((run, trials))
+
+    def seconds(self, contender: str, work: Work) -> list[float]:
+        """Wall times, in the order of the runs."""
+        return [run.seconds for run, _ in self.runs.get((contender, work), [])]
+
+    def median(self, contender: str, work: Work) -> float:
+        """Median wall time; NaN where nothing was measured."""
+        return statistics.median(self.seconds(contender, work) or [float("nan")])
+
+    def trials(self, contender: str, work: Work) -> float:
+        """Mean number of trials, the repeated ones among them."""
+        return statistics.fmean([trials for _, trials in self.runs.get((contender, work), [])] or [float("nan")])
+
+    def per_step(self, contender: str) -> float:
+        """Seconds a cell-step that the shared work took beyond what starting takes; per trial that really ran.
+
+        Counting trials rather than cells keeps GridSampler's duplicates, many in little work and few in the full
+        study, out of what is extrapolated: that favours the peer.
+        """
+        start, shared = self.median(contender, self.least), self.median(contender, self.shared)
+        share = self.trials(contender, self.shared) / self.shared.cells
+        return (shared - start) / (self.shared.cell_steps * share - self.least.cell_steps)
+
+    def at_full(self, contender: str) -> tuple[float, bool]:
+        """Seconds of the full study, and whether they were measured rather than extrapolated."""
+        measured = self.seconds(contender, self.full)
+        if measured:
+            return statistics.median(measured), True
+        beyond = self.full.cell_steps - self.least.cell_steps
+        return self.median(contender, self.least) + beyond * self.per_step(contender), False
+
+    def rate(self, work: Work, seconds: float) -> tuple[float, float]:
+        """Achieved GFLOP/s: training steps alone, and with the test after every epoch."""
+        step, test = flops(work.network)
+        training = work.cell_steps * step
+        testing = work.cell_steps / STEPS_PER_EPOCH * test
+        return training / seconds / 1e9, (training + testing) / seconds / 1e9
+
+
+def peers(rows: list[Row], peak: float, peaks: list[float]) -> Iterator[str]:
+    """Both tables: the same work done by all, then the full study."""
+    measured = ", ".join(f"{p:.0f}" for p in peaks)
+    yield f"Float32 GEMM peak of all cores: {peak:.0f} GFLOP/s (2048³, the larger of processes and threads; measured "
+    yield f"before and after: {measured}). Peers are written in the *{rows[0].style}* style. Shares are of the peak,"
+    yield "training steps alone / with tests; every time is of a whole command, imports, storage and (wdgrid) report"
+    yield "included."
+    yield ""
+    yield "**The same work, measured by all** (times: median, least–most)"
+    yield ""
+    yield "| network | cells × epochs | what ran | n | trials | s | start-up s | time / wdgrid's | GFLOP/s | share |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        for contender in NAMES:
+            yield _shared(row, contender, peak)
+    yield ""
+    yield "Start-up is the same command on 1 cell × 1 epoch."
+    yield ""
+    yield "**The digits study, 484 × 100.** Extrapolated (~): start-up + cell-steps × the measured time a cell-step and"
+    yield "trial, GridSampler's growing cost and duplicates left out."
+    yield ""
+    yield "| network | what ran | µs a cell-step | s | time / wdgrid's | GFLOP/s | share |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in rows:
+        for contender in NAMES:
+            yield _full(row, contender, peak)
+
+
+def _shared(row: Row, contender: str, peak: float) -> str:
+    work, times = row.shared, row.seconds(contender, row.shared)
+    if not times:
+        return f"| {work.network.title} | {work} | {NAMES[contender]} | 0 | | failed | | | | |"
+    seconds = statistics.median(times)
+    ratio = f"**{seconds / row.median('wdgrid', work):.2f}**" if contender != "wdgrid" else "1"
+    spread = f"{seconds:.1f} ({min(times):.1f}–{max(times):.1f})"
+    trials, start = row.trials(contender, work), row.median(contender, row.least)
+    return (
+        f"| {work.network.title} | {work} | {NAMES[contender]} | {len(times)} | {trials:g} | {spread} | {start:.1f} "
+        f"| {ratio} | {_rates(row, work, seconds, peak)} |"
+    )
+
+
+def _full(row: Row, contender: str, peak: float) -> str:
+    seconds, measured = row.at_full(contender)
+    ratio = f"**{seconds / row.at_full('wdgrid')[0]:.2f}**" if contender != "wdgrid" else "1"
+    n = len(row.seconds(contender, row.full))
+    told = f"{seconds:.1f} (measured, n = {n})" if measured else f"~{seconds:.0f}"
+    return (
+        f"| {row.full.network.title} | {NAMES[contender]} | {1e6 * row.per_step(contender):.0f} | {told} | {ratio} "
+        f"| {_rates(row, row.full, seconds, peak)} |"
+    )
+
+
+def _rates(row: Row, work: Work, seconds: float, peak: float) -> str:
+    training, both = row.rate(work, seconds)
+    return f"{training:.1f} / {both:.1f} | {100 * training / peak:.1f} / {100 * both / peak:.1f} %"

@@ -1,0 +1,151 @@
+"""What is to be done, said once for all contenders: a study file for wdgrid, the same cells as JSON for the peers.
+
+The grid is the digits study's (four panels, 11 × 11 cells each); smaller work takes evenly spaced rows and columns of
+it. FLOPs are counted on the plain module by torch's own counter.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+BATCH, TRAIN, TEST = 50, 900, 897
+STEPS_PER_EPOCH = TRAIN // BATCH
+ROWS = ["1", *(f"1/{2**k}" for k in range(1, 11))]
+COLUMNS = ["0", *(f"1/{2**k}" for k in range(5, 0, -1)), "1", "2", "4", "8", "16"]
+PANELS = {"sgd": 1.0, "sgdw": 1.0, "adam": 0.1, "adamw": 0.1}  # with their units of the learning rate
+FULL_CELLS, FULL_EPOCHS = 484, 100
+
+STUDY = """\
+title = "benchmark"
+[task]
+dataset = "digits"
+dataset_args = {{ shift = 1 }}
+train_size = {train}
+model = "{model}"
+{model_args}
+batch_size = {batch}
+epochs = {epochs}
+device = "cpu"
+[axes.lr]
+values = {rows}
+[axes.weight_decay]
+values = {columns}
+unit = 0.016
+"""
+PANEL = """\
+[[panels]]
+optimizer = "{optimizer}"
+lr_unit = {unit}
+"""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One row of the table: how wdgrid and the peers call the network, and how much of it is measured by default."""
+
+    title: str
+    model: str
+    factory: str
+    cells: int
+    epochs: int
+    full: bool = False  # whether wdgrid runs the full study too
+
+
+NETWORKS = {
+    "mlp": Network("MLP 64-64-64-10, batch norm", "mlp", "mlp", 48, 20, full=True),
+    "small-cnn": Network("small CNN, 8 channels at 8 × 8", "networks:small_cnn", "small_cnn", 48, 10),
+    "cnn": Network("CNN, 16–32 channels at 8 × 8", "networks:cnn", "cnn", 24, 5),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """So many cells of one network for so many epochs."""
+
+    network: Network
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    epochs: int
+    panels: tuple[str, ...] = tuple(PANELS)
+
+    @property
+    def cells(self) -> int:
+        """Cells of all panels."""
+        return len(self.rows) * len(self.columns) * len(self.panels)
+
+    @property
+    def cell_steps(self) -> int:
+        """Steps of all cells."""
+        return self.cells * self.epochs * STEPS_PER_EPOCH
+
+    def __str__(self) -> str:
+        """As the tables say it."""
+        return f"{self.cells} × {self.epochs}"
+
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """The study file and the peers' JSON, with the very numbers that wdgrid reads from its file."""
+        from wdgrid.studyfile import load_study
+
+        study_path, peers_path = folder / "study.toml", folder / "work.json"
+        study_path.write_text(self._toml(), encoding="utf-8")
+        panels: list[dict[str, Any]] = []
+        for name, cells in load_study(study_path).cells().items():
+            values = {axis: sorted({c.hyperparameters[axis] for c in cells}) for axis in ("lr", "weight_decay")}
+            panels.append({"optimizer": name, **values})
+        told = {"network": self.network.factory, "panels": panels, "epochs": self.epochs}
+        peers_path.write_text(json.dumps({**told, "batch_size": BATCH, "seed": 0}), encoding="utf-8")
+        return study_path, peers_path
+
+    def _toml(self) -> str:
+        mlp = "model_args = { hidden = [64, 64, 64], batch_norm = true }" if self.network.model == "mlp" else ""
+        head = STUDY.format(
+            model=self.network.model, model_args=mlp, train=TRAIN, batch=BATCH, epochs=self.epochs,
+            rows=json.dumps(self.rows), columns=json.dumps(self.columns),
+        )  # fmt: skip
+        return head + "".join(PANEL.format(optimizer=name, unit=PANELS[name]) for name in self.panels)
+
+
+def subset(network: Network, cells: int, epochs: int) -> Work:
+    """About `cells` cells: as square a part of each panel's grid as can be, evenly spaced."""
+    each = max(1, min(cells, FULL_CELLS) // len(PANELS))
+    rows = max(r for r in range(1, len(ROWS) + 1) if r * r <= each)
+    columns = min(len(COLUMNS), each // rows)
+    return Work(network, _spaced(ROWS, rows), _spaced(COLUMNS, columns), epochs)
+
+
+def full(network: Network) -> Work:
+    """The digits study: 484 cells, 100 epochs."""
+    return Work(network, tuple(ROWS), tuple(COLUMNS), FULL_EPOCHS)
+
+
+def least(network: Network) -> Work:
+    """One cell, one epoch: what it costs to start."""
+    return Work(network, ("1/32",), ("1",), 1, ("sgd",))
+
+
+def _spaced(values: list[str], n: int) -> tuple[str, ...]:
+    if n == 1:
+        return (values[len(values) // 2],)
+    return tuple(values[round(i * (len(values) - 1) / (n - 1))] for i in range(n))
+
+
+def flops(network: Network) -> tuple[float, float]:
+    """Floating-point operations of one step (forward and backward, B = 50) and of one test of all 897 images.
+
+    Matrix products and convolutions only; no optimizer, no normalisation. The first layer's input needs no gradient,
+    so a step of P weights in linear layers is a little under 6·P·B.
+    """
+    import networks
+    import torch
+    import torch.nn.functional as F
+    from torch.utils.flop_counter import FlopCounterMode
+
+    module = getattr(networks, network.factory)()
+    x, y = torch.randn(BATCH, 1, 8, 8), torch.zeros(BATCH, dtype=torch.int64)
+    with FlopCounterMode(display=False) as step:
+        F.cross_entropy(module(x), y).backward()
+    with FlopCounterMode(display=False) as test, torch.no_grad():
+        module.eval()(torch.randn(TEST, 1, 8, 8))
+    return float(step.get_total_flops()), float(test.get_total_flops())

@@ -1,0 +1,152 @@
+"""`wdgrid report --watch`, whole files, and what an alarm says to add."""
+
+import json
+
+import numpy as np
+import pytest
+from stored import fill, make_store
+from synthetic_tables import error_of, make_curves, make_study, make_table
+
+from wdgrid.cli import main
+from wdgrid.cli.common import SweepCommand, alarm_lines
+from wdgrid.report import analyse_table, replaced, write_report
+from wdgrid.store import Store
+from wdgrid.studyfile import load_study, only_adds
+
+TOML = """
+[task]
+batch_size = 50
+epochs = 3
+train_size = 900
+[axes.lr]
+values = "1..1/16"
+[axes.weight_decay]
+values = "0, 1/8..4"
+unit = 0.016
+[[panels]]
+optimizer = "sgd"
+[[panels]]
+optimizer = "adamw"
+"""
+
+
+def towards_the_corner(cell):
+    """Best at the fastest rate and the largest decay."""
+    lr, decay = cell.hyperparameters["lr"], cell.hyperparameters["weight_decay"]
+    return 5.0 - 2 * lr - 10 * decay
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/s.toml").write_text(TOML)
+    return tmp_path
+
+
+def test_watching_draws_as_cells_finish_and_ends(here, monkeypatch, capsys):
+    study = load_study(here / "studies/s.toml")
+    url = make_store(here, "s", study, towards_the_corner, at_most=20)
+    looks = []
+
+    def sleep(seconds):  # while it waits, first nothing happens, then a sweep finishes all
+        looks.append(seconds)
+        if len(looks) == 2:
+            with Store(url) as store:
+                assert fill(store, "s", study, towards_the_corner) == 50
+
+    monkeypatch.setattr("wdgrid.cli.watch.time.sleep", sleep)
+    assert main(["report", "s", "--watch", "--every", "0.2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert looks == [0.2, 0.2]
+    assert err.count("drawn with") == 2
+    assert "drawn with 20 of 70 cells, 50 left" in err and "drawn with 70 of 70 cells, 0 left" in err
+    assert [p["missing"] for p in json.loads(out)] == [0, 0]  # the last drawing's numbers, once, on stdout
+    names = ["heatmaps.png", "heatmaps.svg", "report.html", "trials.csv"]
+    assert sorted(p.name for p in (here / "reports/s").iterdir()) == names
+
+
+def test_ctrl_c_ends_watching_with_130(here, monkeypatch, capsys):
+    make_store(here, "s", load_study(here / "studies/s.toml"), towards_the_corner, at_most=20)
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wdgrid.cli.watch.time.sleep", interrupted)
+    assert main(["report", "s", "--watch"]) == 130
+    out, err = capsys.readouterr()
+    assert out == "" and "stopped watching" in err
+    assert len(list((here / "reports/s").iterdir())) == 4
+
+
+def test_files_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    study = make_study()
+    table = make_table(study)
+    out = tmp_path / "r"
+    out.mkdir()
+    (out / "report.html").write_text("old")
+    seen = []
+
+    def slow(*given):
+        seen.append((out / "report.html").read_text())
+        given[-1].write_text("half")
+        seen.append((out / "report.html").read_text())
+
+    monkeypatch.setattr("wdgrid.report.page.write_page", slow)
+    written = write_report(study, "r", table, make_curves(table), {}, out)
+    assert seen == ["old", "old"] and (out / "report.html").read_text() == "half"
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in written.paths)
+    with pytest.raises(RuntimeError), replaced(out) as fresh:
+        (fresh / "report.html").write_text("broken")
+        raise RuntimeError
+    assert (out / "report.html").read_text() == "half" and len(list(out.iterdir())) == 4
+
+
+def test_the_alarms_command_is_one_that_extend_accepts(here, capsys):
+    study = load_study(here / "studies/s.toml")
+    make_store(here, "s", study, towards_the_corner)
+    assert main(["report", "studies/s.toml"]) == 0
+    err = capsys.readouterr().err
+    assert "sgd: the best cell lies on the highest rate (1); add rate 2, 4" in err
+    expected = (
+        "wdgrid sweep studies/s.toml --set 'axes.lr.values=\"4..1/16\"' "
+        "--set 'axes.weight_decay.values=\"0, 1/8..16\"' --extend"
+    )
+    assert expected in err
+    grown = load_study(here / "studies/s.toml", ['axes.lr.values="4..1/16"', 'axes.weight_decay.values="0, 1/8..16"'])
+    assert only_adds(study.canonical(), grown)
+    assert main(["report", "s", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_keeps_what_was_extended_before_and_other_overrides(here):
+    study = load_study(here / "studies/s.toml", ["axes.lr.values=[1, '1/10', '1/100']", "task.epochs=2"])
+    make_store(here, "s", study, lambda cell: 5 - 10 * cell.hyperparameters["weight_decay"])
+    with Store(f"sqlite:///{here}/studies/s.db") as store:
+        numbers = analyse_table(study, store.table("s"), {})
+    command = SweepCommand(here / "studies/s.toml", ("task.epochs=2", "axes.lr.values=1"), name="t")
+    text = alarm_lines(numbers, study, command)[-1]
+    assert "--name t --set task.epochs=2 " in text and text.count("axes.lr.values") == 1
+    assert 'axes.lr.values="100, 10, 1, 0.1, 0.01"' in text
+
+
+def test_show_says_what_the_numbers_mean(here, capsys):
+    study = make_study()
+
+    def error(cell):
+        unit = 1.0 if cell.panel.startswith("sgd") else 0.1
+        jitter = 0.02 * np.sin(1e6 * cell.hyperparameters["lr"] + 1e4 * cell.hyperparameters["weight_decay"])
+        return jitter + error_of(
+            cell.panel, cell.hyperparameters["lr"] / unit, cell.hyperparameters["weight_decay"] / 0.016
+        )
+
+    make_store(here, "m", study, error)
+    assert main(["show", "m", "--json"]) == 0
+    panels = {p["panel"]: p for p in json.loads(capsys.readouterr().out)["panels"]}
+    assert panels["sgd"]["conversion"] is None and panels["sgd"]["sentence"].startswith("coupled")
+    assert panels["adamw"]["conversion"].startswith("torch: torch.optim.AdamW(params, lr=0.0125, weight_decay=2.56")
+    assert panels["sgdw"]["conversion"].startswith("timm: timm.optim.SGDW(")
+    assert "p = " in panels["adamw"]["best_axes"]
+    assert main(["show", "m"]) == 0
+    out = capsys.readouterr().out
+    assert "sgd: coupled: " in out and "  best axes: p = " in out and "  best cell in torch: torch.optim.AdamW(" in out

@@ -1,0 +1,142 @@
+"""`wdgrid compare A B`: two studies, panels, or the paper's figures side by side."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wdgrid.cli.common import AsJson, Out, Quiet, Storage, UsageError, open_store, print_json, say, stored, stored_study
+
+if TYPE_CHECKING:
+    from wdgrid.analysis.compare import Side
+
+What = typer.Argument(
+    help="A stored study (digits), its file (studies/digits.toml), one panel (digits/adamw), or the paper's reference "
+    "values (paper:figure1, paper:figure2, paper:figure2/SGDW)."
+)
+
+
+def compare(
+    a: Annotated[str, What],
+    b: Annotated[str, What],
+    storage: Storage = None,
+    out: Out = Path("reports"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare two studies or panels: best errors and their difference, rank correlation, shared circles, one figure."""
+    from wdgrid.analysis.compare import compare as measure
+    from wdgrid.analysis.compare import pairs as matched
+    from wdgrid.report import replaced
+    from wdgrid.report.comparison import comparison_lines, comparison_rows, draw_comparison, save_comparison
+
+    sides = [_sides(what, storage) for what in (a, b)]
+    pairs = matched(*sides)
+    if not pairs:
+        has = "; ".join(f"{what} has {', '.join(found)}" for what, found in zip((a, b), sides, strict=True))
+        raise UsageError(f"no panel of {a} matches one of {b}: {has}; name one panel of each, as in digits/adamw")
+    found = [measure(*pair) for pair in pairs]
+    folder = out / f"compare-{_slug(a)}-vs-{_slug(b)}"
+    with replaced(folder) as fresh:
+        save_comparison(draw_comparison(pairs, found), fresh / "compare.png")
+    path = folder / "compare.png"
+    if as_json:
+        print_json({"a": a, "b": b, "pairs": comparison_rows(found), "figure": path.as_posix()})
+    else:
+        typer.echo("\n\n".join("\n".join(comparison_lines(one)) for one in found))
+    left = [
+        side.label
+        for place, one in enumerate(sides)
+        for side in one.values()
+        if all(side is not pair[place] for pair in pairs)
+    ]
+    if left:
+        say(f"without a counterpart: {', '.join(left)}", quiet)
+    say(f"written: {path}", quiet)
+
+
+def _slug(what: str) -> str:
+    """A name as part of a folder's: `paper:figure2/SGDW` is `paper-figure2-SGDW`, a study file its study."""
+    head, toml, panel = what.partition(".toml")
+    name = f"{Path(head).name}{panel}" if toml else what
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-")
+
+
+def _sides(what: str, storage: str | None) -> "dict[str, Side]":
+    """The panels that a user's word stands for, by name."""
+    if what.startswith("paper:"):
+        name, _, panel = what.removeprefix("paper:").partition("/")
+        found = _paper(name)
+    else:
+        name, panel = _name_and_panel(what)
+        found = _study(name, storage)
+    if not panel:
+        return found
+    from wdgrid.analysis.compare import plain_name
+
+    chosen = {key: side for key, side in found.items() if key == panel}
+    chosen = chosen or {key: side for key, side in found.items() if plain_name(key) == plain_name(panel)}
+    if not chosen:
+        raise UsageError(f"{what}: no panel {panel}; there: {', '.join(found)}")
+    return chosen
+
+
+def _name_and_panel(what: str) -> tuple[str, str]:
+    """`digits/adamw` is a study and a panel, `studies/digits.toml` a file, `studies/digits.toml/adamw` both."""
+    head, toml, rest = what.partition(".toml")
+    if toml and (not rest or rest.startswith("/")):
+        return head + toml, rest.removeprefix("/")
+    name, _, panel = what.partition("/")
+    return name, panel
+
+
+def _paper(name: str) -> "dict[str, Side]":
+    from wdgrid.analysis.compare import Side
+    from wdgrid.analysis.separability import analyse
+    from wdgrid.analysis.surface import paper_surfaces
+
+    if name not in ("figure1", "figure2"):
+        raise UsageError(f"paper:{name}: there are paper:figure1 and paper:figure2")
+    surfaces = paper_surfaces(figure=int(name[-1]))
+    schedules = {"fixed": "constant", "step": "step", "cos": "cosine"}
+    sides = {}
+    for panel, numbers in analyse(surfaces).items():
+        optimizer, _, schedule = panel.lower().partition(" ")
+        shown = surfaces[panel].as_printed()
+        sides[panel] = Side(
+            f"paper:{name}/{panel}", panel, optimizer, schedules.get(schedule, "cosine"), shown, numbers
+        )
+    return sides
+
+
+def _study(what: str, storage: str | None) -> "dict[str, Side]":
+    name, url = stored(what, storage)
+    path = url.removeprefix("sqlite:///")
+    if storage is None and not Path(path).exists():
+        raise UsageError(f"{what}: there is no {path}; sweep it first, or give --storage")
+    with open_store(url) as store:
+        study, table, attrs = stored_study(store, name), store.table(name), store.attrs(name)
+    return _of_table(name, study, table, attrs)
+
+
+def _of_table(name: str, study: Any, table: Any, attrs: Any) -> "dict[str, Side]":
+    from wdgrid.analysis.compare import Side
+    from wdgrid.analysis.surface import surfaces
+    from wdgrid.report import analyse_table
+
+    numbers, shown = analyse_table(study, table, attrs), surfaces(table, study.row, study.column)
+    panels = study.panel_names()
+    return {
+        panel: Side(
+            f"{name}/{panel}",
+            panel,
+            panels[panel].optimizer,
+            panels[panel].schedule.kind,
+            surface.as_printed(),
+            numbers[panel],
+            study.report.top_k,
+        )
+        for panel, surface in shown.items()
+        if panel in panels
+    }

@@ -1,0 +1,86 @@
+"""`wdgrid convert`: what a (rate, decay) is called in another library, with a line to paste. Starts at once."""
+
+import math
+from typing import Annotated
+
+import typer
+
+from wdgrid.analysis.conversion import OPTIMIZERS, TARGETS, Conversion
+from wdgrid.analysis.conversion import convert as convert_one
+from wdgrid.cli.common import AsJson, UsageError, print_json, say
+
+SCHEDULES = ("constant", "step", "cosine", "restarts")
+
+
+def convert(
+    lr: Annotated[float, typer.Option(help="Learning rate α (the initial one, under a schedule).")],
+    weight_decay: Annotated[float, typer.Option(help="Weight decay or L2 factor λ, as --optimizer's own form has it.")],
+    optimizer: Annotated[str, typer.Option(help=f"Whose numbers these are: {', '.join(OPTIMIZERS)}.")],
+    to: Annotated[
+        list[str] | None, typer.Option(help=f"Target; may be repeated; all if not given: {', '.join(TARGETS)}.")
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option(help=f"Schedule of the rate: {', '.join(SCHEDULES)}. Some are equal at a constant rate only.")
+    ] = "cosine",
+    batch: Annotated[float | None, typer.Option(help="Batch size b, for normalised λ and τ.")] = None,
+    train_size: Annotated[float | None, typer.Option(help="Training examples B, for normalised λ and τ.")] = None,
+    steps_per_epoch: Annotated[float | None, typer.Option(help="Steps an epoch, instead of B and b.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Epochs T of the budget (of the restart period), for normalised λ.")
+    ] = None,
+    momentum: Annotated[float, typer.Option(help="Momentum of SGD, SGDW.")] = 0.9,
+    beta1: Annotated[float, typer.Option(help="β1 of Adam, AdamW.")] = 0.9,
+    beta2: Annotated[float, typer.Option(help="β2 of Adam, AdamW.")] = 0.999,
+    eps: Annotated[float, typer.Option(help="ε of Adam, AdamW.")] = 1e-8,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a learning rate and weight decay into another library's terms: the value, and a line to paste."""
+    if schedule not in SCHEDULES:
+        raise UsageError(f"--schedule {schedule}: must be one of {', '.join(SCHEDULES)}")
+    for name, beta in (("--beta1", beta1), ("--beta2", beta2)):
+        if not 0 <= beta < 1:
+            raise UsageError(f"{name} must be at least 0 and below 1, not {beta:g}")
+    if not (math.isfinite(eps) and eps >= 0):
+        raise UsageError(f"--eps must be a finite number ≥ 0, not {eps:g}")
+    steps_known = steps_per_epoch is not None or (batch is not None and train_size is not None)
+    skipped = {} if to else _not_asked_for(steps_known, epochs is not None)
+    found = []
+    for target in to or [name for name in TARGETS if name not in skipped]:
+        try:
+            one = convert_one(
+                lr, weight_decay, optimizer, target,
+                schedule=schedule, batch=batch, train_size=train_size, steps_per_epoch=steps_per_epoch,
+                epochs=epochs, momentum=momentum, betas=(beta1, beta2), eps=eps,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        found.append(one)
+    if as_json:
+        print_json([_plain(one) for one in found])
+        return
+    for one in found:
+        _print(one)
+    for target, needs in skipped.items():
+        say(f"{target}: not shown; needs {needs}")
+
+
+def _not_asked_for(steps_known: bool, epochs_known: bool) -> dict[str, str]:
+    """Targets that `--to` nothing leaves out, and what they need; asked for by name they are an error instead."""
+    steps = [] if steps_known else ["--batch and --train-size (or --steps-per-epoch)"]
+    needs = {"normalised": steps + ([] if epochs_known else ["--epochs"]), "tau": steps}
+    return {name: " and ".join(missing) for name, missing in needs.items() if missing}
+
+
+def _plain(one: Conversion) -> dict[str, str | float | None]:
+    value = one.value if one.value is not None and math.isfinite(one.value) else None
+    return {"to": one.to, "name": one.name, "value": value, "line": one.line, "warning": one.warning}
+
+
+def _print(one: Conversion) -> None:
+    """Target, name and value in columns; the line to paste below, never wrapped; then the warning."""
+    value = "no equal" if one.value is None else f"{one.value:.6g}"
+    typer.echo(f"{one.to:18} {one.name:18} {value}")
+    if one.line:
+        typer.echo(f"  {one.line}")
+    if one.warning:
+        typer.echo(f"  warning: {one.warning}")

@@ -1,0 +1,85 @@
+"""What a task will cost, from a few measured steps; and how fast this machine multiplies matrices.
+
+Knows FLOPs, seconds and bytes of one chunk and of the device. Knows nothing of grids: whoever asks multiplies.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from wdgrid import models
+from wdgrid.cells import Cell
+from wdgrid.engine.loop import Job, Workbench, _Chunk
+
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one chunk of K cells costs.
+
+    `train_flops` and `test_flops` are the model's, a cell and epoch (multiply and add count as two; matrix products and
+    convolutions only); `epoch_seconds` is measured, for the whole chunk, one process, the fastest of a few epochs;
+    `state_bytes` are weights, gradients and moments of all K cells.
+    """
+
+    train_flops: int
+    test_flops: int
+    epoch_seconds: float
+    state_bytes: int
+
+
+def cost(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cost:
+    """Trains a chunk for a moment and throws it away."""
+    chunk = _Chunk(bench, job, cells, size)
+    chunk.epoch(0)  # allocations, caches
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        chunk.epoch(0)
+        if bench.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+        if sum(times) > 10:
+            break
+    tensors = (chunk.network.theta, chunk.network.gradient, *chunk.rule.state)
+    return Cost(*_flops(bench), min(times), sum(t.numel() * t.element_size() for t in tensors))
+
+
+def _flops(bench: Workbench) -> tuple[int, int]:
+    """Model FLOPs of one cell: an epoch of training, a pass over the test set."""
+    data, batch = bench.data, min(bench.task.batch_size, len(bench.data.train_x))
+    module = models.build(bench.task, data.train_x.shape[1:], data.classes, seed=0).to(data.train_x)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        torch.nn.functional.cross_entropy(module(data.train_x[:batch]), data.train_y[:batch]).backward()
+    train = counter.get_total_flops() * bench.steps_per_epoch
+    with torch.no_grad(), counter:
+        module.eval()(data.test_x[:batch])
+    return train, counter.get_total_flops() * len(data.test_x) // min(batch, len(data.test_x))
+
+
+def gemm_rate(threads: int, device: str = "cpu", size: int = 2048) -> float:
+    """Measured float32 matrix product rate in GFLOP/s, the best of a few products of size × size matrices."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        a = torch.randn(size, size, device=device)
+        best = float("inf")
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            torch.mm(a, a)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(before)
+    return 2 * size**3 / best / 1e9
+
+
+def devices() -> list[str]:
+    """Names of the CUDA devices that torch sees."""
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,0 +1,79 @@
+"""What boundary alarms ask a study to add: axis values as a study file writes them.
+
+Knows alarms and axes; knows nothing of commands. All panels share the axes, so what they ask for is added together.
+"""
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from wdgrid.axes import label, parse_multiple
+
+if TYPE_CHECKING:
+    from wdgrid.analysis.boundary import Boundary
+    from wdgrid.analysis.separability import Separability
+    from wdgrid.study import Study
+
+
+def alarms(numbers: "Mapping[str, Separability]") -> "list[tuple[str, Boundary]]":
+    """Every alarm with its panel."""
+    return [(panel, alarm) for panel, found in numbers.items() for alarm in found.alarms]
+
+
+def extended_axes(numbers: "Mapping[str, Separability]", study: "Study", besides: Iterable[str] = ()) -> dict[str, str]:
+    """The stored values and those to add, as TOML by axis; nothing if nothing is to be added.
+
+    Axes named in `besides` are written too, as they are stored, even if no alarm touches them.
+    """
+    wanted: dict[str, list[Fraction]] = {}
+    for _, alarm in alarms(numbers):
+        wanted.setdefault(alarm.axis, []).extend(parse_multiple(text) for text in alarm.add)
+    if not any(wanted.values()):
+        return {}
+    axes = {}
+    for name, axis in study.axes.items():
+        added = [value for value in dict.fromkeys(wanted.get(name, [])) if value not in axis.values]
+        if added or name in besides:
+            axes[name] = _toml(_in_order(axis.values, added))
+    return axes
+
+
+def _in_order(values: tuple[Fraction, ...], added: list[Fraction]) -> list[Fraction]:
+    """All of them in the direction the axis has; after the others where it has none."""
+    for down in (False, True):
+        if list(values) == sorted(values, reverse=down):
+            return sorted([*values, *added], reverse=down)
+    return [*values, *added]
+
+
+def _toml(values: list[Fraction]) -> str:
+    """A TOML string such as `"0, 1/32..16"`: runs of three or more doublings or halvings become ranges."""
+    parts: list[str] = []
+    start = 0
+    while start < len(values):
+        end = start + 1
+        if end < len(values) and (ratio := _ratio(values[start], values[end])) is not None:
+            while end + 1 < len(values) and _ratio(values[end], values[end + 1]) == ratio:
+                end += 1
+        if end - start >= 2 and end < len(values) and _is_power(values[start]):
+            parts.append(f"{_exact(values[start])}..{_exact(values[end])}")
+            start = end + 1
+        else:
+            parts.append(_exact(values[start]))
+            start += 1
+    return '"' + ", ".join(parts) + '"'
+
+
+def _ratio(first: Fraction, second: Fraction) -> Fraction | None:
+    """2 or 1/2, where that is what leads from one to the next."""
+    ratio = second / first if first > 0 else None
+    return ratio if ratio in (Fraction(2), Fraction(1, 2)) else None
+
+
+def _is_power(value: Fraction) -> bool:
+    return value > 0 and not value.numerator & (value.numerator - 1) and not value.denominator & (value.denominator - 1)
+
+
+def _exact(value: Fraction) -> str:
+    """As it is printed, where that says it exactly; else as a fraction."""
+    return label(value) if parse_multiple(label(value)) == value else str(value)

@@ -1,0 +1,59 @@
+"""What a panel's numbers mean, in sentences: the verdict, the axes on which it is separable, its best cell elsewhere.
+
+Knows words. What they stand on is in `wdgrid.analysis`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from wdgrid.analysis.conversion import convert
+
+if TYPE_CHECKING:
+    from wdgrid.analysis.separability import Separability
+    from wdgrid.study import Study
+
+Finding = dict[str, str | None]
+# Where the other half of the world would look: the libraries' line for the paper's decay, and the other way round.
+ELSEWHERE = {"sgdw": "timm", "adamw": "torch", "sgdw-torch": "paper", "adamw-torch": "paper"}
+
+
+def findings(study: "Study", numbers: "Mapping[str, Separability]") -> list[Finding]:
+    """Per panel `best_axes` and `conversion` (of the best cell, decoupled variants only); None where there is none."""
+    from wdgrid.analysis.best_axes import best_axes
+
+    found = []
+    for name, panel in numbers.items():
+        axes = best_axes(panel, study.panel_names()[name].optimizer)
+        found.append({"best_axes": axes and axes.sentence, "conversion": _conversion(study, name, panel)})
+    return found
+
+
+def _conversion(study: "Study", name: str, found: "Separability") -> str | None:
+    panel = study.panel_names()[name]
+    target = ELSEWHERE.get(panel.optimizer)
+    if target is None or study.decay == "normalized" or found.best_row is None or found.best_col is None:
+        return None
+    values = study.hyperparameters(panel) | {study.row: found.best_row, study.column: found.best_col}
+    same = convert(
+        values["lr"],
+        values["weight_decay"],
+        panel.optimizer,
+        target,
+        schedule=panel.schedule.kind,
+        momentum=values.get("momentum", 0.9),
+        betas=(values.get("beta1", 0.9), values.get("beta2", 0.999)),
+        eps=values.get("eps", 1e-8),
+    )
+    return f"{target}: {same.line}" + (f" ({same.warning})" if same.warning else "")
+
+
+def finding_lines(numbers: "Mapping[str, Separability]", found: Sequence[Finding]) -> list[str]:
+    """The sentences for a terminal."""
+    lines = []
+    for (name, panel), words in zip(numbers.items(), found, strict=True):
+        lines.append(f"{name}: {panel.sentence}")
+        if words["best_axes"] and panel.verdict != "can't tell":  # a slope nobody can tell advises nobody
+            lines.append(f"  best axes: {words['best_axes']}")
+        if words["conversion"]:
+            lines.append(f"  best cell in {words['conversion']}")
+    return lines
