@@ -16,7 +16,8 @@ POINTS = 30  # of each of the three curves
 CHUNK = 16
 PLANNING = ("definition", "create", "reclaim", "retry_failed")
 QUEUE = ("pending", "attrs", "set_attrs", "claim", "renew", "finish", "release", "fail")
-METHODS = (*PLANNING, *QUEUE, "table", "curves")
+READING = ("table", "curves")
+METHODS = (*PLANNING, *QUEUE, *READING)
 
 
 def per_trial(folder: Path, cells: int, repeats: int) -> dict[str, float]:

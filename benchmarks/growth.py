@@ -54,7 +54,7 @@ def points(wdgrid: list[str], folder: Path, sizes: list[int], workers: list[int]
 
 def table(found: list[Point]) -> Iterator[str]:
     """Markdown."""
-    yield "| cells | workers | sweep s | of it report s | ms a cell, report off | peak MiB: parent | largest child |"
+    yield "| cells | workers | sweep s (n = 1) | report s | ms a cell, report off | peak MiB: parent | largest child |"
     yield "|---|---|---|---|---|---|---|"
     for p in found:
         each = 1000 * (p.sweep.seconds - p.report.seconds) / p.cells

@@ -54,7 +54,7 @@ def main() -> None:
         if "peers" in parts:
             found = [bench.network(NETWORKS[row]) for row in options.rows.split(",")]
             peaks.append(_peak(options))
-            _print(table.peers(found, max(peaks), peaks))
+            _print(table.peers(found, peaks, "lack" if options.no_malloc else "have"))
         if "growth" in parts:
             sizes = [20, 100] if options.quick else [100, 1000, 10_000]
             say(f"growth: {sizes} cells")
@@ -150,9 +150,11 @@ class Bench:
         say("store calls by themselves")
         cells = 48 if quick else 484
         each = bookkeeping.per_trial(folder, cells, 1 if quick else 5)
-        yield f"Storage (SQLite on disk, {bookkeeping.POINTS} points of 3 curves a trial, {cells} trials, chunks of "
-        yield f"{bookkeeping.CHUNK}), ms a trial: " + ", ".join(f"{name} {ms:.3f}" for name, ms in each.items())
-        yield f"; together **{sum(each.values()):.3f}**."
+        yield (
+            f"Storage (SQLite on disk, {bookkeeping.POINTS} points of 3 curves a trial, {cells} trials, chunks of "
+            f"{bookkeeping.CHUNK}), ms a trial: {', '.join(f'{name} {ms:.3f}' for name, ms in each.items())}; "
+            f"together **{sum(each.values()):.3f}**."
+        )
         network = NETWORKS["mlp"]
         small = quick or self.options.no_full
         work = subset(network, self.options.cells or network.cells, self.options.epochs or network.epochs)
@@ -162,11 +164,16 @@ class Bench:
         command = [sys.executable, str(HERE / "bookkeeping.py"), "sweep", str(study), str(folder), str(machine.cores())]
         done = machine.run(command)
         calls = json.loads(done.out.splitlines()[-1])["calls"]
-        spent = sum(seconds for _, seconds in calls.values())
-        yield f"\nOf a `wdgrid sweep` of {work} (cells × epochs) lasting {done.seconds:.1f} s, store calls took "
-        yield f"{spent:.2f} s: **{100 * spent / done.seconds:.2f} %** of the wall time (n = 1), "
-        yield f"{1000 * spent / work.cells:.2f} ms a cell, workers computing meanwhile. By call: "
-        yield ", ".join(f"{name} {n} × {1000 * seconds / n:.1f} ms" for name, (n, seconds) in calls.items()) + "."
+        spent = sum(seconds for name, (_, seconds) in calls.items() if name not in bookkeeping.READING)
+        reading = sum(seconds for name, (_, seconds) in calls.items() if name in bookkeeping.READING)
+        yield (
+            f"\nOf a `wdgrid sweep` of {work} (cells × epochs) lasting {done.seconds:.1f} s, planning, queue and "
+            f"results took {spent:.2f} s: **{100 * spent / done.seconds:.2f} %** of the wall time (n = 1), "
+            f"{1000 * spent / work.cells:.2f} ms a cell, workers computing meanwhile; reading it all for the report "
+            f"(the import of pandas included) another {reading:.2f} s. By call: "
+            + ", ".join(f"{name} {n} × {1000 * seconds / n:.1f} ms" for name, (n, seconds) in calls.items())
+            + "."
+        )
 
 
 if __name__ == "__main__":

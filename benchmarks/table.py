@@ -1,5 +1,6 @@
 """What was measured of wdgrid and its peers, and the tables made of it. Runs nothing."""
 
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -50,6 +51,10 @@ class Row:
         share = self.trials(contender, self.shared) / self.shared.cells
         return (shared - start) / (self.shared.cell_steps * share - self.least.cell_steps)
 
+    def is_noise(self, contender: str) -> bool:
+        """Whether the shared work took so little beyond start-up that nothing should be read from the difference."""
+        return self.median(contender, self.shared) < 2 * self.median(contender, self.least)
+
     def at_full(self, contender: str) -> tuple[float, bool]:
         """Seconds of the full study, and whether they were measured rather than extrapolated."""
         measured = self.seconds(contender, self.full)
@@ -66,13 +71,16 @@ class Row:
         return training / seconds / 1e9, (training + testing) / seconds / 1e9
 
 
-def peers(rows: list[Row], peak: float, peaks: list[float]) -> Iterator[str]:
+def peers(rows: list[Row], peaks: list[float], malloc: str) -> Iterator[str]:
     """Both tables: the same work done by all, then the full study."""
+    peak = max(peaks)
     measured = ", ".join(f"{p:.0f}" for p in peaks)
-    yield f"Float32 GEMM peak of all cores: {peak:.0f} GFLOP/s (2048³, the larger of processes and threads; measured "
-    yield f"before and after: {measured}). Peers are written in the *{rows[0].style}* style. Shares are of the peak,"
-    yield "training steps alone / with tests; every time is of a whole command, imports, storage and (wdgrid) report"
-    yield "included."
+    yield (
+        f"Float32 GEMM peak of all cores: {peak:.0f} GFLOP/s (2048³, the larger of processes and threads; measured "
+        f"before and after: {measured}). Peers are written in the *{rows[0].style}* style and {malloc} wdgrid's malloc "
+        "settings. Every time is of a whole command, imports, storage and (wdgrid) report included. GFLOP/s and shares "
+        "of the peak: training steps alone / with tests."
+    )
     yield ""
     yield "**The same work, measured by all** (times: median, least–most)"
     yield ""
@@ -82,10 +90,16 @@ def peers(rows: list[Row], peak: float, peaks: list[float]) -> Iterator[str]:
         for contender in NAMES:
             yield _shared(row, contender, peak)
     yield ""
-    yield "Start-up is the same command on 1 cell × 1 epoch."
+    yield (
+        "Start-up is the same command on 1 cell × 1 epoch. Trials beyond the cells are GridSampler's duplicates: many "
+        "in little work, few in much; they are part of these times, not of the next table's."
+    )
     yield ""
-    yield "**The digits study, 484 × 100.** Extrapolated (~): start-up + cell-steps × the measured time a cell-step and"
-    yield "trial, GridSampler's growing cost and duplicates left out."
+    yield (
+        "**The digits study, 484 × 100.** Extrapolated (~): start-up + cell-steps × the measured time a cell-step and "
+        "trial; GridSampler's growing cost and duplicates are left out, which favours the peers. "
+        "(?): the work lasted less than start-up again, so that its noise decides: give more --cells or --epochs."
+    )
     yield ""
     yield "| network | what ran | µs a cell-step | s | time / wdgrid's | GFLOP/s | share |"
     yield "|---|---|---|---|---|---|---|"
@@ -110,12 +124,15 @@ def _shared(row: Row, contender: str, peak: float) -> str:
 
 def _full(row: Row, contender: str, peak: float) -> str:
     seconds, measured = row.at_full(contender)
+    if math.isnan(seconds):
+        return f"| {row.full.network.title} | {NAMES[contender]} | | failed | | | |"
     ratio = f"**{seconds / row.at_full('wdgrid')[0]:.2f}**" if contender != "wdgrid" else "1"
     n = len(row.seconds(contender, row.full))
     told = f"{seconds:.1f} (measured, n = {n})" if measured else f"~{seconds:.0f}"
+    mark = " (?)" if row.is_noise(contender) else ""
     return (
-        f"| {row.full.network.title} | {NAMES[contender]} | {1e6 * row.per_step(contender):.0f} | {told} | {ratio} "
-        f"| {_rates(row, row.full, seconds, peak)} |"
+        f"| {row.full.network.title} | {NAMES[contender]} | {1e6 * row.per_step(contender):.0f}{mark} | {told} "
+        f"| {ratio} | {_rates(row, row.full, seconds, peak)} |"
     )
 
 

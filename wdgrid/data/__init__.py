@@ -118,4 +118,6 @@ def shifted(x: Tensor, pixels: int, random: torch.Generator) -> Tensor:
     rows = offsets[0] + torch.arange(height, device=x.device)
     columns = offsets[1] + torch.arange(width, device=x.device)
     image = torch.arange(n, device=x.device)[:, None, None]
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    moved = padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    # One channel makes a permuted tensor contiguous in both memory formats; torch would go on in channels_last.
+    return moved.clone(memory_format=torch.contiguous_format)

@@ -194,7 +194,7 @@ def _flatten(run: Run, x: Value) -> Value:
     if x.layout == "features":
         return x
     images = len(x.tensor)
-    by_cell = x.tensor.view(images, run.cells, -1)  # [B, K, C·H·W]
+    by_cell = x.tensor.reshape(images, run.cells, -1)  # [B, K, C·H·W]
     return Value(by_cell.permute(1, 2, 0).contiguous(), "features")
 
 

@@ -131,7 +131,10 @@ def draw_comparison(pairs: Sequence[tuple[Side, Side]], found: Sequence[Comparis
     if drawn := [image for image in differences if image is not None]:
         bar = figure.colorbar(drawn[0], ax=list(axes[:, 2]), extend="both", aspect=30, shrink=0.8)
         bar.set_label("B − A (points): blue, B is better; red, A is better")
-    words = "circles: best cells; ×: diverged (B − A: A× in A only, B× in B only, × in both); hatched: not trained"
+    words = (
+        "circles: best cells; ×: diverged (B − A: A× in A only, B× in B only, × in both); hatched: not trained; "
+        "in B − A, errors beyond the scale's end count as its end"
+    )
     figure.supxlabel(words, fontsize=9, color="#404040")
     return figure
 
@@ -185,7 +188,8 @@ def _difference_map(ax: "Axes", a: Side, b: Side, one: Comparison, reach: float)
     size = min(12.0, 150 / max(values.shape))
     for i, j in np.argwhere((diverged[0] | diverged[1]) & ~np.isnan(values)):
         text = "×" if diverged[0][i, j] and diverged[1][i, j] else "A×" if diverged[0][i, j] else "B×"
-        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=size, color="#202020")
+        ink = "white" if text != "×" and abs(values[i, j]) > 0.6 * reach else "#202020"
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=size, color=ink)
     rows, cols = thinned(list(first.row_labels), 16), thinned(list(first.col_labels), 16)
     ax.set_xticks([j + 0.5 for j in cols], [first.col_labels[j] for j in cols], rotation=45)
     ax.set_yticks([i + 0.5 for i in rows], [first.row_labels[i] for i in rows])
