@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,3 +218,16 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(single, tmp_path, op
     assert other.load() is None
     other.clear()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_convolutional_network_trains_on_shifted_images(tmp_path, monkeypatch):
+    """Shifted images of one channel once came in a memory format that the stacked form could not flatten."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    task = Task(model="test_engine:Pooled", batch_size=25, epochs=1, train_size=100, precision="float64", device="cpu")
+    bench = Workbench(task)
+    assert bench.network(0, 2).form == "stacked"
+    job = Job("adamw", Cosine(), 1, False)
+    (cell,) = cells_of("adamw", [0.01], [0.02])
+    (outcome,) = run(bench, job, [cell], 3)
+    expected = train_plain(bench, job, cell)
+    assert outcome.test_loss == pytest.approx(expected["test_loss"], rel=1e-9)
