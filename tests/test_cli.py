@@ -128,6 +128,7 @@ def test_optuna_reads_the_study(finished):
         storage.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_a_no_op_that_draws_again(finished):
     here, _ = finished
     picture = here / "reports" / "small" / "heatmaps.png"
@@ -141,6 +142,7 @@ def test_a_finished_study_is_a_no_op_that_draws_again(finished):
     assert "sgd" in again.stdout and "κ" in again.stdout
 
 
+@pytest.mark.slow
 def test_list_show_report_export(finished):
     here, _ = finished
     listed = json.loads(wdgrid("list", "--json", cwd=here).stdout)
@@ -187,6 +189,7 @@ def test_killed_and_resumed_is_uninterrupted(finished, here):
     assert not kept.exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(here):
     process = subprocess.Popen(
         [*WDGRID, "sweep", "studies/small.toml", "--set", "task.epochs=400", "--set", "axes.lr.values=1..1/64", *ONE],
@@ -206,6 +209,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(here):
     assert states["complete"] > 0 and states["waiting"] > 0 and "running" not in states
 
 
+@pytest.mark.slow
 def test_extend_trains_only_what_is_new(here):
     small = ["sweep", "studies/small.toml", "--set", "task.epochs=1", *ONE]
     assert wdgrid(*small, cwd=here).returncode == 0
@@ -218,6 +222,7 @@ def test_extend_trains_only_what_is_new(here):
     assert len(after) == 60 and len(merged) == 48
 
 
+@pytest.mark.slow
 def test_a_users_own_network_and_data(here):
     mine = ["--set", "task={model='mine:net', dataset='mine:data', epochs=2, batch_size=10, model_args={width=6}}"]
     done = wdgrid("sweep", "studies/small.toml", *mine, *ONE, cwd=here)
@@ -227,6 +232,7 @@ def test_a_users_own_network_and_data(here):
     assert (table(here)["state"] == "complete").all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -244,6 +250,7 @@ def test_bad_input_is_status_2(here, override, says):
     assert says in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
 
 
+@pytest.mark.slow
 def test_missing_things_are_told_in_one_line(here):
     for arguments in (["sweep", "none.toml"], ["show", "none"], ["report", "none"], ["sweep", "--colour"], ["swep"]):
         refused = wdgrid(*arguments, cwd=here)
@@ -254,6 +261,7 @@ def test_missing_things_are_told_in_one_line(here):
     assert refused.returncode in (1, 2) and "Traceback" not in refused.stderr and "not.db" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar(here):
     parent, child = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}

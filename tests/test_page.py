@@ -268,6 +268,7 @@ def test_without_scripts_dark_and_narrow(visit, report):
     assert night.evaluate("document.documentElement.scrollWidth") <= 400
 
 
+@pytest.mark.slow
 def test_ten_thousand_cells_open_and_answer_at_once(visit, tmp_path, png):
     values = [str(2 ** (-k / 8)) for k in range(50)]
     axes = {"lr": {"values": values}, "weight_decay": {"values": values, "unit": 0.016}}

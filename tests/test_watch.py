@@ -13,6 +13,8 @@ from wdgrid.report import analyse_table, replaced, write_report
 from wdgrid.store import Store
 from wdgrid.studyfile import load_study, only_adds
 
+pytestmark = pytest.mark.slow
+
 TOML = """
 [task]
 batch_size = 50
