@@ -21,7 +21,9 @@ def test_csv_round_trip_with_inf_in_documented_order(tmp_path):
     path = tmp_path / "new" / "trials.csv"
     export(TABLE[list(reversed(TABLE.columns))], "csv", path)
     back = pd.read_csv(path, dtype={"row": str, "col": str})
-    assert list(back.columns) == [*TABLE_COLUMNS, *HYPERPARAMETERS]
+    documented = [*TABLE_COLUMNS, *HYPERPARAMETERS]
+    assert list(back.columns) == [name for name in documented if name in TABLE]
+    assert set(documented) - set(back.columns) <= {"validation_error"}  # only where images are kept apart
     assert np.array_equal(back["test_error"], TABLE["test_error"], equal_nan=True)
     diverged = next(line for line in path.read_text("utf-8").splitlines() if ",inf," in line)
     assert diverged.startswith("sgd,sgd,cosine,3,0,1,2,5,complete,inf,")
