@@ -60,6 +60,7 @@ def make_table(study: Study, *, diverged: bool = True, missing: bool = True, noi
                     "number": number,
                     "state": "waiting" if waits else "complete",
                     "test_error": np.nan if waits else np.inf if blown else error,
+                    "validation_error": np.nan,
                     "test_loss": np.nan if waits or blown else error / 30,
                     "train_loss": np.nan if waits or blown else error / 60,
                     "l2_term": np.nan if waits or blown else decay,
