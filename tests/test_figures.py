@@ -130,6 +130,16 @@ def test_normalized_decay_is_said():
     assert any("λ = λ_norm √(b / (B T))" in t.get_text() for t in figure.texts)
 
 
+def test_one_panel_may_be_normalized_among_raw_ones():
+    panels = [{"optimizer": "adamw", "lr_unit": 0.1, "name": "raw"}]
+    panels += [{**panels[0], "name": "normalized", "decay": "normalized", "weight_decay_unit": 0.2}]
+    study = make_study(panels=panels)
+    figure = heatmaps(study, "s", make_table(study))
+    labels = [ax.get_xlabel() for ax in panels_of(figure)]
+    assert labels == ["Weight decay (× 0.016)", "Weight decay, normalized (× 0.2)"]
+    assert any("normalized, where the axis says so" in t.get_text() for t in figure.texts)
+
+
 def test_other_axes_have_proper_titles():
     axes = {"eps": {"values": "1..1/8", "unit": 0.1}, "beta2": {"values": ["0.9", "0.99"]}}
     study = make_study(axes=axes, panels=[{"optimizer": "adamw", "lr": 0.001, "weight_decay": 0}])

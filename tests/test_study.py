@@ -115,6 +115,8 @@ FAULTS = [
     ("panels.0.schedule=cosin", "panels.0.schedule"),
     ("panels.0.momentum=0.5", "panels.0.momentum = 0.5: adamw has no momentum"),
     ("panels.0.lr=0.5", "lr is an axis"),
+    ("panels.0.decay=both", 'panels.0.decay = "both"'),
+    ("panels.0.weight_decay_unit=0", "panels.0.weight_decay_unit = 0"),
     ("panels.0.beta1=1", "panels.0.beta1 = 1"),
     ("panels=[]", "panels = []"),
     ("seeds=[1,1]", "seeds must differ"),
@@ -172,6 +174,28 @@ def test_what_counts_as_the_same_study(small):
         assert load_study(small, same).digest() == study.digest(), same
     for other in (["task.epochs=3"], ["seeds=[1]"], ["axes.lr.unit=2"], ["task.model_args.hidden=[3]"]):
         assert load_study(small, other).digest() != study.digest(), other
+
+
+def test_a_panel_may_have_its_own_unit_and_meaning_of_decay(small):
+    study = load_study(small, ["panels.0.decay=normalized", "panels.0.weight_decay_unit=0.2"])
+    (panel,) = study.panels
+    assert study.normalized(panel) and not load_study(small).normalized(panel.model_copy(update={"decay": None}))
+    (cells,) = study.cells().values()
+    assert [c.hyperparameters["weight_decay"] for c in cells[:4]] == [0, 0.1, 0.2, 0.4]
+    plain = load_study(small)
+    for override in ("panels.0.decay=normalized", "panels.0.weight_decay_unit=0.2"):
+        other = load_study(small, [override])
+        assert other.digest() != plain.digest() and len(differences(plain.canonical(), other)) == 1
+    both = load_study(small, ["decay=normalized", "panels.0.decay=raw"])
+    assert not both.normalized(both.panels[0])
+    with pytest.raises(StudyFileError, match="weight_decay is no axis"):
+        axes = "axes={lr={values=[1]}, eps={values=[1]}}"
+        load_study(small, [axes, "panels.0.weight_decay=0", "panels.0.weight_decay_unit=2"])
+
+
+def test_studies_stored_by_earlier_versions_keep_their_digest():
+    """What is stored is found again only by this number: new fields must not move it where they are not set."""
+    assert load_study(DIGITS).digest() == "8c83a9016b01d12ae486b240200736f0305780313efac8d03c5230122931e39a"
 
 
 def test_differences_and_extension(small):

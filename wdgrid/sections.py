@@ -24,6 +24,7 @@ from wdgrid.axes import parse_multiples
 
 HyperparameterName = Literal["lr", "weight_decay", "eps", "beta1", "beta2", "momentum"]
 OptimizerName = Literal["sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch"]
+DecayUnits = Literal["raw", "normalized"]
 
 # What each optimizer needs beside lr and weight_decay, with the paper's default (Algorithms 1 and 2).
 EXTRA_HYPERPARAMETERS: dict[str, dict[str, float]] = {
@@ -218,6 +219,10 @@ class Panel(Frozen):
         None, description="budget of this panel; the task's if not given"
     )
     lr_unit: Positive | None = Field(None, description="unit of the lr axis in this panel; the axis' if not given")
+    weight_decay_unit: Positive | None = Field(
+        None, description="unit of the weight decay axis in this panel; the axis' if not given"
+    )
+    decay: DecayUnits | None = Field(None, description="raw or normalized weight decay; the study's if not given")
     lr: Positive | None = Field(None, description="fixed learning rate, where lr is no axis")
     weight_decay: NotNegative | None = Field(None, description="fixed weight decay, where it is no axis")
     momentum: Fraction01 | None = Field(None, description="fixed momentum of SGD (default 0.9)")

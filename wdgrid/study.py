@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from wdgrid.cells import Cell
 from wdgrid.sections import (
     EXTRA_HYPERPARAMETERS,
     Axis,
+    DecayUnits,
     FaultsError,
     Frozen,
     HyperparameterName,
@@ -39,7 +40,7 @@ class Study(Frozen):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31, strict=True)], ...] = Field(
         (0,), description="each cell is trained once a seed", min_length=1
     )
-    decay: Literal["raw", "normalized"] = Field(
+    decay: DecayUnits = Field(
         "raw", description="normalized: λ = λ_norm √(b/(B T)), T the epochs of the current period"
     )
     report: Report = Field(Report.model_validate({}), description="how results are drawn")
@@ -60,9 +61,12 @@ class Study(Frozen):
 
     def unit(self, panel: Panel, axis: str) -> float:
         """Unit of an axis in a panel."""
-        if axis == "lr" and panel.lr_unit is not None:
-            return panel.lr_unit
-        return self.axes[axis].unit  # type: ignore[index]
+        own = {"lr": panel.lr_unit, "weight_decay": panel.weight_decay_unit}.get(axis)
+        return self.axes[axis].unit if own is None else own  # type: ignore[index]
+
+    def normalized(self, panel: Panel) -> bool:
+        """Whether a panel's decay is λ_norm."""
+        return (panel.decay or self.decay) == "normalized"
 
     def panel_names(self) -> dict[str, Panel]:
         """Panels by name, in order. A name is as short as it can be: adamw, adamw-step, adamw-step-25."""
@@ -109,11 +113,13 @@ class Study(Frozen):
     def identity(self) -> dict[str, Any]:
         """What decides the numbers: everything but the title, the report's settings and the device."""
         canonical = self.model_dump(mode="json", exclude={"title": True, "report": True, "task": {"device"}})
+        # What a study stored before there was such a field cannot have set is left out: it keeps its digest.
+        unset = [{n for n in ("weight_decay_unit", "decay") if getattr(p, n) is None} for p in self.panels]
         canonical["panels"] = [
-            {"name": name, **panel.model_dump(mode="json", exclude={"name"})}
-            for name, panel in self.panel_names().items()
+            {"name": name, **panel.model_dump(mode="json", exclude={"name", *later})}
+            for (name, panel), later in zip(self.panel_names().items(), unset, strict=True)
         ]
-        if not canonical["task"]["validation_size"]:  # so that studies stored before there was one keep their digest
+        if not canonical["task"]["validation_size"]:
             del canonical["task"]["validation_size"]
         return canonical
 
@@ -159,8 +165,9 @@ def _panel_faults(study: Study, panel: Panel, path: str) -> Iterator[Fault]:
             yield f"{path}.optimizer", panel.optimizer, f"{panel.optimizer} has no {name}, which is an axis"
         if given is None and name in ("lr", "weight_decay") and name not in study.axes:
             yield f"{path}.{name}", None, f"{name} is no axis, so a fixed value is needed"
-    if panel.lr_unit is not None and "lr" not in study.axes:
-        yield f"{path}.lr_unit", panel.lr_unit, "lr is no axis"
+    for name, unit in (("lr", panel.lr_unit), ("weight_decay", panel.weight_decay_unit)):
+        if unit is not None and name not in study.axes:
+            yield f"{path}.{name}_unit", unit, f"{name} is no axis"
     for name, axis in study.axes.items():
         for multiple in axis.values:
             value = scale(multiple, study.unit(panel, name))

@@ -178,7 +178,6 @@ class Sweep:
             panel = self.panels[panel_name]
             running.claims, running.epochs = claims, self.study.panel_epochs(panel)
             running.started = time.monotonic()
-            normalized = self.study.decay == "normalized"
             cells = [c.cell for c in claims]
             try:
                 running.worker.send(
@@ -186,7 +185,7 @@ class Sweep:
                         panel.optimizer,
                         panel.schedule,
                         running.epochs,
-                        normalized,
+                        self.study.normalized(panel),
                         cells,
                         self.size or 1,
                         self.checkpoints,

@@ -28,6 +28,7 @@ class Side:
     surface: Surface
     found: Separability
     top_k: int = 10
+    normalized: bool = False
 
     @property
     def mean(self) -> np.ndarray:

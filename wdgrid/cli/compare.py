@@ -136,6 +136,7 @@ def _of_table(name: str, study: Any, table: Any, attrs: Any) -> "dict[str, Side]
             surface.as_printed(),
             numbers[panel],
             study.report.top_k,
+            study.normalized(panels[panel]),
         )
         for panel, surface in shown.items()
         if panel in panels

@@ -37,7 +37,7 @@ def plan(
     rows, cells = [], study.cells()
     for name, panel in study.panel_names().items():
         epochs = study.panel_epochs(panel)
-        job = Job(panel.optimizer, panel.schedule, epochs, study.decay == "normalized")
+        job = Job(panel.optimizer, panel.schedule, epochs, study.normalized(panel))
         one = cost(bench, job, [c for c in cells[name] if c.seed == study.seeds[0]][:size], size)
         rows.append(
             {

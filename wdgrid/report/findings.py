@@ -31,7 +31,7 @@ def findings(study: "Study", numbers: "Mapping[str, Separability]") -> list[Find
 def _conversion(study: "Study", name: str, found: "Separability") -> str | None:
     panel = study.panel_names()[name]
     target = ELSEWHERE.get(panel.optimizer)
-    if target is None or study.decay == "normalized" or found.best_row is None or found.best_col is None:
+    if target is None or study.normalized(panel) or found.best_row is None or found.best_col is None:
         return None
     values = study.hyperparameters(panel) | {study.row: found.best_row, study.column: found.best_col}
     same = convert(

@@ -115,8 +115,8 @@ def _grid(study: Study, name: str, cells: pd.DataFrame, picked_on: str) -> Grid:
         panel=name,
         title=panel_title(study, name),
         decay_form=DECAY_FORMS[panel.optimizer],
-        row_title=axis_title(study.row, row_unit, panel.optimizer, study.decay),
-        col_title=axis_title(study.column, col_unit, panel.optimizer, study.decay),
+        row_title=axis_title(study.row, row_unit, panel.optimizer, study.normalized(panel)),
+        col_title=axis_title(study.column, col_unit, panel.optimizer, study.normalized(panel)),
         row_labels=row_labels,
         col_labels=col_labels,
         row_values=[scale(m, row_unit) for m in rows],
@@ -170,10 +170,10 @@ def _selection_line(study: Study, all_grids: list[Grid]) -> str:
     return f"{words} Test error of the best cells: {', '.join(found)}" if found else words
 
 
-def axis_title(axis: str, unit: float, optimizer: str, decay: str) -> str:
+def axis_title(axis: str, unit: float, optimizer: str, normalized: bool) -> str:
     """Title of an axis with its unit, worded as in the paper: L2 has a regularization factor, not a decay."""
     words = AXES[axis] if axis in AXES else DECAY_WORDS[optimizer in ("sgd", "adam")]
-    if axis == "weight_decay" and decay == "normalized":
+    if axis == "weight_decay" and normalized:
         words += ", normalized"
     bare = unit == 1 and axis not in ("lr", "weight_decay")
     return words if bare else f"{words} (× {unit:g})"
@@ -199,8 +199,10 @@ def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -
     for optimizer in dict.fromkeys(p.optimizer for p in study.panels):
         forms.setdefault(DECAY_FORMS[optimizer], []).append(OPTIMIZERS[optimizer])
     lines = ["What decay does in one step:  " + ";  ".join(f"{', '.join(t)} – {f}" for f, t in forms.items())]
-    if study.decay == "normalized":
-        lines.append("Decay is normalized: λ = λ_norm √(b / (B T)), b batch size, B training images, T epochs")
+    norm = [study.normalized(panel) for panel in study.panels]
+    if any(norm):
+        where = "" if all(norm) else ", where the axis says so"
+        lines.append(f"Decay is normalized{where}: λ = λ_norm √(b / (B T)), b batch size, B training images, T epochs")
     cells = sum(g.error.size for g in all_grids)
     diverged = sum(int(g.diverged.sum()) for g in all_grids)
     missing = sum(int(g.missing.sum()) for g in all_grids)

@@ -131,9 +131,9 @@ def _best(grid: Grid) -> Iterator[tuple[str, str, str, str, str]]:
 
 def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:
     """The panel's best cell in other libraries' terms: library, line to paste, warning."""
-    if not grid.best or study.decay == "normalized":
-        return
     panel = study.panel_names()[grid.panel]
+    if not grid.best or study.normalized(panel):
+        return
     row, col = grid.best[0]
     found = study.hyperparameters(panel)
     found |= {study.row: grid.row_values[row], study.column: grid.col_values[col]}

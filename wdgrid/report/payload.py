@@ -26,7 +26,6 @@ def page_data(study: Study, panels: list[Grid], table: pd.DataFrame) -> dict[str
         "shades": [[k / 16, to_hex(shades(k / 16))] for k in range(17)],
         "row": study.row,
         "column": study.column,
-        "decay": study.decay,
         "error_words": error_words(study),
         "steps_per_epoch": study.task.train_size and -(-study.task.train_size // study.task.batch_size),
         "seeds": len(study.seeds),
@@ -36,13 +35,14 @@ def page_data(study: Study, panels: list[Grid], table: pd.DataFrame) -> dict[str
 
 def _panel(study: Study, grid: Grid, cells: pd.DataFrame) -> dict[str, Any]:
     panel = study.panel_names()[grid.panel]
-    kind = panel.schedule.model_dump_json()
+    kind, normalized = panel.schedule.model_dump_json(), study.normalized(panel)
     return {
         "name": grid.panel,
         "title": grid.title,
         "optimizer": panel.optimizer,
         "epochs": study.panel_epochs(panel),
-        "family": f"{panel.optimizer} {kind}",
+        "normalized": normalized,
+        "family": f"{panel.optimizer} {kind} {normalized}",
         "decay_form": grid.decay_form,
         "row_title": grid.row_title,
         "col_title": grid.col_title,

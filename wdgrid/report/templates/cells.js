@@ -83,7 +83,7 @@ const rateIsColumn = data.row === "weight_decay" && data.column === "lr";
 function isoLines(p, kind) {
   if (!kind || !p.best.length || !(rateIsRow || rateIsColumn)) return [];
   const library = p.optimizer.endsWith("-torch"), coupled = p.optimizer === "sgd" || p.optimizer === "adam";
-  if (kind === "tau" && (coupled || data.decay === "normalized")) return [];
+  if (kind === "tau" && (coupled || p.normalized)) return [];
   const decays = rateIsRow ? p.col_values : p.row_values;
   const anchor = p.best.map(([i, j]) => [p.row_values[i], p.col_values[j]]).find(([a, b]) => a * b > 0);
   if (!anchor) return [];
