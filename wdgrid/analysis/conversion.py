@@ -4,7 +4,8 @@ Knows the libraries' update rules (SCIENCE.md, "The four variants"; read in torc
 Composer 0.32, optax 0.2.8, Keras 3.15 and pytorch_optimizer 4.1) and imports none of them. η is the
 schedule's multiplier, α the rate. The paper's step takes η λ θ off for decay; the library form
 (`sgdw-torch`, `adamw-torch`) η α λ θ, so λ_library = λ_paper / α. L2 factors are the same everywhere, but
-for Keras' regularizer, whose gradient is twice its factor.
+for Keras' regularizer, whose gradient is twice its factor. Two without a line of their own: Schedule-Free
+decays in the library form, pytorch_optimizer's `fixed_decay=True` by λ θ whatever rate and schedule.
 """
 
 import math
@@ -209,15 +210,15 @@ def _torch_like(setting: _Setting, to: str) -> Conversion:
 def _optax(setting: _Setting) -> Conversion:
     """Chains hold every variant; `eta` in a line is the schedule's multiplier, a function of the step."""
     lr, wd = _number(setting.lr), _number(setting.library_decay)
+    rate = lr if setting.constant else f"lambda step: {lr} * eta(step)"
     b1, b2 = setting.betas
     if setting.adaptive:
         rest = f"b1={b1}, b2={b2}, eps={_number(setting.eps)}"
-        line = f"optax.adamw({lr}, {rest}, weight_decay={wd})"
+        line = f"optax.adamw({rate}, {rest}, weight_decay={wd})"
         if not setting.decoupled:
-            line = f"optax.chain(optax.add_decayed_weights({wd}), optax.adam({lr}, {rest}))"
+            line = f"optax.chain(optax.add_decayed_weights({wd}), optax.adam({rate}, {rest}))"
         return Conversion(setting.optimizer, "optax", "weight_decay", setting.library_decay, line)
     # trace after the rate is Algorithm 1's buffer; optax.sgd has the rate outside.
-    rate = lr if setting.constant else f"lambda step: {lr} * eta(step)"
     buffer = f"optax.scale_by_learning_rate({rate}), optax.trace({_number(setting.momentum)})"
     if not setting.decoupled:
         line = f"optax.chain(optax.add_decayed_weights({wd}), {buffer})"
