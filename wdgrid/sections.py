@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -118,6 +119,24 @@ class MlpArgs(Frozen):
     )
 
 
+def _six_n_plus_two(depth: int) -> int:
+    if depth % 6 != 2:
+        raise ValueError("must be 6n + 2: 8, 14, 20, 26, …")
+    return depth
+
+
+Depth = Annotated[int, Field(ge=8, strict=True), AfterValidator(_six_n_plus_two)]
+
+
+class ResnetArgs(Frozen):
+    """Arguments of the built-in model `resnet`."""
+
+    depth: Depth = Field(8, description="layers with weights on the longest path: 6n + 2, n blocks a stage")
+    width: Annotated[int, Field(ge=1, strict=True)] = Field(
+        16, description="channels of the first stage; the second has twice, the third four times as many"
+    )
+
+
 class DigitsArgs(Frozen):
     """Arguments of the built-in dataset `digits`."""
 
@@ -126,7 +145,7 @@ class DigitsArgs(Frozen):
     )
 
 
-BUILT_IN_MODELS: dict[str, type[Frozen]] = {"mlp": MlpArgs}
+BUILT_IN_MODELS: dict[str, type[Frozen]] = {"mlp": MlpArgs, "resnet": ResnetArgs}
 BUILT_IN_DATASETS: dict[str, type[Frozen]] = {"digits": DigitsArgs}
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -152,7 +171,7 @@ def _checked_args(args: dict[str, Any], name: str | None, built_in: dict[str, ty
 def _allowed(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown; allowed: {', '.join(model.model_fields)}"
-    return error["msg"]
+    return error["msg"].removeprefix("Value error, ")
 
 
 class Task(Frozen):
@@ -160,7 +179,7 @@ class Task(Frozen):
 
     dataset: str = Field("digits", description='"digits", or your own as "package.module:function"')
     dataset_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the dataset")
-    model: str = Field("mlp", description='"mlp", or your own nn.Module factory as "package.module:function"')
+    model: str = Field("mlp", description='"mlp", "resnet", or your own nn.Module factory as "package.module:function"')
     model_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the model")
     batch_size: Annotated[int, Field(ge=1, strict=True)] = Field(128, description="images a minibatch")
     epochs: Annotated[int, Field(ge=1, strict=True)] = Field(100, description="budget in epochs (T)")

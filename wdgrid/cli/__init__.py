@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "UsageError": 2,
             "UsersFaultError": 2,
             "DataError": 2,
+            "ModelError": 2,
             "LoadingError": 2,
             "StoreError": 1,
             "MachineError": 1,

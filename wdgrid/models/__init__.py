@@ -8,16 +8,26 @@ from torch import nn
 
 from wdgrid.loading import load_object
 from wdgrid.models.mlp import mlp
+from wdgrid.models.resnet import resnet
 from wdgrid.sections import BUILT_IN_MODELS, Task
+
+
+class ModelError(Exception):
+    """A network that cannot be built for the data, in one line."""
 
 
 def build(task: Task, features: torch.Size, classes: int, seed: int) -> nn.Module:
     """The task's network for inputs [B, *features], initialised by `seed` alone.
 
-    A user's own factory gets the study's `model_args` and nothing else.
+    A user's own factory gets the study's `model_args` and nothing else. Raises ModelError where a network for images
+    gets something else.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if task.model in BUILT_IN_MODELS:
+        if task.model not in BUILT_IN_MODELS:
+            return load_object(task.model)(**task.model_args)
+        if task.model == "mlp":
             return mlp(features.numel(), classes, **task.model_args)
-        return load_object(task.model)(**task.model_args)
+        if len(features) != 3:
+            raise ModelError(f"{task.model} takes images [channels, height, width], not inputs {list(features)}")
+        return resnet(features[0], classes, **task.model_args)
