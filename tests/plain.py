@@ -80,7 +80,7 @@ class TorchOptim:
 def train_plain(bench: Workbench, job: Job, cell: Cell) -> dict[str, float]:
     """What one cell comes to, trained alone."""
     data, task = bench.data, bench.task
-    module = models.build(task, data.train_x.shape[1:], data.classes, cell.seed).double()
+    module = models.build(task, data.prepared(data.train_x[:1]).shape[1:], data.classes, cell.seed).double()
     kind = Recursion if job.optimizer in ("sgd", "sgdw") else TorchOptim
     optimizer = kind(module.parameters(), job.optimizer, cell.hyperparameters)
     steps = bench.steps_per_epoch
@@ -96,7 +96,7 @@ def train_plain(bench: Workbench, job: Job, cell: Cell) -> dict[str, float]:
             losses.append(loss.item())
     module.eval()
     with torch.no_grad():
-        logits = module(data.test_x)
+        logits = module(data.prepared(data.test_x))
         return {
             "test_error": 100 * (logits.argmax(1) != data.test_y).double().mean().item(),
             "test_loss": F.cross_entropy(logits, data.test_y).item(),

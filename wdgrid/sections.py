@@ -145,8 +145,32 @@ class DigitsArgs(Frozen):
     )
 
 
+class ImageArgs(Frozen):
+    """Arguments of every built-in dataset of photographs."""
+
+    flip: Annotated[bool, Field(strict=True)] = Field(True, description="training images are mirrored at random")
+    crop: Annotated[int, Field(ge=0, strict=True)] = Field(
+        4, description="pixels added around training images before a random window is cut out; 0: none"
+    )
+    crop_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+        None, description="side of that window, and of the central one in a test; the image's own if not given"
+    )
+
+
+class FolderArgs(ImageArgs):
+    """Arguments of the built-in dataset `folder`."""
+
+    root: Annotated[str, Field(min_length=1)] = Field(
+        description="folder with train/<class>/* and test/<class>/*; if relative, looked for in the working "
+        "directory, in $WDGRID_DATA and in ~/.cache/wdgrid"
+    )
+    size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+        None, description="side in pixels to which images are resized; as they are if not given"
+    )
+
+
 BUILT_IN_MODELS: dict[str, type[Frozen]] = {"mlp": MlpArgs, "resnet": ResnetArgs}
-BUILT_IN_DATASETS: dict[str, type[Frozen]] = {"digits": DigitsArgs}
+BUILT_IN_DATASETS: dict[str, type[Frozen]] = {"digits": DigitsArgs, "folder": FolderArgs}
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -169,6 +193,8 @@ def _checked_args(args: dict[str, Any], name: str | None, built_in: dict[str, ty
 
 
 def _allowed(error: Any, model: type[BaseModel]) -> str:
+    if error["type"] == "missing":
+        return f"needs {error['loc'][0]}: {model.model_fields[error['loc'][0]].description}"
     if error["type"] == "extra_forbidden":
         return f"unknown; allowed: {', '.join(model.model_fields)}"
     return error["msg"].removeprefix("Value error, ")
@@ -177,7 +203,7 @@ def _allowed(error: Any, model: type[BaseModel]) -> str:
 class Task(Frozen):
     """What is trained, on what, for how long, and where."""
 
-    dataset: str = Field("digits", description='"digits", or your own as "package.module:function"')
+    dataset: str = Field("digits", description='"digits", "folder", or your own as "package.module:function"')
     dataset_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the dataset")
     model: str = Field("mlp", description='"mlp", "resnet", or your own nn.Module factory as "package.module:function"')
     model_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the model")
@@ -185,6 +211,9 @@ class Task(Frozen):
     epochs: Annotated[int, Field(ge=1, strict=True)] = Field(100, description="budget in epochs (T)")
     train_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
         None, description="training images used; all if not given"
+    )
+    test_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+        None, description="test images used; all if not given"
     )
     validation_size: Annotated[int, Field(ge=0, strict=True)] = Field(
         0,

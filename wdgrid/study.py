@@ -119,8 +119,9 @@ class Study(Frozen):
             {"name": name, **panel.model_dump(mode="json", exclude={"name", *later})}
             for (name, panel), later in zip(self.panel_names().items(), unset, strict=True)
         ]
-        if not canonical["task"]["validation_size"]:
-            del canonical["task"]["validation_size"]
+        for later in ("validation_size", "test_size"):
+            if not canonical["task"][later]:
+                del canonical["task"][later]
         return canonical
 
     def canonical(self) -> str:

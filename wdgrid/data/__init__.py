@@ -6,65 +6,93 @@ epoch and a chunk sees what any other chunk of its seed sees. Knows nothing of n
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from wdgrid.data.augment import Augmentation, moments
 from wdgrid.data.digits import digits
+from wdgrid.data.folder import image_folder
+from wdgrid.data.places import DataError, Tell, silent
 from wdgrid.loading import load_object
 from wdgrid.sections import BUILT_IN_DATASETS, Task
 
+__all__ = ["Augmentation", "DataError", "Dataset", "epoch", "generator", "load", "steps_per_epoch"]
+
 PERMUTATION, AUGMENTATION = 1, 2  # streams of random numbers
+BLOCK_BYTES = 16 * 1024**2  # of augmented images: several minibatches at once, and never a whole big dataset
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Training, test and perhaps validation images or features, and their classes.
 
-    `train_x` [N, …] and `test_x` [M, …] floating point, `train_y` [N] and `test_y` [M] int64 class numbers from 0;
-    `val_x` [V, …] and `val_y` [V] alike, None where no images are kept apart for picking cells. `shift` is the
-    largest shift in pixels used on training images [N, C, H, W] (0: none).
+    `train_x` [N, …] and `test_x` [M, …] as they are stored, floating point or uint8 images [N, C, H, W], `train_y` [N]
+    and `test_y` [M] int64 numbers of `classes`; `val_x` [V, …] and `val_y` [V] alike, None where no images are kept
+    apart for picking cells. `mean` and `std` [C, 1, 1] normalise uint8 images (both None: they are as they should be).
     """
 
     train_x: Tensor
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
-    shift: int = 0
+    classes: int
+    augmentation: Augmentation
+    mean: Tensor | None = None
+    std: Tensor | None = None
     val_x: Tensor | None = None
     val_y: Tensor | None = None
 
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return 1 + max(int(y.max()) for y in (self.train_y, self.test_y, self.val_y) if y is not None)
+    def normalised(self, x: Tensor) -> Tensor:
+        """Stored images x [B, …] as floating point numbers."""
+        return x if self.mean is None or self.std is None else x.to(self.mean.dtype).sub_(self.mean).div_(self.std)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Stored images x [B, …] as a network sees them in a test."""
+        return self.augmentation.central(self.normalised(x))
 
 
-class DataError(Exception):
-    """A dataset that cannot be used, in one line."""
-
-
-def load(task: Task, device: torch.device, dtype: torch.dtype) -> Dataset:
-    """The task's dataset on the device. Raises DataError where it is not what Dataset promises."""
-    shift = 0
-    if task.dataset in BUILT_IN_DATASETS:
-        shift = task.dataset_args["shift"]
-        tensors = digits()
-    else:
-        tensors = load_object(task.dataset)(**task.dataset_args)
+def load(task: Task, device: torch.device, dtype: torch.dtype, tell: Tell = silent) -> Dataset:
+    """The task's dataset on the device; `tell` hears of long work. Raises DataError where it is not as promised."""
+    tensors, augmentation, scale = _read(task, tell)
     train_x, train_y, test_x, test_y = _checked(task.dataset, tensors)
+    if augmentation.size and augmentation.size > min(train_x.shape[2:]):
+        side = f"{train_x.shape[3]}×{train_x.shape[2]}"
+        raise DataError(f"task.dataset_args.crop_size = {augmentation.size}: images are {side} pixels")
+    classes = 1 + max(int(train_y.max()), int(test_y.max()))
+    mean = std = None
+    if not train_x.is_floating_point():
+        mean, std = (t[:, None, None].to(device, dtype) for t in scale or moments(train_x))
     kept = len(train_x) - task.validation_size  # validation is the end, whatever train_size takes of the rest
     n = kept if task.train_size is None else task.train_size
     if n > kept or n < 1:
         sizes = {"train_size": task.train_size, "validation_size": task.validation_size}
         asked = ", ".join(f"task.{name} = {size}" for name, size in sizes.items() if size)
         raise DataError(f"{asked}: {task.dataset} has {len(train_x)} training images")
-    x = {"device": device, "dtype": dtype}
+    m = task.test_size or len(test_x)
+    if m > len(test_x):
+        raise DataError(f"task.test_size = {m}: {task.dataset} has {len(test_x)} test images")
+    x = {"device": device, "dtype": dtype if mean is None else torch.uint8}
     train = train_x[:n].to(**x), train_y[:n].to(device)
-    test = test_x.to(**x), test_y.to(device)
+    test = test_x[:m].to(**x), test_y[:m].to(device)
     if not task.validation_size:
-        return Dataset(*train, *test, shift)
-    return Dataset(*train, *test, shift, train_x[kept:].to(**x), train_y[kept:].to(device))
+        return Dataset(*train, *test, classes, augmentation, mean, std)
+    validation = train_x[kept:].to(**x), train_y[kept:].to(device)
+    return Dataset(*train, *test, classes, augmentation, mean, std, *validation)
+
+
+def _read(task: Task, tell: Tell) -> tuple[object, Augmentation, tuple[Tensor, Tensor] | None]:
+    """The four tensors of a dataset, its augmentation, and mean and deviation [C] where they are known."""
+    args = task.dataset_args
+    if task.dataset not in BUILT_IN_DATASETS:
+        return load_object(task.dataset)(**args), Augmentation(), None
+    if task.dataset == "digits":
+        return digits(), Augmentation(padding=args["shift"]), None
+    images = image_folder(args["root"], args["size"], tell)
+    augmentation = Augmentation(args["crop"], args["flip"], args["crop_size"])
+    return (images.train_x, images.train_y, images.test_x, images.test_y), augmentation, (images.mean, images.std)
 
 
 def _checked(name: str, tensors: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -73,14 +101,19 @@ def _checked(name: str, tensors: object) -> tuple[Tensor, Tensor, Tensor, Tensor
         raise DataError(f"{name} must return four tensors: train_x, train_y, test_x, test_y")
     train_x, train_y, test_x, test_y = tensors
     for part, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
-        if not x.is_floating_point() or y.is_floating_point():
-            raise DataError(f"{name}: {part}_x must be floating point and {part}_y integers, not {x.dtype}, {y.dtype}")
+        images = x.dtype == torch.uint8 and x.dim() == 4
+        if not (x.is_floating_point() or images) or y.is_floating_point():
+            raise DataError(
+                f"{name}: {part}_x must be floating point or uint8 images [N, C, H, W], and {part}_y integers, "
+                f"not {x.dtype} {list(x.shape)}, {y.dtype}"
+            )
         if y.dim() != 1 or len(x) != len(y) or len(x) == 0:
             raise DataError(f"{name}: {part}_x {list(x.shape)} and {part}_y {list(y.shape)} must have one row an image")
         if int(y.min()) < 0:
             raise DataError(f"{name}: {part}_y holds negative classes")
-    if train_x.shape[1:] != test_x.shape[1:]:
-        raise DataError(f"{name}: train_x {list(train_x.shape)} and test_x {list(test_x.shape)} differ in shape")
+    if train_x.shape[1:] != test_x.shape[1:] or train_x.dtype != test_x.dtype:
+        parts = " and ".join(f"{x.dtype} {list(x.shape)}" for x in (train_x, test_x))
+        raise DataError(f"{name}: train_x and test_x differ in shape or kind: {parts}")
     return train_x, train_y.long(), test_x, test_y.long()
 
 
@@ -94,30 +127,31 @@ def epoch(data: Dataset, seed: int, number: int, batch_size: int) -> Callable[[i
     """Epoch `number` (from 0) of a seed: a function from the minibatch's index to x [B, …], y [B].
 
     Images are permuted anew every epoch; those left over when the batch size does not divide N wait for another one.
+    Random numbers are drawn for all images at once and used a block of minibatches at a time: what a minibatch holds
+    does not depend on the blocks.
     """
-    n = len(data.train_x)
-    device = data.train_x.device
+    n, device = len(data.train_x), data.train_x.device
     order = torch.randperm(n, generator=generator(seed, number, PERMUTATION)).to(device)
-    x, y = data.train_x[order], data.train_y[order]
-    if data.shift:
-        x = shifted(x, data.shift, generator(seed, number, AUGMENTATION))
+    random = generator(seed, number, AUGMENTATION)
+    drawn = data.augmentation.draw(n, data.train_x.shape[1:], random).to(device)
     b = min(batch_size, n)
-    return lambda i: (x[i * b : (i + 1) * b], y[i * b : (i + 1) * b])
+    item = (data.train_x if data.mean is None else data.mean).element_size()
+    batches = max(1, BLOCK_BYTES // (b * data.train_x[0].numel() * item))
+
+    @lru_cache(maxsize=1)
+    def block(k: int) -> tuple[Tensor, Tensor]:
+        at = slice(k * batches * b, (k + 1) * batches * b)
+        x = data.augmentation.random(data.normalised(data.train_x[order[at]]), drawn[:, at])
+        return x, data.train_y[order[at]]
+
+    def batch(i: int) -> tuple[Tensor, Tensor]:
+        x, y = block(i // batches)
+        at = slice(i % batches * b, (i % batches + 1) * b)
+        return x[at], y[at]
+
+    return batch
 
 
 def steps_per_epoch(data: Dataset, batch_size: int) -> int:
     """Minibatches an epoch (at least one)."""
     return max(1, len(data.train_x) // batch_size)
-
-
-def shifted(x: Tensor, pixels: int, random: torch.Generator) -> Tensor:
-    """Images [N, C, H, W], each moved by its own −pixels … pixels in both directions, zeros moving in."""
-    n, _, height, width = x.shape
-    padded = torch.nn.functional.pad(x, [pixels] * 4)
-    offsets = torch.randint(0, 2 * pixels + 1, (2, n, 1), generator=random).to(x.device)
-    rows = offsets[0] + torch.arange(height, device=x.device)
-    columns = offsets[1] + torch.arange(width, device=x.device)
-    image = torch.arange(n, device=x.device)[:, None, None]
-    moved = padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    # One channel makes a permuted tensor contiguous in both memory formats; torch would go on in channels_last.
-    return moved.clone(memory_format=torch.contiguous_format)

@@ -52,13 +52,14 @@ def cost(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cost:
 def _flops(bench: Workbench) -> tuple[int, int]:
     """Model FLOPs of one cell: an epoch of training, a pass over the test set."""
     data, batch = bench.data, min(bench.task.batch_size, len(bench.data.train_x))
-    module = models.build(bench.task, data.train_x.shape[1:], data.classes, seed=0).to(data.train_x)
+    x = data.prepared(data.train_x[:batch])
+    module = models.build(bench.task, x.shape[1:], data.classes, seed=0).to(x)
     counter = FlopCounterMode(display=False)
     with counter:
-        torch.nn.functional.cross_entropy(module(data.train_x[:batch]), data.train_y[:batch]).backward()
+        torch.nn.functional.cross_entropy(module(x), data.train_y[:batch]).backward()
     train = counter.get_total_flops() * bench.steps_per_epoch
     with torch.no_grad(), counter:
-        module.eval()(data.test_x[:batch])
+        module.eval()(data.prepared(data.test_x[:batch]))
     return train, counter.get_total_flops() * len(data.test_x) // min(batch, len(data.test_x))
 
 

@@ -50,8 +50,8 @@ class Workbench:
 
     def network(self, seed: int, cells: int) -> FusedNetwork:
         """K copies of the task's network, all initialised by the seed."""
-        module = models.build(self.task, self.data.train_x.shape[1:], self.data.classes, seed)
-        return FusedNetwork(module, cells, self.data.train_x[:8])
+        x = self.data.prepared(self.data.train_x[:8])
+        return FusedNetwork(models.build(self.task, x.shape[1:], self.data.classes, seed), cells, x)
 
 
 def one_thread() -> None:
@@ -67,7 +67,8 @@ def chunk_size(bench: Workbench) -> int:
     small networks are bound by launches, so many more cells go together; the largest activation may take 256 MiB.
     """
     task, data = bench.task, bench.data
-    module = models.build(task, data.train_x.shape[1:], data.classes, seed=0).to(data.train_x)
+    x = data.prepared(data.train_x[:2])
+    module = models.build(task, x.shape[1:], data.classes, seed=0).to(x)
     largest = 1
 
     def measure(_module: torch.nn.Module, _inputs: object, out: object) -> None:
@@ -78,8 +79,8 @@ def chunk_size(bench: Workbench) -> int:
     for layer in module.modules():
         layer.register_forward_hook(measure)
     with torch.no_grad():
-        module(data.train_x[:2])
-    per_cell = largest * min(task.batch_size, len(data.train_x)) * data.train_x.element_size()
+        module(x)
+    per_cell = largest * min(task.batch_size, len(data.train_x)) * x.element_size()
     budget = CACHE_BYTES if bench.device.type == "cpu" else GPU_BYTES
     return max(1, min(MAX_CELLS[bench.device.type], budget // per_cell))
 
@@ -185,12 +186,12 @@ class _Chunk:
 
     @torch.no_grad()
     def _evaluate(self, all_x: Tensor, all_y: Tensor) -> tuple[Tensor, Tensor]:
-        """Error in percent and mean loss over images [M, …] and classes [M], each [K] on the CPU."""
+        """Error in percent and mean loss over stored images [M, …] and classes [M], each [K] on the CPU."""
         errors = torch.zeros(len(self.alive), dtype=torch.float64)
         losses = torch.zeros(len(self.alive), dtype=torch.float64)
         for start in range(0, len(all_x), EVALUATION_BATCH):
             x, y = all_x[start : start + EVALUATION_BATCH], all_y[start : start + EVALUATION_BATCH]
-            logits = self.network(x, training=False)
+            logits = self.network(self.bench.data.prepared(x), training=False)
             errors += wrong(logits, y).cpu()
             losses += logits_loss(logits, y).cpu().double() * len(y)
         return 100 * errors / len(all_x), losses / len(all_x)

@@ -1,0 +1,119 @@
+"""Prepared images in one file: written once, whole or not at all, and mapped into memory by every process.
+
+The file is in the safetensors format, laid out here so that images can be written into it as they come: a dataset
+need never fit into memory. Knows files, locks and arrays; does not know where images come from.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from wdgrid.data.augment import moments
+from wdgrid.data.places import DataError
+
+FORMAT = "1"
+TYPES = {"I64": np.int64, "F64": np.float64, "U8": np.uint8}
+Create = Callable[[int, int, tuple[int, int, int]], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """uint8 images [N, C, H, W] and int64 classes [N] of both parts; mean and deviation [C] of the training images."""
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+def prepared(path: Path, identity: str, build: Callable[[Create], None]) -> Prepared:
+    """What is prepared at `path`, if it is of this identity; else `build` prepares it.
+
+    `build` calls `create(n, m, (C, H, W))` once for the arrays train_x, train_y, test_x, test_y and fills them. Of
+    several processes one builds and the others wait for it. Raises DataError where the file cannot be written, and
+    whatever `build` raises; neither leaves anything behind, and a process that is killed leaves a `.part` file, which
+    is never read and which the next one to build overwrites.
+    """
+    if found := _read(path, identity):
+        return found
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not _read(path, identity):
+                _write(path, identity, build)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or path}: cannot be written: {error.strerror or error}; "
+            "prepared data goes to $WDGRID_DATA, or ~/.cache/wdgrid"
+        ) from error
+    if not (found := _read(path, identity)):
+        raise DataError(f"{path}: was written and cannot be read back")
+    return found
+
+
+def _read(path: Path, identity: str) -> Prepared | None:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            if (metadata["format"], metadata["identity"]) != (FORMAT, identity):
+                return None
+            return Prepared(**{name: file.get_tensor(name) for name in Prepared.__dataclass_fields__})
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
+
+
+def _write(path: Path, identity: str, build: Callable[[Create], None]) -> None:
+    part = path.with_suffix(".part")
+    arrays: dict[str, np.ndarray] = {}
+
+    def create(n: int, m: int, image: tuple[int, int, int]) -> dict[str, np.ndarray]:
+        arrays.update(_lay_out(part, identity, n, m, image))
+        return arrays
+
+    try:
+        build(create)
+        arrays["mean"][:], arrays["std"][:] = (t.numpy() for t in moments(torch.from_numpy(arrays["train_x"])))
+        arrays.clear()  # unmapped
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _lay_out(part: Path, identity: str, n: int, m: int, image: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """A file with room for everything, and its arrays mapped for writing. Raises OSError where the disk is too full."""
+    channels = [image[0]]
+    # Wide numbers first, so that each array lies on a multiple of its own width.
+    shapes = {"mean": ("F64", channels), "std": ("F64", channels), "train_y": ("I64", [n]), "test_y": ("I64", [m])}
+    shapes |= {"train_x": ("U8", [n, *image]), "test_x": ("U8", [m, *image])}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "identity": identity}}
+    end = 0
+    for name, (kind, shape) in shapes.items():
+        begin, end = end, end + int(np.prod(shape)) * np.dtype(TYPES[kind]).itemsize
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    start = 8 + len(text)
+    with part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.flush()
+        if hasattr(os, "posix_fallocate"):  # a hole in a mapped file would kill the process once the disk is full
+            os.posix_fallocate(file.fileno(), 0, start + end)
+        else:
+            file.truncate(start + end)
+    return {
+        name: np.memmap(part, TYPES[kind], "r+", start + header[name]["data_offsets"][0], tuple(shape))
+        for name, (kind, shape) in shapes.items()
+    }
