@@ -284,6 +284,16 @@ def test_the_boundary_alarm_names_the_values_to_add():
     assert alarms(1, 1) == {}  # zero lies beyond it
 
 
+def test_the_alarm_goes_on_in_exact_thirds():
+    exact = [Fraction(1, 3**k) for k in range(4)]
+    rows, cols = ["1", "0.333333", "0.111111", "0.037037"], ["0.037037", "0.111111", "0.333333", "1"]  # as printed
+    slope = 4 + np.add.outer(np.arange(4)[::-1], np.arange(4)[::-1]) / 5  # best at the slowest rate, the largest decay
+    given_surface = labelled(slope, rows, cols)
+    found = analyse({"p": given_surface}, multiples={"lr": exact, "weight_decay": exact[::-1]})["p"]
+    assert {alarm.axis: alarm.add for alarm in found.alarms} == {"lr": ("1/81", "1/243"), "weight_decay": ("3", "9")}
+    assert "add rate 1/81, 1/243" in found.alarms[0].text
+
+
 def test_surfaces_from_the_tidy_table():
     lines = []
     for panel in ("sgd", "adamw"):

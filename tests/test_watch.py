@@ -132,6 +132,15 @@ def test_the_command_keeps_what_was_extended_before_and_other_overrides(here):
     assert 'axes.lr.values="100, 10, 1, 0.1, 0.01"' in text
 
 
+def test_the_command_adds_exact_thirds(here):
+    study = load_study(here / "studies/s.toml", ["axes.lr.values=[1, '1/3', '1/9']"])
+    make_store(here, "s", study, lambda cell: 5 + cell.hyperparameters["lr"])
+    with Store(f"sqlite:///{here}/studies/s.db") as store:
+        numbers = analyse_table(study, store.table("s"), {})
+    text = alarm_lines(numbers, study, SweepCommand(here / "studies/s.toml"))[-1]
+    assert 'axes.lr.values="1, 1/3, 1/9, 1/27, 1/81"' in text
+
+
 def test_show_says_what_the_numbers_mean(here, capsys):
     study = make_study()
 

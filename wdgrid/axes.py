@@ -76,6 +76,12 @@ def label(multiple: Fraction) -> str:
     return f"{float(multiple):g}"
 
 
+def exact_label(multiple: Fraction) -> str:
+    """As `label` prints it where that says it exactly, else as a fraction: `1/32`, `0.1`, `1/3`."""
+    printed = label(multiple)
+    return printed if Fraction(printed) == multiple else str(multiple)
+
+
 def scale(multiple: Fraction, unit: float) -> float:
     """multiple × unit, rounded once (so that 1/10 of 0.1 is the float nearest to 0.01)."""
     return float(multiple * Fraction(repr(unit)))

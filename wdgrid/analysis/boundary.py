@@ -3,6 +3,7 @@
 Knows surfaces and axis labels. Knows nothing of how a study is extended; it names the values to add.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from wdgrid.analysis.measures import best_cells
-from wdgrid.axes import label, parse_multiple
+from wdgrid.axes import exact_label, label, parse_multiple
 
 Edge = Literal["lowest", "highest"]
 WORDS = {"lr": "rate", "weight_decay": "decay"}
@@ -28,11 +29,17 @@ class Boundary:
     text: str
 
 
-def _beyond(labels: tuple[str, ...], values: np.ndarray, name: str, edge: Edge, count: int = 2) -> tuple[str, ...]:
-    """Multiples that go on in the axis' own ratio: `16` after `8` gives `32`, `64`; nothing where there is no ratio."""
+def _beyond(
+    labels: Sequence[str], exact: Iterable[Fraction], values: np.ndarray, name: str, edge: Edge, count: int = 2
+) -> tuple[str, ...]:
+    """Multiples that go on in the axis' own ratio: `16` after `8` gives `32`, `64`; nothing where there is no ratio.
+
+    Where a label is rounded, as `0.333333` is, the one of the `exact` multiples that it prints counts.
+    """
+    known = {label(multiple): multiple for multiple in exact}
     order = np.argsort(values)
     try:
-        multiples = [parse_multiple(labels[i]) for i in order if values[i] > 0]
+        multiples = [known.get(labels[i]) or parse_multiple(labels[i]) for i in order if values[i] > 0]
     except ValueError:
         return ()
     if len(multiples) < 2:
@@ -45,13 +52,18 @@ def _beyond(labels: tuple[str, ...], values: np.ndarray, name: str, edge: Edge, 
     added = [last * ratio**step for step in range(1, count + 1)]
     if name in BELOW_ONE and edge == "highest":
         added = [value for value in added if float(value) * unit < 1]
-    return tuple(label(Fraction(value)) for value in added)
+    return tuple(exact_label(value) for value in added)
 
 
 def boundaries(
-    errors: np.ndarray, cap: float, axes: tuple[tuple[str, np.ndarray, tuple[str, ...]], ...]
+    errors: np.ndarray,
+    cap: float,
+    axes: tuple[tuple[str, np.ndarray, tuple[str, ...]], ...],
+    multiples: Mapping[str, Iterable[Fraction]] | None = None,
 ) -> tuple[Boundary, ...]:
     """Alarms for capped errors [R, C] and the two axes as (name, values, labels).
+
+    `multiples` holds an axis' exact multiples by its name, where labels may be rounded.
 
     An edge raises one when it holds the best cell, or three of the ten best (of fewer on a grid under 80
     cells). An axis of one value has no edge. The smallest positive value beside a 0 is no edge: the 0 lies
@@ -69,7 +81,7 @@ def boundaries(
             held = int(top.take(index, axis).sum())
             if not (holds_best or held >= 3):
                 continue
-            add = _beyond(labels, values, name, edge)
+            add = _beyond(labels, (multiples or {}).get(name, ()), values, name, edge)
             word = WORDS.get(name, name)
             what = "the best cell lies" if holds_best else f"{held} of the {int(top.sum())} best cells lie"
             advice = f"add {word} {', '.join(add)}" if add else f"try a {word} beyond it"

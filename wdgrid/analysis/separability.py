@@ -5,8 +5,9 @@ ICLR 2019, Figures 1 and 2). Surfaces in, frozen dataclasses out; a surface that
 reason, not an error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -88,17 +89,21 @@ def analyse(
     chance: float = 90.0,
     bootstrap: int = 1000,
     rng_seed: int = 0,
+    multiples: Mapping[str, Iterable[Fraction]] | None = None,
 ) -> dict[str, Separability]:
     """Every panel of one study, by name; `cap` and e* are the study's, over all panels given.
 
     `chance` is the error in percent of guessing, above which no default cap goes. `bootstrap` is the number
     of replicates (0: no intervals, and so no verdict). The same input and `rng_seed` give the same
-    intervals, whatever the other panels.
+    intervals, whatever the other panels. `multiples` holds an axis' exact multiples by its name, for alarms that
+    go on where labels are rounded.
     """
     best = study_best(surfaces)
     if cap is None and best is not None:
         cap = error_cap(best, chance)
-    return {name: _analyse_one(surface, best, cap, bootstrap, rng_seed) for name, surface in surfaces.items()}
+    return {
+        name: _analyse_one(surface, best, cap, bootstrap, rng_seed, multiples) for name, surface in surfaces.items()
+    }
 
 
 def _holes(mean: np.ndarray) -> np.ndarray:
@@ -167,7 +172,12 @@ def _intervals(
 
 
 def _analyse_one(
-    surface: Surface, best: float | None, cap: float | None, bootstrap: int, rng_seed: int
+    surface: Surface,
+    best: float | None,
+    cap: float | None,
+    bootstrap: int,
+    rng_seed: int,
+    multiples: Mapping[str, Iterable[Fraction]] | None,
 ) -> Separability:
     surface = surface.as_printed()
     errors = surface.errors
@@ -187,7 +197,7 @@ def _analyse_one(
     why = _why_not(uncapped, surface, best, cap)
     if best is not None and cap is not None and best < cap and (uncapped < cap).any():
         mean = np.minimum(mean_over_seeds(errors, cap), cap)
-        result = replace(result, alarms=boundaries(mean, cap, surface.axes))
+        result = replace(result, alarms=boundaries(mean, cap, surface.axes, multiples))
         if why is None:
             return _with_numbers(result, mean, surface, best, cap, bootstrap, rng_seed)
     return replace(result, sentence=f"can't tell: {why}")

@@ -28,7 +28,9 @@ def analyse_table(study: "Study", table: "pd.DataFrame", attrs: Mapping[str, Any
     from wdgrid.analysis.surface import surfaces
 
     classes = attrs.get("environment", {}).get("classes", 10)
-    return analyse(surfaces(table, study.row, study.column), chance=100 * (1 - 1 / classes))
+    shown = surfaces(table, study.row, study.column)
+    exact = {name: axis.values for name, axis in study.axes.items()}
+    return analyse(shown, chance=100 * (1 - 1 / classes), multiples=exact)
 
 
 def write_report(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from wdgrid.axes import label, parse_multiple
+from wdgrid.axes import exact_label, parse_multiple
 
 if TYPE_CHECKING:
     from wdgrid.analysis.boundary import Boundary
@@ -56,10 +56,10 @@ def _toml(values: list[Fraction]) -> str:
             while end + 1 < len(values) and _ratio(values[end], values[end + 1]) == ratio:
                 end += 1
         if end - start >= 2 and end < len(values) and _is_power(values[start]):
-            parts.append(f"{_exact(values[start])}..{_exact(values[end])}")
+            parts.append(f"{exact_label(values[start])}..{exact_label(values[end])}")
             start = end + 1
         else:
-            parts.append(_exact(values[start]))
+            parts.append(exact_label(values[start]))
             start += 1
     return '"' + ", ".join(parts) + '"'
 
@@ -72,8 +72,3 @@ def _ratio(first: Fraction, second: Fraction) -> Fraction | None:
 
 def _is_power(value: Fraction) -> bool:
     return value > 0 and not value.numerator & (value.numerator - 1) and not value.denominator & (value.denominator - 1)
-
-
-def _exact(value: Fraction) -> str:
-    """As it is printed, where that says it exactly; else as a fraction."""
-    return label(value) if parse_multiple(label(value)) == value else str(value)
