@@ -9,13 +9,17 @@ either axis alone, which take a surface's own curvature for noise and so widen t
 above the cap keep their value: noise there is not seen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 IntervalKind = Literal["seeds", "residual"]
 MIN_STENCILS = 12
+# Stencils share cells: their squares carry the information of this many times fewer independent ones. Along one axis
+# neighbours correlate by −2/3 and 1/6, so 1 + 2 (4/9 + 1/36) = 1.94; along both, its square.
+STENCIL_OVERLAP = 1.94**2
 BLOCK_NUMBERS = 2_000_000
 
 
@@ -43,28 +47,62 @@ def _stencil_residuals(mean: np.ndarray) -> np.ndarray:
     return single[np.isfinite(single)]
 
 
-def replicates(
-    errors: np.ndarray, cap: float, count: int, rng: np.random.Generator
-) -> tuple[IntervalKind, Iterator[np.ndarray]] | None:
-    """Which noise errors [R, C, S] allow, and blocks [n, R, C] of capped replicates, `count` in all.
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """What one grid's cells would differ by if it were trained again.
 
-    None where neither kind can be had: one seed and too few cells under the cap.
+    `variance` is that of one cell's mean, in points², averaged over the cells below the cap, and rests on `freedom`
+    degrees of freedom. `draw(count, rng)` yields blocks [n, R, C] of capped replicates, `count` in all.
     """
+
+    kind: IntervalKind
+    mean: np.ndarray
+    variance: float
+    freedom: float
+    draw: Callable[[int, np.random.Generator], Iterator[np.ndarray]]
+
+    def hides(self, cap: float) -> bool:
+        """Whether the cells' means [R, C], capped, vary no more than the noise does: an F-test at 5 %."""
+        from scipy.stats import f
+
+        cells = self.mean[~np.isnan(self.mean)]
+        if cells.size < 2 or self.variance == 0:
+            return False
+        ratio = np.var(np.minimum(cells, cap), ddof=1) / self.variance
+        return bool(ratio < f.ppf(0.95, cells.size - 1, max(1.0, self.freedom)))
+
+
+def noise_of(errors: np.ndarray, cap: float) -> Noise | None:
+    """The noise that errors [R, C, S] show; None where they show none: one seed and too few cells under the cap."""
     mean = mean_over_seeds(errors, cap)
     n = (~np.isnan(errors)).sum(-1)
     seen = (n > 0) & (mean < cap)
-    if count < 2 or not seen.any():
+    if not seen.any():
         return None
     if (n[seen] >= 2).mean() > 0.5:
         values = np.sort(np.where(np.isposinf(errors), cap, errors), axis=-1)  # NaN last: the first n are there
         widen = np.sqrt(n / np.maximum(n - 1, 1))
         residuals = np.where(np.isnan(values), 0.0, values - mean[..., None]) * widen[..., None]
         residuals[~seen] = 0.0
-        return "seeds", _seed_blocks(mean, residuals, n, cap, count, rng)
+        of_mean = (residuals**2).sum(-1) / np.maximum(n, 1) ** 2  # s² / n
+        several = seen & (n >= 2)
+        return Noise(
+            "seeds",
+            mean,
+            float(of_mean[several].mean()),
+            float((n[several] - 1).sum()),
+            lambda count, rng: _seed_blocks(mean, residuals, n, cap, count, rng),
+        )
     pool = _stencil_residuals(np.where(seen, mean, np.nan))
     if pool.size < MIN_STENCILS:
         return None
-    return "residual", _residual_blocks(mean, np.where(seen, 1.0, 0.0), pool, cap, count, rng)
+    return Noise(
+        "residual",
+        mean,
+        float((pool**2).mean()),
+        pool.size / STENCIL_OVERLAP,
+        lambda count, rng: _residual_blocks(mean, np.where(seen, 1.0, 0.0), pool, cap, count, rng),
+    )
 
 
 def _blocks(count: int, numbers_each: int) -> Iterator[int]:

@@ -37,7 +37,7 @@ def _beyond(
     Where a label is rounded, as `0.333333` is, the one of the `exact` multiples that it prints counts.
     """
     known = {label(multiple): multiple for multiple in exact}
-    order = np.argsort(values)
+    order = [int(i) for i in np.argsort(values)]
     try:
         multiples = [known.get(labels[i]) or parse_multiple(labels[i]) for i in order if values[i] > 0]
     except ValueError:

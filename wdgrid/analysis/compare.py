@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wdgrid.analysis.bootstrap import IntervalKind, interval, mean_over_seeds, replicates
+from wdgrid.analysis.bootstrap import IntervalKind, interval, mean_over_seeds, noise_of
 from wdgrid.analysis.separability import Separability
 from wdgrid.analysis.surface import Surface
 
@@ -151,11 +151,10 @@ def compare(a: Side, b: Side, bootstrap: int = 1000, rng_seed: int = 0) -> Compa
 def _best_draws(side: Side, count: int, rng: np.random.Generator) -> tuple[IntervalKind | None, np.ndarray]:
     """The best error of each replicate of a grid, and what noise it stands on."""
     cap = side.found.cap
-    found = None if cap is None else replicates(side.surface.errors, cap, count, rng)
-    if found is None:
+    noise = None if cap is None else noise_of(side.surface.errors, cap)
+    if noise is None or count < 2:
         return None, np.empty(0)
-    kind, blocks = found
-    return kind, np.concatenate([np.nanmin(block, axis=(-2, -1)) for block in blocks])
+    return noise.kind, np.concatenate([np.nanmin(block, axis=(-2, -1)) for block in noise.draw(count, rng)])
 
 
 def _intervals(

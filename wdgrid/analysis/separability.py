@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from wdgrid.analysis import measures
-from wdgrid.analysis.bootstrap import IntervalKind, interval, mean_over_seeds, replicates
+from wdgrid.analysis.bootstrap import IntervalKind, Noise, interval, mean_over_seeds, noise_of
 from wdgrid.analysis.boundary import WORDS, Boundary, boundaries
 from wdgrid.analysis.surface import Surface
 from wdgrid.analysis.verdict import Interval, Verdict, judge
@@ -29,6 +29,9 @@ LIMITS = {
     "rho": (-1.0, 1.0, 0.03),
 }
 MISSING_SHARE = 0.25
+# Errors near guessing tell how fast cells begin to learn, not where they end. 1 − best/chance is accuracy corrected for
+# chance (Cohen's κ where classes are balanced), of which less than 0.2 counts as slight (Landis & Koch, 1977).
+LEAST_SKILL = 0.2
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def analyse(
     if cap is None and best is not None:
         cap = error_cap(best, chance)
     return {
-        name: _analyse_one(surface, best, cap, bootstrap, rng_seed, multiples) for name, surface in surfaces.items()
+        name: _analyse_one(surface, best, cap, chance, bootstrap, rng_seed, multiples)
+        for name, surface in surfaces.items()
     }
 
 
@@ -116,13 +120,21 @@ def _holes(mean: np.ndarray) -> np.ndarray:
     return ~there & (within | ~there.any(1, keepdims=True) | ~there.any(0, keepdims=True))
 
 
-def _why_not(mean: np.ndarray, surface: Surface, best: float | None, cap: float | None) -> str | None:
+def _why_not(
+    mean: np.ndarray, surface: Surface, best: float | None, cap: float | None, chance: float, noise: Noise | None
+) -> str | None:
     """Why mean errors [R, C] carry no number at all, or None."""
     row, col = (WORDS.get(name, name) for name in (surface.row_name, surface.col_name))
     if mean.size == 0 or np.isnan(mean).all():
         return "no cell is finished"
     if not np.isfinite(np.where(np.isnan(mean), np.inf, mean)).any():
         return "every finished cell diverged"
+    lowest, needed = float(np.nanmin(mean)), (1 - LEAST_SKILL) * chance
+    if lowest > needed:
+        return (
+            f"nothing learns well enough: the best cell errs on {lowest:.2f} %, guessing on {chance:g} %; "
+            f"a verdict needs {needed:g} % or less; train longer or try other values"
+        )
     if best is None or cap is None or not best < cap:
         return f"the study's best error, {best:.2f} %, is not below the cap, {cap:.2f} %"
     if not (mean < cap).any():
@@ -136,6 +148,12 @@ def _why_not(mean: np.ndarray, surface: Surface, best: float | None, cap: float 
     seen = np.minimum(mean[~np.isnan(mean)], cap)
     if np.ptp(seen) < 1e-9:
         return "every cell has the same error"
+    if noise is not None and noise.hides(cap):
+        source = "between seeds" if noise.kind == "seeds" else "between neighbours, of one seed each,"
+        return (
+            f"the cells' errors differ by {np.std(seen, ddof=1):.2f} points (standard deviation), which the noise "
+            f"{source} explains ({np.sqrt(noise.variance):.2f} points); widen the axes, or add seeds"
+        )
     return None
 
 
@@ -153,12 +171,9 @@ def _measure(errors: np.ndarray, surface: Surface, best: float, cap: float) -> d
 
 
 def _intervals(
-    surface: Surface, numbers: Mapping[str, float | None], best: float, cap: float, count: int, rng_seed: int
-) -> tuple[IntervalKind | None, dict[str, Interval]]:
-    found = replicates(surface.errors, cap, count, np.random.default_rng(rng_seed))
-    if found is None:
-        return None, {}
-    kind, blocks = found
+    surface: Surface, noise: Noise, numbers: Mapping[str, float | None], best: float, cap: float, count: int, seed: int
+) -> dict[str, Interval]:
+    blocks = noise.draw(count, np.random.default_rng(seed))
     measured = [_measure(block, surface, best, cap) for block in blocks]
     intervals = {}
     for name, (low, high, tail) in LIMITS.items():
@@ -168,13 +183,14 @@ def _intervals(
         drawn = interval(estimate, np.concatenate([block[name] for block in measured]), tail, low, high)
         if drawn is not None:
             intervals[name] = drawn
-    return kind, intervals
+    return intervals
 
 
 def _analyse_one(
     surface: Surface,
     best: float | None,
     cap: float | None,
+    chance: float,
     bootstrap: int,
     rng_seed: int,
     multiples: Mapping[str, Iterable[Fraction]] | None,
@@ -194,12 +210,13 @@ def _analyse_one(
         selected_on="test" if surface.test_errors is None else "validation",
         **_best_cell(uncapped, surface),
     )
-    why = _why_not(uncapped, surface, best, cap)
+    noise = None if cap is None else noise_of(errors, cap)
+    why = _why_not(uncapped, surface, best, cap, chance, noise)
     if best is not None and cap is not None and best < cap and (uncapped < cap).any():
         mean = np.minimum(mean_over_seeds(errors, cap), cap)
         result = replace(result, alarms=boundaries(mean, cap, surface.axes, multiples))
         if why is None:
-            return _with_numbers(result, mean, surface, best, cap, bootstrap, rng_seed)
+            return _with_numbers(result, mean, surface, noise, best, cap, bootstrap, rng_seed)
     return replace(result, sentence=f"can't tell: {why}")
 
 
@@ -220,14 +237,23 @@ def _best_cell(mean: np.ndarray, surface: Surface) -> dict[str, Any]:
 
 
 def _with_numbers(
-    result: Separability, mean: np.ndarray, surface: Surface, best: float, cap: float, bootstrap: int, rng_seed: int
+    result: Separability,
+    mean: np.ndarray,
+    surface: Surface,
+    noise: Noise | None,
+    best: float,
+    cap: float,
+    bootstrap: int,
+    rng_seed: int,
 ) -> Separability:
     measured = _measure(mean, surface, best, cap)
     if surface.circled is not None:
         measured["rho"] = measures.correlation(surface.circled, surface.rows, surface.cols)
     numbers = {name: None if np.isnan(measured[name]) else float(measured[name]) for name in LIMITS}
     kappa_rows = int(measured["kappa_rows"])
-    kind, intervals = _intervals(surface, numbers, best, cap, bootstrap, rng_seed)
+    intervals = {}
+    if noise is not None and bootstrap > 1:
+        intervals = _intervals(surface, noise, numbers, best, cap, bootstrap, rng_seed)
     verdict, sentence = judge(numbers, intervals, kappa_rows, (surface.row_name, surface.col_name), cap - best)
     return replace(
         result,
@@ -238,7 +264,7 @@ def _with_numbers(
         regret_rate=numbers["regret_rate"],
         rho=numbers["rho"],
         intervals=intervals,
-        interval_kind=kind,
+        interval_kind=noise.kind if noise is not None and intervals else None,
         verdict=verdict,
         sentence=sentence,
     )
