@@ -90,6 +90,7 @@ def train_plain(bench: Workbench, job: Job, cell: Cell) -> dict[str, float]:
         for i in range(steps):
             x, y = batches(i)
             module.zero_grad()
+            torch.manual_seed(datasets.counter(cell.seed, epoch * steps + i, datasets.NOISE))
             loss = F.cross_entropy(module(x), y)
             loss.backward()
             optimizer.step(eta(job.schedule, epoch * steps + i, job.epochs, steps))

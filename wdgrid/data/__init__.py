@@ -18,9 +18,9 @@ from wdgrid.data.places import DataError, Tell, silent
 from wdgrid.loading import load_object
 from wdgrid.sections import BUILT_IN_DATASETS, Task
 
-__all__ = ["Augmentation", "DataError", "Dataset", "epoch", "generator", "load", "steps_per_epoch"]
+__all__ = ["Augmentation", "DataError", "Dataset", "counter", "epoch", "generator", "load", "steps_per_epoch"]
 
-PERMUTATION, AUGMENTATION = 1, 2  # streams of random numbers
+PERMUTATION, AUGMENTATION, NOISE = 1, 2, 3  # streams of random numbers
 BLOCK_BYTES = 16 * 1024**2  # of augmented images: several minibatches at once, and never a whole big dataset
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -119,8 +119,12 @@ def _checked(name: str, tensors: object) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 def generator(seed: int, epoch: int, stream: int) -> torch.Generator:
     """A generator that depends on its three counters only."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB) % 2**63
-    return torch.Generator().manual_seed(mixed)
+    return torch.Generator().manual_seed(counter(seed, epoch, stream))
+
+
+def counter(seed: int, number: int, stream: int) -> int:
+    """A seed that depends on a run's seed, on a number (of an epoch, of a step) and on what is drawn."""
+    return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB) % 2**63
 
 
 def epoch(data: Dataset, seed: int, number: int, batch_size: int) -> Callable[[int], tuple[Tensor, Tensor]]:

@@ -1,24 +1,26 @@
 """One ordinary nn.Module, K times at once.
 
-`fuse` picks, for a network that it has never seen, the fastest of three forms with the same meaning:
+`FusedNetwork` picks, for a network that it has never seen, the fastest of three forms with the same meaning:
 
 - *stacked*: torch.fx traces the module, and every layer runs on K cells in one call (`wdgrid.engine.layers`);
 - *vmap*: torch.func maps the whole module over K sets of parameters;
 - *one by one*: a loop, for modules that neither can take.
 
-All three hold parameters and buffers as [K, …] views of flat storage. Knows nothing of optimizers, data or studies.
+All three hold parameters and buffers as [K, …] views of flat storage, and give all cells the same noise. Knows nothing
+of optimizers, data or studies.
 """
 
 import copy
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.fx.proxy import TraceError
 
-from wdgrid.engine.layers import UnknownLayerError, compile_graph
+from wdgrid.engine.agree import CELLS, agrees
+from wdgrid.engine.layers import stack
+from wdgrid.engine.noise import draws, generators, kept, restore, seed, states
 
 Form = Literal["stacked", "vmap", "one by one"]
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
@@ -28,31 +30,48 @@ Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
 ALIGNMENT = 64
 
 
+class Kind(NamedTuple):
+    """What is found out about a network by trying it; the same for all of a task's chunks."""
+
+    form: Form
+    random: bool  # draws random numbers, so it must be seeded before each pass
+
+
 class FusedNetwork:
     """K copies of one module.
 
     `theta` [K, P] holds all parameters of a cell in a row (zero padding between them), `gradient` [K, P] their
-    gradients; `parameters` and `buffers` are named [K, …] tensors. Forward: x [B, …], shared by all cells → [K, C, B]
-    logits (classes before images, as the stacked layers have them).
+    gradients; `parameters`, `gradients` and `buffers` are named [K, …] tensors; parameters that the
+    module has frozen count as buffers. Forward: x [B, …], shared by all cells → [K, C, B] logits (classes before
+    images, as the stacked layers have them).
     """
 
-    def __init__(self, module: nn.Module, cells: int, x: Tensor) -> None:
+    def __init__(self, module: nn.Module, cells: int, x: Tensor, kind: Kind | None = None) -> None:
         module = copy.deepcopy(module).to(x)
         self.cells = cells
         step = max(1, ALIGNMENT // x.element_size())
         self._slices: dict[str, tuple[int, torch.Size]] = {}
         width = 0
-        for name, parameter in module.named_parameters():
+        trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        fixed = {name: parameter for name, parameter in module.named_parameters() if name not in trained}
+        for name, parameter in trained.items():
             self._slices[name] = (width, parameter.shape)
             width += -(-parameter.numel() // step) * step
         self.theta = x.new_zeros(cells, width)
         self.gradient = x.new_zeros(cells, width)
-        self.buffers = {name: _repeat(buffer, cells) for name, buffer in module.named_buffers()}
-        for name, parameter in module.named_parameters():
+        self.buffers = {name: _repeat(buffer, cells) for name, buffer in (*module.named_buffers(), *fixed.items())}
+        for name, parameter in trained.items():
             self._view(self.theta, name).copy_(parameter.detach())
         self.parameters = {name: self._view(self.theta, name).detach().requires_grad_() for name in self._slices}
-        self._gradients = [self._view(self.gradient, name) for name in self._slices]
-        self.form, self._forward = _choose(module, self, x)
+        self.gradients = {name: self._view(self.gradient, name) for name in self._slices}
+        self.kind = kind or _kind(module, x)
+        self._generators = generators(x.device) if self.kind.random else ()
+        self._forward: Forward = {"stacked": stack, "vmap": _Mapped, "one by one": _Looped}[self.form](module)
+
+    @property
+    def form(self) -> Form:
+        """How the cells are computed."""
+        return self.kind.form
 
     @property
     def size(self) -> int:
@@ -63,14 +82,18 @@ class FusedNetwork:
         start, shape = self._slices[name]
         return flat[:, start : start + shape.numel()].view(-1, *shape)
 
-    def __call__(self, x: Tensor, *, training: bool) -> Tensor:
-        """Logits [K, C, B] of x [B, …]."""
+    def __call__(self, x: Tensor, *, training: bool, noise: int = 0) -> Tensor:
+        """Logits [K, C, B] of x [B, …]; what the network draws, it draws from the seed `noise`."""
+        seed(self._generators, noise)
         return self._forward(self.parameters, self.buffers, x, training)
 
     def backward(self, losses: Tensor) -> None:
         """Fills `gradient` [K, P] with each cell's gradient of its own loss; `losses` [K]."""
+        if isinstance(self._forward, _Looped):
+            self._forward.backward(losses, self.gradients)
+            return
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
-        for view, new in zip(self._gradients, gradients, strict=True):
+        for view, new in zip(self.gradients.values(), gradients, strict=True):
             view.zero_() if new is None else view.copy_(new)
 
 
@@ -78,59 +101,60 @@ def _repeat(tensor: Tensor, cells: int) -> Tensor:
     return tensor.detach().expand(cells, *tensor.shape).clone()
 
 
-def _choose(module: nn.Module, network: FusedNetwork, x: Tensor) -> tuple[Form, Forward]:
-    """The fastest form that reproduces the module's own outputs, tried on a few inputs."""
-    forms: list[tuple[Form, Callable[[nn.Module], Forward]]] = [("stacked", _stacked), ("vmap", _vmapped)]
-    for form, make in forms:
-        try:
-            forward = make(module)
-            if _agrees(module, forward, network, x):
-                return form, forward
-        except (UnknownLayerError, TraceError, RuntimeError, ValueError, TypeError, NotImplementedError):
-            continue
-    return "one by one", _looped(module)
+def _kind(module: nn.Module, x: Tensor) -> Kind:
+    """The fastest form that reproduces the module, tried on x [B, …] with two cells.
+
+    A network that draws is tried on the CPU: on a GPU, forms may draw other numbers from the same seed.
+    """
+    random = draws(module, x)
+    if random:
+        module, x = copy.deepcopy(module).cpu(), x.cpu()
+    forms: tuple[Form, ...] = ("stacked", "vmap")
+    with kept(generators(x.device)):
+        for form in forms:
+            kind = Kind(form, random)
+            try:
+                if agrees(FusedNetwork(module, CELLS, x, kind), module, x):
+                    return kind
+            except Exception:  # whatever it trips over; the module itself is left
+                continue
+    return Kind("one by one", random)
 
 
-def _agrees(module: nn.Module, forward: Forward, network: FusedNetwork, x: Tensor) -> bool:
-    """Whether a fused form gives the module's logits, buffers and evaluation outputs for x (buffers left alone)."""
-    for training in (True, False):
-        plain = copy.deepcopy(module).train(training)
-        buffers = {name: buffer.clone() for name, buffer in network.buffers.items()}
-        with torch.no_grad():
-            fused, expected = forward(network.parameters, buffers, x, training), plain(x)
-        if fused.shape != (network.cells, expected.shape[1], len(x)):
-            return False
-        if not all(torch.allclose(cell, expected.T, 1e-3, 1e-4) for cell in fused):
-            return False
-        if not all(torch.allclose(buffers[n][-1].double(), b.double(), 1e-3, 1e-4) for n, b in plain.named_buffers()):
-            return False
-    return True
+class _Mapped:
+    """The vmap form."""
 
+    def __init__(self, module: nn.Module) -> None:
+        self.modes = {mode: copy.deepcopy(module).train(mode) for mode in (True, False)}
 
-def _stacked(module: nn.Module) -> Forward:
-    return compile_graph(fx.symbolic_trace(module))
-
-
-def _vmapped(module: nn.Module) -> Forward:
-    modes = {True: copy.deepcopy(module).train(), False: copy.deepcopy(module).eval()}
-
-    def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
+    def __call__(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
         def one(p: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
-            return functional_call(modes[training], (p, b), (x,))
+            return functional_call(self.modes[training], (p, b), (x,))
 
         return vmap(one, randomness="same")(parameters, buffers).transpose(1, 2)
 
-    return forward
 
+class _Looped(_Mapped):
+    """A cell at a time, each from where the generators stood; the backward pass, too, for a user's own may draw."""
 
-def _looped(module: nn.Module) -> Forward:
-    modes = {True: copy.deepcopy(module).train(), False: copy.deepcopy(module).eval()}
-
-    def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
+    def __call__(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
+        self._generators = generators(x.device)
+        begin = states(self._generators)
+        self._cells: list[tuple[dict[str, Tensor], list[Tensor]]] = []
         logits = []
         for k in range(len(next(iter(parameters.values())))):
-            own = {name: stack[k] for stacks in (parameters, buffers) for name, stack in stacks.items()}
-            logits.append(functional_call(modes[training], own, (x,)).T)
+            restore(self._generators, begin)
+            own, statistics = ({name: stack[k] for name, stack in stacks.items()} for stacks in (parameters, buffers))
+            logits.append(functional_call(self.modes[training], (own, statistics), (x,)).T)
+            self._cells.append((own, states(self._generators)))
         return torch.stack(logits)
 
-    return forward
+    def backward(self, losses: Tensor, into: dict[str, Tensor]) -> None:
+        """Each cell's gradient of its own loss (`losses` [K]) into tensors [K, …] by name."""
+        for k, (own, state) in enumerate(self._cells):
+            restore(self._generators, state)
+            last = k + 1 == len(self._cells)
+            gradients = torch.autograd.grad(losses[k], list(own.values()), retain_graph=not last, allow_unused=True)
+            for view, new in zip(into.values(), gradients, strict=True):
+                view[k].zero_() if new is None else view[k].copy_(new)
+        self._cells = []

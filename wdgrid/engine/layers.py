@@ -10,10 +10,11 @@ A value that flows through the network is in one of three layouts, known before 
 Knows nothing of what trains the parameters.
 """
 
+import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ Layout = Literal["shared", "features", "maps"]
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity)
 POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.gelu, F.silu, torch.tanh, torch.sigmoid)
+DROPOUT = (F.dropout, F.dropout2d)
 SUMS = (operator.add, torch.add, operator.iadd)
 
 
@@ -50,13 +52,20 @@ class Run:
 
 
 Operation = Callable[..., Value]
+Stacked = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
 
 
-def compile_graph(graph: fx.GraphModule) -> Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]:
-    """A traced module as a function (parameters, buffers, x [B, …], training) → logits [K, C, B].
+def stack(module: nn.Module) -> Stacked:
+    """A module as a function (parameters, buffers, x [B, …], training) → logits [K, C, B].
 
-    Raises UnknownLayerError where a layer has no stacked form.
+    Raises UnknownLayerError where a layer has no stacked form, TraceError and others where torch.fx cannot follow. It
+    is traced once for training and once for tests: `self.training` in a user's own code is a constant to torch.fx.
     """
+    train, test = (_compiled(fx.symbolic_trace(copy.deepcopy(module).train(mode))) for mode in (True, False))
+    return lambda parameters, buffers, x, training: (train if training else test)(parameters, buffers, x, training)
+
+
+def _compiled(graph: fx.GraphModule) -> Stacked:
     modules: dict[str, nn.Module] = dict(graph.named_modules())
     program: list[tuple[str, Operation, tuple[str, ...]]] = []
     source, result = "", ""
@@ -92,6 +101,8 @@ def _operation(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
             return _elementwise(node.target)  # type: ignore[arg-type]
         if node.target in SUMS and len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args):
             return _sum
+        if node.target in DROPOUT:
+            return _dropout(**_dropout_arguments(node))
         if node.target is torch.flatten and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
             return _flatten
     if node.op == "call_method" and node.target == "relu":
@@ -113,6 +124,8 @@ def _layer(name: str, module: nn.Module) -> Operation:
         return _elementwise(module)
     if kind in POOLING:
         return _pooling(module)
+    if kind in (nn.Dropout, nn.Dropout2d):
+        return _dropout(module.p, whole_maps=kind is nn.Dropout2d)  # type: ignore[arg-type]
     if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return _flatten
     raise UnknownLayerError(f"{kind.__name__} ({name})")
@@ -177,6 +190,34 @@ def _batch_norm(name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> Operation
 
 def _elementwise(function: Callable[[Tensor], Tensor]) -> Operation:
     return lambda run, x: Value(function(x.tensor), x.layout)
+
+
+def _dropout(p: float, training: bool = True, *, whole_maps: bool) -> Operation:
+    """One mask for all cells, drawn as the plain layer draws it: for one cell's [B, C] or [B, C, H, W]."""
+    drop = F.dropout2d if whole_maps else F.dropout
+
+    def run_dropout(run: Run, x: Value) -> Value:
+        if not (run.training and training):
+            return x
+        if whole_maps and x.tensor.dim() != 4:
+            raise UnknownLayerError(f"dropout of whole maps on {x.layout}")
+        if x.layout == "shared":
+            return Value(drop(x.tensor, p), "shared")
+        if x.layout == "features":
+            features, images = x.tensor.shape[1:]
+            return Value(x.tensor * drop(x.tensor.new_ones(images, features), p).T, "features")
+        images, channels, *size = x.tensor.shape
+        ones = x.tensor.new_ones(images, channels // run.cells, *([1, 1] if whole_maps else size))
+        by_cell = x.tensor.view(images, run.cells, -1, *size)
+        return Value((by_cell * drop(ones, p)[:, None]).view(x.tensor.shape), "maps")
+
+    return run_dropout
+
+
+def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
+    """What F.dropout was called with; the trace in training and the one in tests differ in `training`."""
+    named = dict(zip(("x", "p", "training"), node.args, strict=False)) | node.kwargs
+    return {"p": named.get("p", 0.5), "training": named.get("training", True), "whole_maps": node.target is F.dropout2d}
 
 
 def _pooling(module: nn.Module) -> Operation:

@@ -1,7 +1,7 @@
 """The training loop over a chunk: the same minibatch for K cells, each with its own weights, rate and decay.
 
 A cell's result is a function of the cell and of the chunk size K alone: chunks are padded to K, nothing sums over
-cells, and what is random comes from counters (seed, epoch). Knows nothing of storage.
+cells, and what is random comes from counters (seed, epoch or step). Knows nothing of storage.
 """
 
 import time
@@ -16,7 +16,7 @@ from wdgrid import models
 from wdgrid.cells import Cell, Curve, Outcome
 from wdgrid.data import Dataset
 from wdgrid.engine.checkpoint import Checkpoint, State
-from wdgrid.engine.fuse import FusedNetwork
+from wdgrid.engine.fuse import FusedNetwork, Kind
 from wdgrid.engine.layers import logits_loss, wrong
 from wdgrid.optim import Rule
 from wdgrid.schedule import etas, normalization
@@ -47,11 +47,14 @@ class Workbench:
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[task.precision]
         self.data: Dataset = datasets.load(task, self.device, self.dtype)
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
+        self._kind: Kind | None = None  # found out by the first network
 
     def network(self, seed: int, cells: int) -> FusedNetwork:
         """K copies of the task's network, all initialised by the seed."""
         x = self.data.prepared(self.data.train_x[:8])
-        return FusedNetwork(models.build(self.task, x.shape[1:], self.data.classes, seed), cells, x)
+        network = FusedNetwork(models.build(self.task, x.shape[1:], self.data.classes, seed), cells, x, self._kind)
+        self._kind = network.kind
+        return network
 
 
 def one_thread() -> None:
@@ -153,7 +156,9 @@ class _Chunk:
         for i in range(steps):
             t = number * steps + i
             x, y = batches(i)
-            losses = logits_loss(self.network(x, training=True), y)
+            losses = logits_loss(
+                self.network(x, training=True, noise=datasets.counter(self.seed, t, datasets.NOISE)), y
+            )
             self.network.backward(losses)
             losses = losses.detach().cpu()
             self._freeze(losses, t + 1)
