@@ -1,7 +1,9 @@
 """Images on their way to a network: prepared once, kept as bytes, augmented by counters alone."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,10 @@ from wdgrid.data import Augmentation, DataError, Dataset
 from wdgrid.data.augment import moments
 from wdgrid.data.folder import balanced
 from wdgrid.engine import Job, Workbench
+from wdgrid.progress import show, show_preparing
 from wdgrid.sections import Cosine, Task
+from wdgrid.sweep import Progress
+from wdgrid.worker import Preparing
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee", "cow")
@@ -381,6 +386,35 @@ def test_a_sweep_over_a_folder_and_what_it_says_of_a_bad_one(zoo, tmp_path):
         assert refused.returncode == 2 and refused.stdout == "", refused.stderr
         (line,) = [line for line in refused.stderr.splitlines() if line.startswith("wdgrid: ")]
         assert says in line and "Traceback" not in refused.stderr
+
+
+def told_of_preparing(told):
+    """Tells of 30 images, a second between two messages."""
+    with show(4, quiet=False) as tell:
+        for message in told:
+            tell(Progress(0, 4, preparing=Preparing(*message)))
+    with show_preparing() as tell:
+        for message in told:
+            tell(*message)
+
+
+def test_long_work_shows_as_lines_now_and_then(monkeypatch, capsys):
+    clock = iter(range(1000))
+    monkeypatch.setattr("wdgrid.progress.time.monotonic", lambda: next(clock))
+    told_of_preparing([("reading images of zoo", i, 30) for i in range(31)])
+    lines = capsys.readouterr().err.splitlines()
+    assert 4 <= len(lines) <= 14  # of 62 messages
+    assert all(re.fullmatch(r"reading images of zoo: \d+ of 30", line) for line in lines)
+
+
+def test_long_work_shows_as_a_bar_on_a_terminal(monkeypatch):
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "120")
+    told_of_preparing([("reading images of zoo", 12, 30)])
+    assert screen.getvalue().count("reading images of zoo") >= 2 and "12/30" in screen.getvalue()
+    assert "cells" in screen.getvalue() and "0/4" in screen.getvalue()
 
 
 @pytest.mark.slow

@@ -1,14 +1,20 @@
-"""What a sweep looks like while it runs: a bar on a terminal, a line per chunk elsewhere; always on stderr."""
+"""What long work looks like while it runs: a bar on a terminal, plain lines elsewhere; always on stderr."""
 
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from wdgrid.sweep import Progress
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
 Tell = Callable[[Progress], None]
+TellPreparing = Callable[[str, int, int], None]
+LINE_S = 5.0  # seconds between two plain lines about the same work
 
 
 @contextmanager
@@ -21,6 +27,16 @@ def show(cells: int, quiet: bool) -> Iterator[Tell]:
             yield tell
     else:
         yield _Lines()
+
+
+@contextmanager
+def show_preparing() -> Iterator[TellPreparing]:
+    """Yields the function that is told what is done to the data, how much of it, of how much."""
+    if sys.stderr.isatty():
+        with _new_bar() as bar:
+            yield _preparing_bar(bar)
+    else:
+        yield _preparing_lines()
 
 
 class _Best:
@@ -38,29 +54,60 @@ class _Best:
         return f"best {self.error:.2f} % ({self.panel})" if self.panel else "best –"
 
 
-@contextmanager
-def _bar(cells: int) -> Iterator[Tell]:
+def _new_bar() -> "Bar":
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("cells"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[best]}"),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("left"),
+        rich.TimeRemainingColumn(elapsed_when_finished=False),
+        rich.TextColumn("{task.fields[best]}"),
     )
+    return rich.Progress(*columns, console=Console(stderr=True), speed_estimate_period=600)
+
+
+@contextmanager
+def _bar(cells: int) -> Iterator[Tell]:
     best = _Best()
-    with Bar(*columns, console=Console(stderr=True), speed_estimate_period=600) as bar:
+    with _new_bar() as bar:
         task = bar.add_task("cells", total=cells, best="best –")
+        prepare = _preparing_bar(bar)
 
         def tell(progress: Progress) -> None:
+            if progress.preparing:
+                prepare(progress.preparing.what, progress.preparing.done, progress.preparing.of)
             bar.update(task, completed=math.floor(progress.cells_done), best=best.update(progress))
 
         yield tell
+
+
+def _preparing_bar(bar: "Bar") -> TellPreparing:
+    """A bar of its own for each piece of work, which goes when it is done."""
+    tasks = {}
+
+    def tell(what: str, done: int, of: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=of, best="")
+        bar.update(tasks[what], completed=done, visible=done < of)
+
+    return tell
+
+
+def _preparing_lines() -> TellPreparing:
+    """A line every few seconds."""
+    last = time.monotonic()
+
+    def tell(what: str, done: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_S:
+            last = time.monotonic()
+            print(f"{what}: {done} of {of}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 class _Lines:
@@ -68,8 +115,11 @@ class _Lines:
 
     def __init__(self) -> None:
         self.best, self.started = _Best(), time.monotonic()
+        self.prepare = _preparing_lines()
 
     def __call__(self, progress: Progress) -> None:
+        if progress.preparing:
+            self.prepare(progress.preparing.what, progress.preparing.done, progress.preparing.of)
         if progress.chunk is None:
             return
         best = self.best.update(progress)

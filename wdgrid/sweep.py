@@ -19,7 +19,7 @@ from typing import Any
 from wdgrid.cells import Outcome
 from wdgrid.store import Claim, Store, owner_name
 from wdgrid.study import Study
-from wdgrid.worker import Done, Epoch, Fault, Order, Ready, Worker
+from wdgrid.worker import Done, Epoch, Fault, Order, Preparing, Ready, Worker
 
 LEASE_S = 120.0
 RENEW_S = 30.0
@@ -41,6 +41,7 @@ class Progress:
     cells_done: float
     cells_total: int
     chunk: tuple[str, int, list[Outcome], float] | None = None  # panel, seed, outcomes, seconds; when one finished
+    preparing: Preparing | None = None  # before training
 
 
 @dataclass
@@ -145,6 +146,8 @@ class Sweep:
                     self._dismiss(running, crew)  # one process feeds a GPU
                 else:
                     self._assign(running, crew)
+            case Preparing():
+                self.tell(Progress(self.done, self.total, preparing=message))
             case Epoch():
                 running.epochs_done = message.done
                 self.tell(Progress(self._cells_done(crew), self.total))

@@ -13,7 +13,7 @@ import os
 import platform
 import signal
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,6 +39,15 @@ class Order:
     checkpoints: Path  # folder of the study's checkpoints
     digest: str  # of the study: a checkpoint of another one is never used
     every: float  # seconds between checkpoints
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """Worker to parent: long work on the data, before it stands (one worker does it, the others wait)."""
+
+    what: str
+    done: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ def _serve(connection: Connection, task: Task) -> None:
     # A parent that was killed shows as a closed pipe, at the next epoch's end at the latest.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            bench, ready = _set_up(task)
+            bench, ready = _set_up(task, lambda *told: connection.send(Preparing(*told)))
         except Exception as error:
             connection.send(_fault(error, task, setting_up=True))
             return
@@ -134,13 +143,13 @@ def _serve(connection: Connection, task: Task) -> None:
                 connection.send(_fault(error, task, setting_up=False))
 
 
-def _set_up(task: Task) -> tuple[Any, Ready]:
+def _set_up(task: Task, tell: Callable[[str, int, int], None]) -> tuple[Any, Ready]:
     import torch
 
     from wdgrid.engine import Workbench, chunk_size, one_thread
 
     one_thread()
-    bench = Workbench(task)
+    bench = Workbench(task, tell)
     device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else platform.processor() or "CPU"
     network = bench.network(seed=0, cells=1)
     environment = {

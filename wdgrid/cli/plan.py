@@ -23,12 +23,14 @@ def plan(
     """Say what a study will cost: cells, steps, FLOPs, memory and time, from a few measured steps; trains nothing."""
     from wdgrid.engine import Job, Workbench, chunk_size, one_thread
     from wdgrid.engine.estimate import cost
+    from wdgrid.progress import show_preparing
     from wdgrid.studyfile import load_study
     from wdgrid.sweep import cores, even_chunk
 
     study = load_study(study_file, override or [])
     one_thread()
-    bench = Workbench(study.task)
+    with show_preparing() as tell:
+        bench = Workbench(study.task, tell)
     per_seed = math.prod(len(axis.values) for axis in study.axes.values())
     size = even_chunk(per_seed, chunk_size(bench))
     chunks = math.ceil(per_seed / size) * len(study.seeds)

@@ -18,7 +18,18 @@ from wdgrid.data.places import DataError, Tell, silent
 from wdgrid.loading import load_object
 from wdgrid.sections import BUILT_IN_DATASETS, Task
 
-__all__ = ["Augmentation", "DataError", "Dataset", "counter", "epoch", "generator", "load", "steps_per_epoch"]
+__all__ = [
+    "Augmentation",
+    "DataError",
+    "Dataset",
+    "Tell",
+    "counter",
+    "epoch",
+    "generator",
+    "load",
+    "silent",
+    "steps_per_epoch",
+]
 
 PERMUTATION, AUGMENTATION, NOISE = 1, 2, 3  # streams of random numbers
 BLOCK_BYTES = 16 * 1024**2  # of augmented images: several minibatches at once, and never a whole big dataset

@@ -41,11 +41,11 @@ class Job:
 class Workbench:
     """What all chunks of a task share: the data on the device, and how a network is built."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, tell: datasets.Tell = datasets.silent) -> None:
         self.task = task
         self.device = torch.device(_device(task.device))
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[task.precision]
-        self.data: Dataset = datasets.load(task, self.device, self.dtype)
+        self.data: Dataset = datasets.load(task, self.device, self.dtype, tell)
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
         self._kind: Kind | None = None  # found out by the first network
 
