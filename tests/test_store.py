@@ -283,7 +283,8 @@ def test_a_lost_lease_cannot_finish(store):
     lost = store.claim("digits", "adamw", 0, 2, "slow", lease_s=-1)
     kept = store.claim("digits", "adamw", 0, 1, "slow", lease_s=-1)
     assert store.finish([(kept[0], outcome(1.0))], "slow") == 1  # expired, but nobody has taken it
-    assert store.reclaim() == 2
+    assert store.abandoned("digits") == 2  # asking takes nothing
+    assert (store.reclaim(), store.abandoned("digits")) == (2, 0)
     again = store.claim("digits", "adamw", 0, 2, "fast")
     assert [c.trial_id for c in again] == [c.trial_id for c in lost]
     results = [(claim, outcome(9.0)) for claim in lost]
@@ -298,7 +299,7 @@ def test_renewed_leases_are_not_reclaimed(store):
     plan(store)
     store.claim("digits", "adamw", 0, 2, "me", lease_s=-1)
     assert store.renew("me", 60) == 2
-    assert store.reclaim() == 0
+    assert store.abandoned("digits") == store.reclaim() == 0
     assert store.renew("nobody") == 0
 
 

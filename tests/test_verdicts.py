@@ -141,6 +141,8 @@ def test_the_boundary_alarm_names_the_values_to_add():
     assert alarms(3, 3) == {("lr", "lowest"): ("1/16", "1/32"), ("weight_decay", "highest"): ("2", "4")}
     assert alarms(1, 0) == {("weight_decay", "lowest"): ("1/8", "1/16")}
     assert alarms(1, 1) == {}  # zero lies beyond it
+    two = labelled(np.array([[4.0, 6.0], [5.0, 7.0]]), ["1", "1/2"], ["0", "1"])
+    assert "at decay 0; try a small positive decay" in analyse({"p": two})["p"].alarms[1].text
 
 
 def test_the_alarm_goes_on_in_exact_thirds():

@@ -1,6 +1,9 @@
 """`wdgrid report --watch`, whole files, and what an alarm says to add."""
 
 import json
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,9 +11,9 @@ from stored import fill, make_store
 from synthetic_tables import error_of, make_curves, make_study, make_table
 
 from wdgrid.cli import main
-from wdgrid.cli.common import SweepCommand, alarm_lines
+from wdgrid.cli.again import SweepCommand, alarm_lines
 from wdgrid.report import analyse_table, replaced, write_report
-from wdgrid.store import Store
+from wdgrid.store import Store, owner_name
 from wdgrid.studyfile import load_study, only_adds
 
 pytestmark = pytest.mark.slow
@@ -29,6 +32,13 @@ unit = 0.016
 optimizer = "sgd"
 [[panels]]
 optimizer = "adamw"
+"""
+
+
+CLAIM = """
+import sys
+from wdgrid.store import Store, owner_name
+print(len(Store(sys.argv[1]).claim("s", "adamw", 0, 8, owner_name())), flush=True)
 """
 
 
@@ -66,6 +76,27 @@ def test_watching_draws_as_cells_finish_and_ends(here, monkeypatch, capsys):
     assert [p["missing"] for p in json.loads(out)] == [0, 0]  # the last drawing's numbers, once, on stdout
     names = ["heatmaps.png", "heatmaps.svg", "report.html", "trials.csv"]
     assert sorted(p.name for p in (here / "reports/s").iterdir()) == names
+
+
+@pytest.mark.parametrize("death", ["killed on this machine", "silent on another"])
+def test_watching_ends_where_a_killed_sweep_left_cells_running(here, monkeypatch, capsys, death):
+    study = load_study(here / "studies/s.toml")
+    url = make_store(here, "s", study, towards_the_corner, at_most=20)
+    if death == "killed on this machine":
+        child = subprocess.run([sys.executable, "-c", CLAIM, url], capture_output=True, text=True, check=True)
+        assert child.stdout.split() == ["8"]
+    else:
+        with Store(url) as store:
+            assert len(store.claim("s", "adamw", 0, 8, "elsewhere:1:m-1", lease_s=-1)) == 8
+    monkeypatch.setattr("wdgrid.cli.watch.time.sleep", lambda seconds: pytest.fail("waits for the dead"))
+    assert main(["report", "s", "--watch"]) == 1
+    err = capsys.readouterr().err
+    assert "s: no sweep is running: one died and left 8 cells behind, 42 more wait. To go on:" in err
+    assert err.splitlines()[-1] == "  wdgrid sweep studies/s.toml"
+    with Store(url) as store:
+        assert store.reclaim() == 8 and store.abandoned("s") == 0
+        store.claim("s", "adamw", 0, 8, owner_name())
+        assert store.abandoned("s") == 0  # these are being trained
 
 
 def test_ctrl_c_ends_watching_with_130(here, monkeypatch, capsys):
@@ -130,6 +161,39 @@ def test_the_command_keeps_what_was_extended_before_and_other_overrides(here):
     text = alarm_lines(numbers, study, command)[-1]
     assert "--name t --set task.epochs=2 " in text and text.count("axes.lr.values") == 1
     assert 'axes.lr.values="100, 10, 1, 0.1, 0.01"' in text
+
+
+def test_the_command_works_as_it_is_printed(here, capsys):
+    (here / "elsewhere").mkdir()
+    url = f"sqlite:///{here}/elsewhere/x.db"
+    axes = ["--set", "axes.lr.values=[1, '1/3']", "--set", "axes.weight_decay.values='0, 1'"]
+    quick = ["--set", "task.epochs=1", "--set", "panels=[{optimizer='sgd'}]", "--device", "cpu", "--workers", "1"]
+    assert main(["sweep", "studies/s.toml", "--name", "t", "--storage", url, *axes, *quick, "-q"]) == 0
+    folder = here / "elsewhere"
+    for command in (["report", "t", "--storage", "sqlite:///x.db"], ["show", "t", "--storage", "sqlite:///x.db"]):
+        capsys.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            assert main(command) == 0
+        told = "".join(capsys.readouterr())
+        line = told[told.index("to add them:") :].splitlines()[1]
+        assert "--name t" in line and "--set task.epochs=1" in line and line.endswith(" --extend")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*shlex.split(line)[1:], "-q"]) == 0
+    with Store(url) as store:
+        table = store.table("t")
+        assert len(table) > 4 and (table["state"] == "complete").all() and set(table["epochs"]) == {1}
+
+
+def test_no_command_is_printed_that_would_be_refused(here, capsys):
+    make_store(here, "s", load_study(here / "studies/s.toml"), towards_the_corner)
+    for text in (TOML.replace("batch_size = 50", "batch_size = 60"), None):
+        (here / "studies/s.toml").unlink() if text is None else (here / "studies/s.toml").write_text(text)
+        assert main(["show", "s"]) == 0
+        out = capsys.readouterr().out
+        assert "(studies/s.toml is not the study's file any more), sweep the stored study with --extend and:" in out
+        assert '\n  axes.lr.values = "4..1/16"\n' in out and "wdgrid sweep" not in out
 
 
 def test_the_command_adds_exact_thirds(here):

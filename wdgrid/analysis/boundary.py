@@ -84,7 +84,8 @@ def boundaries(
             add = _beyond(labels, (multiples or {}).get(name, ()), values, name, edge)
             word = WORDS.get(name, name)
             what = "the best cell lies" if holds_best else f"{held} of the {int(top.sum())} best cells lie"
-            advice = f"add {word} {', '.join(add)}" if add else f"try a {word} beyond it"
+            beyond = f"try a small positive {word}" if values[index] == 0 else f"try a {word} beyond it"
+            advice = f"add {word} {', '.join(add)}" if add else beyond
             where = f"at {word} 0" if values[index] == 0 else f"on the {edge} {word} ({labels[index]})"
             text = f"{what} {where}; {advice}"
             found.append(Boundary(name, edge, labels[index], add, text))

@@ -1,9 +1,7 @@
-"""What the commands share: options, opening a storage, drawing, printing."""
+"""What the commands share: options, opening a storage, printing."""
 
 import json
-import shlex
 import sys
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -76,84 +74,6 @@ def stored_study(store: Any, name: str) -> Any:
         known = ", ".join(s.name for s in store.studies()) or "none"
         raise UsageError(f"{name}: no such study in this storage; there: {known}")
     return Study.model_validate_json(definition[0])
-
-
-@dataclass(frozen=True)
-class SweepCommand:
-    """The `wdgrid sweep` that made a study, or would go on with it; printed as it is to be typed."""
-
-    study_file: Path
-    overrides: tuple[str, ...] = ()
-    storage: str | None = None
-    name: str | None = None
-
-    def __str__(self) -> str:
-        words = ["wdgrid", "sweep", str(self.study_file)]
-        for option, value in (("--storage", self.storage), ("--name", self.name)):
-            words += [option, value] if value else []
-        for override in self.overrides:
-            words += ["--set", override]
-        return shlex.join(words)
-
-    def with_axes(self, axes: dict[str, str]) -> "SweepCommand":
-        """The same with these axes' values, as TOML."""
-        fields = {f"axes.{axis}.values": text for axis, text in axes.items()}
-        kept = [given for given in self.overrides if given.partition("=")[0].strip() not in fields]
-        return replace(self, overrides=(*kept, *(f"{field}={text}" for field, text in fields.items())))
-
-
-def sweep_of(study: str, storage: str | None) -> SweepCommand:
-    """The command for what a user calls a stored study: its file, or studies/NAME.toml."""
-    path = Path(study)
-    return SweepCommand(path if path.suffix == ".toml" else Path("studies", f"{study}.toml"), storage=storage)
-
-
-def redraw(store: Any, name: str, out: Path, style: Literal["cells", "paper"]) -> Any:
-    """Writes a stored study's report into `out`/name."""
-    from wdgrid.report import write_report
-
-    study = stored_study(store, name)
-    return write_report(study, name, store.table(name), store.curves(name), store.attrs(name), out / name, style)
-
-
-def draw(
-    store: Any,
-    name: str,
-    out: Path,
-    style: Literal["cells", "paper"],
-    as_json: bool,
-    quiet: bool,
-    command: SweepCommand,
-) -> None:
-    """Writes a stored study's report and tells of it; `command` is the sweep that an alarm extends."""
-    tell_report(redraw(store, name, out, style), stored_study(store, name), as_json, quiet, command)
-
-
-def tell_report(written: Any, study: Any, as_json: bool, quiet: bool, command: SweepCommand) -> None:
-    """A report's summary, where its files are, and what to add where the best cells lie on an edge."""
-    print_summary(written.numbers, as_json)
-    say("written: " + " ".join(str(path) for path in written.paths), quiet)
-    if quiet:
-        return
-    for line in alarm_lines(written.numbers, study, command):
-        say(line)
-
-
-def alarm_lines(numbers: Any, study: Any, command: SweepCommand) -> list[str]:
-    """A line an alarm, then the one command that adds what all of them ask for."""
-    from wdgrid.report.extend import alarms, extended_axes
-    from wdgrid.studyfile import StudyFileError, load_study
-
-    if not (lines := [f"{panel}: {alarm.text}" for panel, alarm in alarms(numbers)]):
-        return []
-    try:  # an axis that was extended before by --set is not in the file: say all of it again
-        given = load_study(command.study_file, command.overrides)
-        grown = {axis for axis in study.axes if set(given.axes[axis].values) != set(study.axes[axis].values)}
-    except (StudyFileError, KeyError):
-        grown = set()
-    if axes := extended_axes(numbers, study, grown):
-        lines.append(f"to add them:\n  {command.with_axes(axes)} --extend")
-    return lines
 
 
 def print_summary(numbers: Any, as_json: bool) -> None:

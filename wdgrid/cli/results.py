@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from wdgrid.cli.again import alarm_lines, sweep_of
 from wdgrid.cli.common import (
     AsJson,
     Out,
@@ -13,18 +14,14 @@ from wdgrid.cli.common import (
     StudyName,
     Style,
     UsageError,
-    alarm_lines,
-    draw,
     open_store,
     print_json,
     print_summary,
-    redraw,
     say,
     stored,
     stored_study,
-    sweep_of,
-    tell_report,
 )
+from wdgrid.cli.drawing import draw, redraw, tell_report
 from wdgrid.cli.watch import watch as watch_store
 
 
@@ -57,8 +54,9 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
     name, url = stored(study, storage)
     with open_store(url) as store:
         definition, table = stored_study(store, name), store.table(name)
-        environment = store.attrs(name).get("environment", {})
-    numbers = analyse_table(definition, table, {"environment": environment})
+        attrs = store.attrs(name)
+    environment = attrs.get("environment", {})
+    numbers = analyse_table(definition, table, attrs)
     words = findings(definition, numbers)
     states = {str(k): int(v) for k, v in table["state"].value_counts().items()}
     if as_json:
@@ -77,7 +75,7 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
     typer.echo("environment: " + ", ".join(f"{k} {v}" for k, v in environment.items()))
     print_summary(numbers, as_json=False)
     typer.echo("")
-    for line in [*finding_lines(numbers, words), *alarm_lines(numbers, definition, sweep_of(study, storage))]:
+    for line in [*finding_lines(numbers, words), *alarm_lines(numbers, definition, sweep_of(name, url, attrs, study))]:
         typer.echo(line)
 
 
@@ -97,14 +95,17 @@ def report(
 ) -> None:
     """Draw a stored study's report again, from what is stored."""
     name, url = stored(study, storage)
-    command = sweep_of(study, storage)
     with open_store(url) as store:
+        definition = stored_study(store, name)
+        command = sweep_of(name, url, store.attrs(name), study)
         if not watch:
             draw(store, name, out, style, as_json, quiet, command)
             return
-        definition = stored_study(store, name)
-        written = watch_store(store, name, every, lambda: redraw(store, name, out, style), quiet)
+        written, fault = watch_store(store, name, every, lambda: redraw(store, name, out, style), quiet)
         tell_report(written, definition, as_json, quiet, command)
+        if fault is not None:
+            say(f"{name}: {fault}. To go on:\n  {command}")
+            raise typer.Exit(1)
 
 
 def export(

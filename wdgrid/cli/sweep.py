@@ -6,19 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from wdgrid.cli.common import (
-    AsJson,
-    Out,
-    Quiet,
-    Storage,
-    StudyFile,
-    Style,
-    SweepCommand,
-    draw,
-    open_store,
-    say,
-    storage_url,
-)
+from wdgrid.cli.again import SweepCommand
+from wdgrid.cli.common import AsJson, Out, Quiet, Storage, StudyFile, Style, open_store, say, storage_url
+from wdgrid.cli.drawing import draw
 
 
 def sweep(
@@ -57,6 +47,7 @@ def sweep(
     with open_store(url, create=True) as store:
         _agree(store.definition(name), study, name, extend)
         added = plan(store, name, study)
+        store.set_attrs(name, again.attrs())
         back = store.reclaim() + store.retry_failed(name)
         n_all = sum(len(cells) for cells in study.cells().values())
         missing = sum(store.pending(name).values())

@@ -1,4 +1,4 @@
-"""`wdgrid report --watch`: draw again whenever cells were finished, until none is left."""
+"""`wdgrid report --watch`: draw again whenever cells were finished, until none is left to come."""
 
 import time
 from collections.abc import Callable
@@ -9,11 +9,12 @@ import typer
 from wdgrid.cli.common import say
 
 
-def watch(store: Any, name: str, every: float, redraw: Callable[[], Any], quiet: bool) -> Any:
-    """Calls `redraw` at once and whenever the number of complete cells changed; its last answer, when all is done.
+def watch(store: Any, name: str, every: float, redraw: Callable[[], Any], quiet: bool) -> tuple[Any, str | None]:
+    """Calls `redraw` at once and whenever the number of complete cells changed; its last answer, when nothing comes.
 
-    Looks at the store every `every` seconds, and ends when no cell is waiting or running. Ctrl-C ends it with status
-    130; the last report stays whole.
+    Looks at the store every `every` seconds, and ends when no cell is waiting or running; or when all that run were
+    left by a sweep that died, which is then told as the second answer. Ctrl-C ends it with status 130; the last report
+    stays whole.
     """
     drawn, complete = None, -1
     try:
@@ -24,7 +25,10 @@ def watch(store: Any, name: str, every: float, redraw: Callable[[], Any], quiet:
                 drawn, complete = redraw(), now.n_complete
                 say(f"{time.strftime('%H:%M:%S')}  drawn with {complete} of {now.n_cells} cells, {left} left", quiet)
             if not left:
-                return drawn
+                return drawn, None
+            if now.n_running and (lost := store.abandoned(name)) == now.n_running:
+                waiting = f", {now.n_waiting} more wait" if now.n_waiting else ""
+                return drawn, f"no sweep is running: one died and left {lost} cell{'s' * (lost > 1)} behind{waiting}"
             time.sleep(every)
     except KeyboardInterrupt:
         say("stopped watching; the report stays as last drawn", quiet)

@@ -128,6 +128,11 @@ class Store:
         with self._database.write() as connection:
             return leases.reclaim(connection)
 
+    def abandoned(self, study: str) -> int:
+        """How many RUNNING cells of a study nobody trains any more: those that `reclaim` would put back."""
+        with self._database.read() as connection:
+            return leases.abandoned(connection, study)
+
     def finish(self, results: Sequence[tuple[Claim, Outcome]], owner: str) -> int:
         """Write outcomes as COMPLETE trials, but only those still held by this owner; how many were written.
 

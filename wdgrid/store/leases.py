@@ -163,11 +163,26 @@ def release(connection: sa.Connection, trial_ids: Sequence[int], owner: str | No
 
 def reclaim(connection: sa.Connection) -> int:
     """Put back every trial whose lease has expired or whose owner, on this machine, has died."""
+    query = sa.select(leases.c.trial_id).where(_lost(connection)).with_for_update(skip_locked=True)
+    return _put_back(connection, connection.execute(query).scalars().all())
+
+
+def abandoned(connection: sa.Connection, study: str) -> int:
+    """How many of a study's RUNNING trials nobody trains any more: those that `reclaim` would put back."""
+    study_ids = [panel.study_id for panel in need_panels(connection, study)]
+    query = (
+        sa.select(sa.func.count())
+        .select_from(trials.join(leases, leases.c.trial_id == trials.c.trial_id))
+        .where(trials.c.study_id.in_(study_ids), trials.c.state == TrialState.RUNNING, _lost(connection))
+    )
+    return connection.execute(query).scalar_one()
+
+
+def _lost(connection: sa.Connection) -> sa.ColumnElement[bool]:
+    """Which leases have expired, or belong to a process that died on this machine."""
     owners = connection.execute(sa.select(leases.c.owner).distinct()).scalars()
     dead = [owner for owner in owners if _is_dead(owner)]
-    lost = sa.or_(leases.c.expires < clock(connection), leases.c.owner.in_(dead))
-    query = sa.select(leases.c.trial_id).where(lost).with_for_update(skip_locked=True)
-    return _put_back(connection, connection.execute(query).scalars().all())
+    return sa.or_(leases.c.expires < clock(connection), leases.c.owner.in_(dead))
 
 
 def _held(connection: sa.Connection, trial_ids: Sequence[int], owner: str | None) -> list[int]:

@@ -1,0 +1,92 @@
+"""The sweep that made a study, as it is to be typed again: to go on with it, or to add what an alarm asks for."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wdgrid.cli.common import storage_url
+
+KEY = "command"  # the attribute under which a study keeps it
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """The `wdgrid sweep` that made a study, or would go on with it; printed as it is to be typed."""
+
+    study_file: Path
+    overrides: tuple[str, ...] = ()
+    storage: str | None = None
+    name: str | None = None
+
+    def __str__(self) -> str:
+        words = ["wdgrid", "sweep", str(self.study_file)]
+        for option, value in (("--storage", self.storage), ("--name", self.name)):
+            words += [option, value] if value else []
+        for override in self.overrides:
+            words += ["--set", override]
+        return shlex.join(words)
+
+    def with_axes(self, axes: dict[str, str]) -> "SweepCommand":
+        """The same with these axes' values, as TOML."""
+        fields = {f"axes.{axis}.values": text for axis, text in axes.items()}
+        kept = [given for given in self.overrides if given.partition("=")[0].strip() not in fields]
+        return replace(self, overrides=(*kept, *(f"{field}={text}" for field, text in fields.items())))
+
+    def attrs(self) -> dict[str, Any]:
+        """What a study keeps of it; no storage, which may hold a password and which a reader has found anyway."""
+        kept = {"study_file": str(self.study_file), "folder": str(Path.cwd()), "overrides": list(self.overrides)}
+        return {KEY: kept}
+
+
+def sweep_of(name: str, url: str, attrs: Mapping[str, Any], study: str) -> SweepCommand:
+    """The sweep that made the study `name`, found in the storage `url`, in words that work from this folder.
+
+    `study` is what a user calls it; its file is taken for the study file where an older study kept none.
+    """
+    kept = attrs.get(KEY)
+    file = Path(study) if Path(study).suffix == ".toml" else Path("studies", f"{name}.toml")
+    if kept is not None:
+        file = _from_here(Path(kept["study_file"]), Path(kept["folder"]))
+    default = storage_url(None, file.parent, name)
+    storage = None if _place(url) == _place(default) else url
+    return SweepCommand(file, tuple(kept["overrides"]) if kept else (), storage, name if name != file.stem else None)
+
+
+def _from_here(file: Path, folder: Path) -> Path:
+    """A path typed in `folder`: as it was typed where it means the same here, else whole."""
+    whole = folder / file
+    return file if (Path.cwd() / file).resolve() == whole.resolve() else whole
+
+
+def _place(url: str) -> str:
+    """A storage URL with SQLite's path made whole, so that two ways to write it are equal."""
+    path = url.removeprefix("sqlite:///")
+    return url if path == url else str(Path(path).resolve())
+
+
+def alarm_lines(numbers: Any, study: Any, command: SweepCommand) -> list[str]:
+    """A line an alarm, then the one command that adds what all of them ask for."""
+    from wdgrid.report.extend import alarms, extended_axes
+    from wdgrid.studyfile import StudyFileError, load_study, only_adds
+
+    if not (lines := [f"{panel}: {alarm.text}" for panel, alarm in alarms(numbers)]):
+        return []
+    try:  # an axis that was extended before by --set is not in the file: say all of it again
+        given = load_study(command.study_file, command.overrides)
+        grown = {axis for axis in study.axes if set(given.axes[axis].values) != set(study.axes[axis].values)}
+    except (StudyFileError, KeyError):
+        grown = set()
+    if not (axes := extended_axes(numbers, study, grown)):
+        return lines
+    longer = command.with_axes(axes)
+    try:
+        works = only_adds(study.canonical(), load_study(longer.study_file, longer.overrides))
+    except StudyFileError:
+        works = False
+    if works:
+        return [*lines, f"to add them:\n  {longer} --extend"]
+    wanted = "".join(f"\n  axes.{axis}.values = {text}" for axis, text in axes.items())
+    changed = f"{command.study_file} is not the study's file any more"
+    return [*lines, f"to add them ({changed}), sweep the stored study with --extend and:{wanted}"]

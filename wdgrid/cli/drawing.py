@@ -1,0 +1,38 @@
+"""Drawing a stored study's report, and telling of it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from wdgrid.cli.again import SweepCommand, alarm_lines
+from wdgrid.cli.common import print_summary, say, stored_study
+
+
+def redraw(store: Any, name: str, out: Path, style: Literal["cells", "paper"]) -> Any:
+    """Writes a stored study's report into `out`/name."""
+    from wdgrid.report import write_report
+
+    study = stored_study(store, name)
+    return write_report(study, name, store.table(name), store.curves(name), store.attrs(name), out / name, style)
+
+
+def draw(
+    store: Any,
+    name: str,
+    out: Path,
+    style: Literal["cells", "paper"],
+    as_json: bool,
+    quiet: bool,
+    command: SweepCommand,
+) -> None:
+    """Writes a stored study's report and tells of it; `command` is the sweep that an alarm extends."""
+    tell_report(redraw(store, name, out, style), stored_study(store, name), as_json, quiet, command)
+
+
+def tell_report(written: Any, study: Any, as_json: bool, quiet: bool, command: SweepCommand) -> None:
+    """A report's summary, where its files are, and what to add where the best cells lie on an edge."""
+    print_summary(written.numbers, as_json)
+    say("written: " + " ".join(str(path) for path in written.paths), quiet)
+    if quiet:
+        return
+    for line in alarm_lines(written.numbers, study, command):
+        say(line)
