@@ -66,12 +66,14 @@ def make_table(study: Study, *, diverged: bool = True, missing: bool = True, noi
                     "l2_term": np.nan if waits or blown else decay,
                     "weight_norm": np.nan if waits or blown else 10.0,
                     "diverged_at": 17 if blown and not waits else None,
+                    "divergence": "non-finite" if blown and not waits else None,
+                    "divergence_step": 17 if blown and not waits else None,
                     "seconds": np.nan if waits else 0.1,
                     **{k: cell.hyperparameters.get(k, np.nan) for k in ("lr", "weight_decay", "momentum")},
                     **{k: cell.hyperparameters.get(k, np.nan) for k in ("beta1", "beta2", "eps")},
                 }
             )
-    return pd.DataFrame(rows).astype({"diverged_at": "Int64"})
+    return pd.DataFrame(rows).astype({"diverged_at": "Int64", "divergence": "string", "divergence_step": "Int64"})
 
 
 def make_curves(table: pd.DataFrame) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def test_parquet_round_trip_and_needs_a_file(tmp_path):
 def test_integers_stay_integers_where_the_table_holds_floats(capsys):
     table = TABLE.assign(diverged_at=TABLE["diverged_at"].astype(float), row="<b>é")
     export(table, "csv")
-    assert "<b>é,2,5,complete,inf,,,,,,17," in capsys.readouterr().out
+    assert "<b>é,2,5,complete,inf,,,,,,17,non-finite,17," in capsys.readouterr().out
 
 
 def test_summary_says_best_diverged_kappa_verdict():

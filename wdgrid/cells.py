@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
+# How training went wrong, the worst first; `wdgrid.engine.divergence` says what each one is.
+Divergence = Literal["non-finite", "late blow-up", "stuck at chance", "spike"]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -43,7 +46,8 @@ class Outcome:
     (the latter over the last epoch's minibatches); `l2_term` is ½ λ ‖θ‖² with the cell's own λ, apart from the
     cross-entropy; `weight_norm` is ‖θ‖₂. `diverged_at` is the step (from 1) whose loss was first not finite, else None.
     `seconds` is the chunk's wall time shared equally by its cells. `validation_error` is the error on the images kept
-    apart for picking cells, +inf for a diverged one, None where the task keeps none apart.
+    apart for picking cells, +inf for a diverged one, None where the task keeps none apart. `divergence` says how
+    training went wrong, and `divergence_step` from which step on; only "non-finite" has an infinite error.
     """
 
     test_error: float
@@ -55,6 +59,8 @@ class Outcome:
     seconds: float
     curve: Curve
     validation_error: float | None = None
+    divergence: Divergence | None = None
+    divergence_step: int | None = None
 
     @property
     def selection_error(self) -> float:
@@ -81,6 +87,8 @@ TABLE_COLUMNS = {
     "l2_term": "half lambda times the squared weight norm",
     "weight_norm": "Euclidean norm of all parameters",
     "diverged_at": "step whose loss was first not finite (nullable integer)",
+    "divergence": "non-finite, late blow-up, stuck at chance or spike; empty where nothing went wrong or nobody looked",
+    "divergence_step": "step from which that was so (nullable integer)",
     "seconds": "the cell's share of its chunk's wall time",
 }
 

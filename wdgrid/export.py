@@ -14,7 +14,7 @@ import pandas as pd
 from wdgrid.cells import TABLE_COLUMNS
 
 HYPERPARAMETERS = ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps")
-INTEGERS = ("epochs", "seed", "number", "diverged_at")
+INTEGERS = ("epochs", "seed", "number", "diverged_at", "divergence_step")
 
 
 def export(table: pd.DataFrame, fmt: Literal["csv", "parquet", "json"], path: Path | None = None) -> None:

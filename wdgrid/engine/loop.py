@@ -15,6 +15,7 @@ from wdgrid import data as datasets
 from wdgrid import models
 from wdgrid.cells import Cell, Curve, Outcome
 from wdgrid.data import Dataset
+from wdgrid.engine import divergence
 from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.fuse import FusedNetwork, Kind
 from wdgrid.engine.layers import logits_loss, wrong
@@ -47,6 +48,7 @@ class Workbench:
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[task.precision]
         self.data: Dataset = datasets.load(task, self.device, self.dtype, tell)
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
+        self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
         self._kind: Kind | None = None  # found out by the first network
 
     def network(self, seed: int, cells: int) -> FusedNetwork:
@@ -147,12 +149,14 @@ class _Chunk:
         self.alive = torch.ones(size, dtype=torch.bool)
         self.diverged_at: list[int | None] = [None] * size
         self.curves = [Curve() for _ in cells]
+        self.trace = divergence.start(size)
 
     def epoch(self, number: int) -> None:
         """Trains and tests epoch `number` (from 0)."""
         batches = datasets.epoch(self.bench.data, self.seed, number, self.bench.task.batch_size)
         steps = self.bench.steps_per_epoch
         total = torch.zeros(len(self.alive), dtype=torch.float64)
+        seen = []
         for i in range(steps):
             t = number * steps + i
             x, y = batches(i)
@@ -164,6 +168,8 @@ class _Chunk:
             self._freeze(losses, t + 1)
             self.rule.update_(self.network.gradient, self.etas[t], t + 1, self.decays[t])
             total += losses
+            seen.append(losses)
+        self._follow(torch.stack(seen), number * steps)
         data = self.bench.data
         errors, test_losses = self._evaluate(data.test_x, data.test_y)
         self._freeze(test_losses, (number + 1) * steps)
@@ -178,6 +184,12 @@ class _Chunk:
                 curve.train_loss.append(float(total[k]) / steps)
                 if validation_errors is not None:
                     curve.validation_error.append(float(validation_errors[k]))
+
+    def _follow(self, losses: Tensor, done: int) -> None:
+        """Remembers an epoch's losses [steps, K]; a schedule that raised the rate makes a new beginning."""
+        if done and self.etas[done] > self.etas[done - 1]:
+            self.trace = divergence.restart(self.trace)
+        self.trace = divergence.follow(self.trace, losses, done, self.bench.chance.loss)
 
     def _freeze(self, losses: Tensor, step: int) -> None:
         """Marks the cells whose loss [K] is not finite; their neighbours see nothing of it."""
@@ -205,7 +217,8 @@ class _Chunk:
         """Everything that training changes, by name; the tensors themselves, not copies."""
         moments = {f"moment.{i}": moment for i, moment in enumerate(self.rule.state)}
         buffers = {f"buffer.{name}": buffer for name, buffer in self.network.buffers.items()}
-        return {"theta": self.network.theta, "alive": self.alive, **moments, **buffers}
+        trace = {f"trace.{name}": tensor for name, tensor in self.trace._asdict().items()}
+        return {"theta": self.network.theta, "alive": self.alive, **moments, **buffers, **trace}
 
     def state(self) -> State:
         """What a checkpoint keeps."""
@@ -216,7 +229,8 @@ class _Chunk:
         """Goes back to a kept state."""
         tensors, plain = state
         for name, tensor in self._tensors().items():
-            tensor.copy_(tensors[name])
+            if name in tensors:  # checkpoints from before losses were followed have no trace
+                tensor.copy_(tensors[name])
         self.rule.freeze(~self.alive)
         self.diverged_at = plain["diverged_at"]
         self.curves = [Curve(**curve) for curve in plain["curves"]]
@@ -226,12 +240,14 @@ class _Chunk:
         squares = self.network.theta.double().square().sum(dim=1).cpu()
         lam = self.weight_decay * self.decays[-1]
         nan = float("nan")
+        chance, steps = self.bench.chance, self.bench.steps_per_epoch
         results = []
         for k, curve in enumerate(self.curves):
             alive = bool(self.alive[k])
             validation = None
             if self.bench.data.val_x is not None:
                 validation = curve.validation_error[-1] if alive else float("inf")
+            kind, since = divergence.verdict(self.trace, k, self.diverged_at[k], curve, chance, steps)
             results.append(
                 Outcome(
                     test_error=curve.test_error[-1] if alive else float("inf"),
@@ -243,6 +259,8 @@ class _Chunk:
                     seconds=seconds / len(self.cells),
                     curve=curve,
                     validation_error=validation,
+                    divergence=kind,
+                    divergence_step=since,
                 )
             )
         return results

@@ -37,6 +37,7 @@ from wdgrid.store.plan import need_panels
 
 # What an Outcome leaves as user attributes of its trial, beside the curves.
 SCALARS = ("test_loss", "train_loss", "l2_term", "weight_norm", "diverged_at", "seconds")
+DIVERGENCE = ("divergence", "divergence_step")  # absent where a trial is older than the classes
 LOSS_CURVES = {"test_loss_curve": "test_loss", "train_loss_curve": "train_loss"}
 # A trial's value and intermediate values are the error by which cells are picked. Where that is the validation error,
 # the test error and its curve stand beside it under these names, and a trial that has them had a validation split.
@@ -231,7 +232,7 @@ def finish(connection: sa.Connection, outcomes: Mapping[int, Outcome], owner: st
             value, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(error)
             point = {"intermediate_value": value, "intermediate_value_type": kind}
             curve_rows.append({"trial_id": trial_id, "step": epoch, **point})
-        attrs = {name: getattr(outcome, name) for name in SCALARS}
+        attrs = {name: getattr(outcome, name) for name in (*SCALARS, *DIVERGENCE)}
         attrs |= {name: getattr(outcome.curve, curve) for name, curve in LOSS_CURVES.items()}
         if split:
             attrs |= {TEST_ERROR: outcome.test_error, TEST_ERROR_CURVE: outcome.curve.test_error}

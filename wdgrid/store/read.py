@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from wdgrid.cells import TABLE_COLUMNS
 from wdgrid.store.database import cells, intermediates, params, trial_attrs, trials, values
-from wdgrid.store.leases import LOSS_CURVES, SCALARS, TEST_ERROR, TEST_ERROR_CURVE
+from wdgrid.store.leases import DIVERGENCE, LOSS_CURVES, SCALARS, TEST_ERROR, TEST_ERROR_CURVE
 from wdgrid.store.plan import need_panels, panels_of
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def table(connection: sa.Connection, study: str) -> "pd.DataFrame":
     panels = {panel.study_id: panel for panel in need_panels(connection, study)}
     order = {study_id: i for i, study_id in enumerate(panels)}
     hyperparameters = _hyperparameters(connection, list(panels))
-    scalars = _attributes(connection, list(panels), (*SCALARS, TEST_ERROR))
+    scalars = _attributes(connection, list(panels), (*SCALARS, *DIVERGENCE, TEST_ERROR))
     records = []
     for row in sorted(_trials(connection, list(panels)), key=lambda row: (order[row.study_id], row.number)):
         panel = panels[row.study_id]
@@ -120,12 +120,13 @@ def table(connection: sa.Connection, study: str) -> "pd.DataFrame":
         record = {name: panel.attrs.get("panel_attrs", {}).get(name) for name in ("optimizer", "schedule", "epochs")}
         record |= {"panel": panel.name, "seed": row.seed, "row": row.row, "col": row.col, "number": row.number}
         record |= {"state": _STATES[row.state], **_errors(_value(row), attrs)}
-        record |= {name: attrs.get(name) for name in SCALARS} | {name: own.get(name) for name in HYPERPARAMETERS}
+        record |= {name: attrs.get(name) for name in (*SCALARS, *DIVERGENCE)}
+        record |= {name: own.get(name) for name in HYPERPARAMETERS}
         records.append(record)
     frame = pd.DataFrame.from_records(records, columns=[*TABLE_COLUMNS, *HYPERPARAMETERS])
     floats = dict.fromkeys(("test_error", "validation_error", *SCALARS, *HYPERPARAMETERS), "float64")
-    integers = {"seed": "int64", "number": "int64", "epochs": "Int64", "diverged_at": "Int64"}
-    return frame.astype({**floats, **integers})
+    integers = {"seed": "int64", "number": "int64", **dict.fromkeys(("epochs", "diverged_at", DIVERGENCE[1]), "Int64")}
+    return frame.astype({**floats, **integers, DIVERGENCE[0]: "string"})
 
 
 def _errors(value: float, attrs: Mapping[str, Any]) -> dict[str, float]:
