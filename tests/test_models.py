@@ -1,5 +1,6 @@
 """The built-in networks: their shapes, sizes and initialisation, and the engine's stacked form of them."""
 
+import itertools
 import math
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 from torch import nn
 
 from wdgrid import models
-from wdgrid.engine.fuse import FusedNetwork
+from wdgrid.engine.fuse import FusedNetwork, Kind
 from wdgrid.engine.layers import logits_loss
+from wdgrid.models.shake import Shake, TwoPaths
 from wdgrid.sections import Task
 
 CLASSES = 10
-SMALL = {"resnet": {"depth": 8, "width": 3}}
-SHAPES = {"resnet": (2, 9, 8)}
+SMALL = {"resnet": {"depth": 8, "width": 3}, "shake-shake": {"depth": 8, "width": 3, "level": "image"}}
+SHAPES = {"resnet": (2, 9, 8), "shake-shake": (2, 9, 8)}
 
 
 def network(model: str, seed: int = 0, features=None, **args) -> nn.Module:
@@ -21,17 +23,16 @@ def network(model: str, seed: int = 0, features=None, **args) -> nn.Module:
     return models.build(task, torch.Size(features or SHAPES[model]), CLASSES, seed)
 
 
-def perturbed(module: nn.Module, k: int) -> nn.Module:
+def perturb(tensors) -> None:
     """Cell k's own weights: as different as cells become."""
     with torch.no_grad():
-        for p in module.parameters():
-            p *= 1 + 0.2 * k
-    return module
+        for k, tensor in enumerate(tensors):
+            tensor *= 1 + 0.2 * k
 
 
-@pytest.mark.parametrize("cells", [1, 3])
+@pytest.mark.parametrize(("form", "cells"), [("stacked", 1), ("stacked", 3), ("vmap", 2), ("one by one", 2)])
 @pytest.mark.parametrize("model", SMALL)
-def test_the_stacked_form_is_k_plain_runs(model, cells):
+def test_every_form_is_k_plain_runs(model, form, cells):
     """Three steps of gradient descent and a test pass in float64: losses, parameters, gradients and buffers."""
     random = torch.Generator().manual_seed(1)
     batches = [
@@ -40,13 +41,16 @@ def test_the_stacked_form_is_k_plain_runs(model, cells):
     ]
     fused = FusedNetwork(network(model).double(), cells, batches[0][0])
     assert fused.form == "stacked"
-    plain = [perturbed(network(model).double(), k) for k in range(cells)]
-    for k in range(cells):
-        fused.theta[k] *= 1 + 0.2 * k
-    for x, y in batches:
-        losses = logits_loss(fused(x, training=True), y)
+    fused = FusedNetwork(network(model).double(), cells, batches[0][0], Kind(form, fused.kind.random))
+    plain = [network(model).double() for k in range(cells)]
+    perturb(fused.theta)
+    for parameters in zip(*(module.parameters() for module in plain), strict=True):
+        perturb(parameters)
+    for step, (x, y) in enumerate(batches):
+        losses = logits_loss(fused(x, training=True, noise=step), y)
         fused.backward(losses)
         for k, module in enumerate(plain):
+            torch.manual_seed(step)
             loss = nn.functional.cross_entropy(module(x), y)
             names, parameters = zip(*module.named_parameters(), strict=True)
             gradients = torch.autograd.grad(loss, parameters)
@@ -96,7 +100,7 @@ def test_resnet_has_the_layers_its_depth_promises(depth, width):
         assert module(torch.zeros(2, 3, *size)).shape == (2, CLASSES)
 
 
-@pytest.mark.parametrize("model", ["resnet"])
+@pytest.mark.parametrize("model", ["resnet", "shake-shake"])
 def test_convolutions_start_as_he_says_and_have_no_bias(model):
     for layer in network(model, depth=14, width=32).modules():
         if isinstance(layer, nn.Conv2d):
@@ -115,10 +119,73 @@ def test_a_convolutional_cell_does_not_depend_on_its_slot(model):
     results = []
     for order in ([0, 1, 2, 3, 4], [3, 4, 0, 2, 1]):
         fused = FusedNetwork(network(model), len(order), x)
-        for slot, k in enumerate(order):
-            fused.theta[slot] *= 1 + 0.2 * k
+        perturb(fused.theta[slot] for slot in torch.tensor(order).argsort())
         losses = logits_loss(fused(x, training=True), y)
         fused.backward(losses)
         back = torch.tensor(order).argsort()
         results.append((losses[back], fused.gradient[back], *(b[back] for b in fused.buffers.values())))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(("width", "count"), [(64, 11_653_978), (96, 26_192_922)])
+def test_shake_shake_26_has_the_authors_layers(width, count):
+    """Counted from the layers of the released code. The paper says 11.6 M; its 25.6 M for 96d is not its code."""
+    n, stem, widths = 4, 16, [width, 2 * width, 4 * width]
+    expected = 9 * 3 * stem + 2 * stem
+    for inputs, w in itertools.pairwise([stem, *widths]):
+        branches = 2 * n * (9 * w * w + 2 * 2 * w) + 2 * 9 * inputs * w + 2 * (n - 1) * 9 * w * w
+        expected += branches + inputs * w + 2 * w  # the skip: two halves of a 1 × 1 convolution, and batch norm
+    expected += widths[-1] * CLASSES + CLASSES
+    with torch.device("meta"):
+        module = network("shake-shake", features=(3, 32, 32), depth=26, width=width)
+    assert sum(p.numel() for p in module.parameters()) == expected == count
+    assert sum(isinstance(m, Shake) for m in module.modules()) == 3 * n
+
+
+@pytest.mark.parametrize("level", ["image", "batch"])
+def test_shake_mixes_by_alpha_forward_and_by_beta_backward(level):
+    """Against the plain formulas, with α and β read off a second pass of the same seed."""
+    a, b, weights = torch.randn(3, 6, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    a.requires_grad_()
+    b.requires_grad_()
+    shake = Shake(level)
+    torch.manual_seed(3)
+    out = shake(a, b)
+    gradients = torch.autograd.grad((weights * out).sum(), (a, b))
+    torch.manual_seed(3)
+    alpha = shake(torch.ones(6, 1, 1, 1).double(), torch.zeros(6, 1, 1, 1).double())
+    beta = (gradients[0] / weights)[:, :1, :1, :1]
+    torch.testing.assert_close(out, alpha * a + (1 - alpha) * b)
+    even = beta * a + (1 - beta) * b  # what autograd differentiates where forward and backward agree
+    expected = torch.autograd.grad((weights * even).sum(), (a, b))
+    torch.testing.assert_close(gradients, expected)
+    draws = torch.cat([alpha.flatten(), beta.flatten()])
+    assert len(draws.unique()) == (12 if level == "image" else 2) and draws.min() >= 0 and draws.max() < 1
+    torch.testing.assert_close(shake.eval()(a, b), (a + b) / 2)
+
+
+def test_shakes_noise_is_uniform():
+    torch.manual_seed(0)
+    n = 20_000
+    a = torch.ones(n, 1, 1, 1, requires_grad=True)
+    out = Shake("image")(a, torch.zeros(n, 1, 1, 1))
+    (beta,) = torch.autograd.grad(out.sum(), a)
+    for draws in (out.detach().flatten(), beta.flatten()):
+        ranks = draws.sort().values - (torch.arange(n) + 0.5) / n
+        assert ranks.abs().max() < 1.95 / math.sqrt(n)  # Kolmogorov and Smirnov: one in a thousand is further off
+    assert abs(torch.corrcoef(torch.stack([out.detach().flatten(), beta.flatten()]))[0, 1]) < 4 / math.sqrt(n)
+
+
+def test_the_skip_sees_every_second_pixel_twice_from_different_corners():
+    """As the released code has it: average pooling of 1 × 1 with stride 2, of x and of x shifted by a pixel."""
+    x = torch.randn(2, 3, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    skip = TwoPaths(3, 5, 2).double()
+    rows, columns = torch.arange(0, 6, 2), torch.arange(0, 7, 2)
+    padded = torch.zeros(2, 3, 7, 8, dtype=torch.float64)
+    padded[:, :, 1:, 1:] = x
+    samples = (t[:, :, rows][:, :, :, columns] for t in (x, padded))
+    paths = (
+        torch.einsum("bchw,oc->bohw", t, path.weight[:, :, 0, 0])
+        for t, path in zip(samples, (skip.path1, skip.path2), strict=True)
+    )
+    torch.testing.assert_close(skip(x), skip.norm(torch.cat(list(paths), 1)))

@@ -205,7 +205,7 @@ class Sum(Functional):
 
 
 @pytest.mark.parametrize(
-    ("broken", "replacement", "factory"), [("_dropout", _other_noise, Dropped), ("_sum", _neighbours, Sum)]
+    ("broken", "replacement", "factory"), [("dropout", _other_noise, Dropped), ("_sum", _neighbours, Sum)]
 )
 def test_a_broken_layer_does_not_get_through(monkeypatch, broken, replacement, factory):
     """Noise that is not the plain layer's, and cells that see their neighbours."""

@@ -121,7 +121,7 @@ FAULTS = [
     ("panels=[]", "panels = []"),
     ("seeds=[1,1]", "seeds must differ"),
     ("seeds=[]", "seeds = []"),
-    ("task.model=resnet9000", "must be mlp, resnet, or your own as package.module:function"),
+    ("task.model=resnet9000", "must be mlp, resnet, shake-shake, or your own as package.module:function"),
     ("task.dataset=mnist", "must be digits, folder, or your own"),
     ('task.model_args.hidden="wide"', 'task.model_args.hidden = "wide"'),
     ("task.model_args.hidden=[64, 2.5]", "task.model_args.hidden.1 = 2.5"),

@@ -137,6 +137,16 @@ class ResnetArgs(Frozen):
     )
 
 
+class ShakeShakeArgs(Frozen):
+    """Arguments of the built-in model `shake-shake`."""
+
+    depth: Depth = Field(26, description="layers with weights on the longest path: 6n + 2, n blocks a stage")
+    width: Annotated[int, Field(ge=1, strict=True)] = Field(
+        64, description="channels of the first stage; the second has twice, the third four times as many"
+    )
+    level: Literal["image", "batch"] = Field("image", description="what shares one pair of random numbers in a block")
+
+
 class DigitsArgs(Frozen):
     """Arguments of the built-in dataset `digits`."""
 
@@ -169,7 +179,7 @@ class FolderArgs(ImageArgs):
     )
 
 
-BUILT_IN_MODELS: dict[str, type[Frozen]] = {"mlp": MlpArgs, "resnet": ResnetArgs}
+BUILT_IN_MODELS: dict[str, type[Frozen]] = {"mlp": MlpArgs, "resnet": ResnetArgs, "shake-shake": ShakeShakeArgs}
 BUILT_IN_DATASETS: dict[str, type[Frozen]] = {"digits": DigitsArgs, "folder": FolderArgs}
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -205,7 +215,9 @@ class Task(Frozen):
 
     dataset: str = Field("digits", description='"digits", "folder", or your own as "package.module:function"')
     dataset_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the dataset")
-    model: str = Field("mlp", description='"mlp", "resnet", or your own nn.Module factory as "package.module:function"')
+    model: str = Field(
+        "mlp", description='"mlp", "resnet", "shake-shake", or your own nn.Module factory as "package.module:function"'
+    )
     model_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the model")
     batch_size: Annotated[int, Field(ge=1, strict=True)] = Field(128, description="images a minibatch")
     epochs: Annotated[int, Field(ge=1, strict=True)] = Field(100, description="budget in epochs (T)")

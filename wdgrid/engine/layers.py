@@ -1,57 +1,27 @@
 """Layers for K cells at once: what each known layer of a traced module becomes.
 
-A value that flows through the network is in one of three layouts, known before anything runs:
-
-- *shared*: x [B, …], the same for all cells (the input, until the first layer with parameters);
-- *features*: [K, F, B], images last, so that a linear layer is bmm(W [K, out, in], x [K, in, B]) and batch norm is
-  torch's own over K·F channels;
-- *maps*: [B, K·C, H, W], so that a convolution is one grouped convolution and pooling is torch's own.
-
-Knows nothing of what trains the parameters.
+Knows the layouts of `wdgrid.engine.values`; nothing of what trains the parameters.
 """
 
 import copy
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-Layout = Literal["shared", "features", "maps"]
+from wdgrid.engine.special import concatenation, dropout, shake
+from wdgrid.engine.values import Operation, Run, UnknownLayerError, Value
+from wdgrid.models.shake import Shake
 
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity)
-POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+EACH_MAP = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)
 ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.gelu, F.silu, torch.tanh, torch.sigmoid)
 DROPOUT = (F.dropout, F.dropout2d)
 SUMS = (operator.add, torch.add, operator.iadd)
 
-
-class UnknownLayerError(Exception):
-    """A layer that has no stacked form; the message names it."""
-
-
-@dataclass
-class Value:
-    """A tensor and the layout it is in."""
-
-    tensor: Tensor
-    layout: Layout
-
-
-class Run:
-    """One forward pass: parameters and buffers by name, each [K, …]."""
-
-    def __init__(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], training: bool) -> None:
-        self.parameters = parameters
-        self.buffers = buffers
-        self.training = training
-        self.cells = len(next(iter(parameters.values())))
-
-
-Operation = Callable[..., Value]
 Stacked = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
 
 
@@ -61,16 +31,21 @@ def stack(module: nn.Module) -> Stacked:
     Raises UnknownLayerError where a layer has no stacked form, TraceError and others where torch.fx cannot follow. It
     is traced once for training and once for tests: `self.training` in a user's own code is a constant to torch.fx.
     """
-    train, test = (_compiled(fx.symbolic_trace(copy.deepcopy(module).train(mode))) for mode in (True, False))
+    train, test = (_compiled(copy.deepcopy(module).train(mode)) for mode in (True, False))
     return lambda parameters, buffers, x, training: (train if training else test)(parameters, buffers, x, training)
 
 
-def _compiled(graph: fx.GraphModule) -> Stacked:
-    modules: dict[str, nn.Module] = dict(graph.named_modules())
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) is Shake or super().is_leaf_module(m, module_qualified_name)
+
+
+def _compiled(module: nn.Module) -> Stacked:
+    modules: dict[str, nn.Module] = dict(module.named_modules())
     program: list[tuple[str, Operation, tuple[str, ...]]] = []
     source, result = "", ""
-    for node in graph.graph.nodes:
-        inputs = tuple(a.name for a in node.args if isinstance(a, fx.Node))
+    for node in _Tracer().trace(module).nodes:
+        inputs = tuple(_names(node.args))
         if node.op == "placeholder":
             source = node.name
         elif node.op == "output":
@@ -91,18 +66,30 @@ def _compiled(graph: fx.GraphModule) -> Stacked:
     return forward
 
 
+def _names(arguments: object) -> Iterator[str]:
+    """The nodes among a node's arguments, in order; torch.cat has a list of them."""
+    if isinstance(arguments, fx.Node):
+        yield arguments.name
+    elif isinstance(arguments, tuple | list):
+        for argument in arguments:
+            yield from _names(argument)
+
+
 def _operation(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
     """What one node of the trace becomes."""
     if node.op == "call_module":
         name = str(node.target)
         return _layer(name, modules[name])
     if node.op == "call_function":
-        if node.target in ELEMENTWISE_FUNCTIONS and len(node.args) == 1:
+        plain = not node.kwargs or set(node.kwargs) == {"inplace"}
+        if node.target in ELEMENTWISE_FUNCTIONS and len(node.args) == 1 and plain:
             return _elementwise(node.target)  # type: ignore[arg-type]
-        if node.target in SUMS and len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args):
+        if node.target in SUMS and len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and plain:
             return _sum
+        if node.target is torch.cat and (node.args[1:], node.kwargs) in (((1,), {}), ((), {"dim": 1})):
+            return concatenation
         if node.target in DROPOUT:
-            return _dropout(**_dropout_arguments(node))
+            return dropout(**_dropout_arguments(node))
         if node.target is torch.flatten and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
             return _flatten
     if node.op == "call_method" and node.target == "relu":
@@ -122,10 +109,12 @@ def _layer(name: str, module: nn.Module) -> Operation:
         return _batch_norm(name, module)  # type: ignore[arg-type]
     if kind in ELEMENTWISE:
         return _elementwise(module)
-    if kind in POOLING:
-        return _pooling(module)
+    if kind in EACH_MAP:
+        return _each_map(module)
     if kind in (nn.Dropout, nn.Dropout2d):
-        return _dropout(module.p, whole_maps=kind is nn.Dropout2d)  # type: ignore[arg-type]
+        return dropout(module.p, whole_maps=kind is nn.Dropout2d)  # type: ignore[arg-type]
+    if kind is Shake:
+        return shake(module)  # type: ignore[arg-type]
     if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return _flatten
     raise UnknownLayerError(f"{kind.__name__} ({name})")
@@ -192,41 +181,21 @@ def _elementwise(function: Callable[[Tensor], Tensor]) -> Operation:
     return lambda run, x: Value(function(x.tensor), x.layout)
 
 
-def _dropout(p: float, training: bool = True, *, whole_maps: bool) -> Operation:
-    """One mask for all cells, drawn as the plain layer draws it: for one cell's [B, C] or [B, C, H, W]."""
-    drop = F.dropout2d if whole_maps else F.dropout
-
-    def run_dropout(run: Run, x: Value) -> Value:
-        if not (run.training and training):
-            return x
-        if whole_maps and x.tensor.dim() != 4:
-            raise UnknownLayerError(f"dropout of whole maps on {x.layout}")
-        if x.layout == "shared":
-            return Value(drop(x.tensor, p), "shared")
-        if x.layout == "features":
-            features, images = x.tensor.shape[1:]
-            return Value(x.tensor * drop(x.tensor.new_ones(images, features), p).T, "features")
-        images, channels, *size = x.tensor.shape
-        ones = x.tensor.new_ones(images, channels // run.cells, *([1, 1] if whole_maps else size))
-        by_cell = x.tensor.view(images, run.cells, -1, *size)
-        return Value((by_cell * drop(ones, p)[:, None]).view(x.tensor.shape), "maps")
-
-    return run_dropout
-
-
 def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
     """What F.dropout was called with; the trace in training and the one in tests differ in `training`."""
     named = dict(zip(("x", "p", "training"), node.args, strict=False)) | node.kwargs
     return {"p": named.get("p", 0.5), "training": named.get("training", True), "whole_maps": node.target is F.dropout2d}
 
 
-def _pooling(module: nn.Module) -> Operation:
-    def run_pooling(run: Run, x: Value) -> Value:
-        if x.layout == "features":
-            raise UnknownLayerError("pooling on features")
+def _each_map(module: nn.Module) -> Operation:
+    """Layers that do the same to each map by itself: pooling, padding."""
+
+    def run_each_map(run: Run, x: Value) -> Value:
+        if x.tensor.dim() != 4:
+            raise UnknownLayerError(f"{type(module).__name__} on {x.layout}")
         return Value(module(x.tensor), x.layout)
 
-    return run_pooling
+    return run_each_map
 
 
 def _flatten(run: Run, x: Value) -> Value:

@@ -9,6 +9,7 @@ from torch import nn
 from wdgrid.loading import load_object
 from wdgrid.models.mlp import mlp
 from wdgrid.models.resnet import resnet
+from wdgrid.models.shake import shake_shake
 from wdgrid.sections import BUILT_IN_MODELS, Task
 
 
@@ -30,4 +31,6 @@ def build(task: Task, features: torch.Size, classes: int, seed: int) -> nn.Modul
             return mlp(features.numel(), classes, **task.model_args)
         if len(features) != 3:
             raise ModelError(f"{task.model} takes images [channels, height, width], not inputs {list(features)}")
-        return resnet(features[0], classes, **task.model_args)
+        if task.model == "resnet":
+            return resnet(features[0], classes, **task.model_args)
+        return shake_shake(features[0], classes, **task.model_args)
