@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from wdgrid import sections
+from wdgrid import dataset_args, sections
 from wdgrid.axes import label, parse_multiples, scale
 from wdgrid.study import Study
 from wdgrid.studyfile import StudyFileError, differences, load_study, only_adds
@@ -122,7 +122,7 @@ FAULTS = [
     ("seeds=[1,1]", "seeds must differ"),
     ("seeds=[]", "seeds = []"),
     ("task.model=resnet9000", "must be mlp, resnet, shake-shake, or your own as package.module:function"),
-    ("task.dataset=mnist", "must be digits, folder, or your own"),
+    ("task.dataset=mnist", "must be cifar10, cifar100, digits, folder, imagenet32, or your own"),
     ('task.model_args.hidden="wide"', 'task.model_args.hidden = "wide"'),
     ("task.model_args.hidden=[64, 2.5]", "task.model_args.hidden.1 = 2.5"),
     ("task.model_args.width=3", "task.model_args.width = 3: unknown; allowed: hidden, batch_norm"),
@@ -180,6 +180,16 @@ def test_what_counts_as_the_same_study(small):
         assert load_study(small, other).digest() != study.digest(), other
 
 
+def test_where_published_data_lies_is_no_part_of_a_study(small):
+    here, there, other = (
+        load_study(small, [f"task.dataset_args={{{args}}}", "task.dataset=cifar10"])
+        for args in ("", "root='elsewhere', download=false", "flip=false")
+    )
+    assert here.digest() == there.digest() != other.digest() and here.canonical() != there.canonical()
+    folders = [load_study(small, [f"task={{dataset='folder', dataset_args={{root='{r}'}}}}"]) for r in ("a", "b")]
+    assert folders[0].digest() != folders[1].digest()
+
+
 def test_a_panel_may_have_its_own_unit_and_meaning_of_decay(small):
     study = load_study(small, ["panels.0.decay=normalized", "panels.0.weight_decay_unit=0.2"])
     (panel,) = study.panels
@@ -214,7 +224,8 @@ def test_differences_and_extension(small):
 
 
 def test_every_field_of_a_study_file_has_help():
-    models = [m for m in vars(sections).values() if isinstance(m, type) and issubclass(m, BaseModel)] + [Study]
+    found = [*vars(sections).values(), *vars(dataset_args).values()]
+    models = [m for m in found if isinstance(m, type) and issubclass(m, BaseModel)] + [Study]
     fields = [(m.__name__, name, f) for m in models for name, f in m.model_fields.items()]
     assert len(fields) > 35
     assert [(m, name) for m, name, f in fields if not f.description or len(f.description) < 8] == []

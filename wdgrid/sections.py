@@ -12,7 +12,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -22,6 +21,7 @@ from pydantic import (
 )
 
 from wdgrid.axes import parse_multiples
+from wdgrid.dataset_args import BUILT_IN_DATASETS, FaultsError, Frozen
 
 HyperparameterName = Literal["lr", "weight_decay", "eps", "beta1", "beta2", "momentum"]
 OptimizerName = Literal["sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch"]
@@ -45,20 +45,6 @@ Multiples = Annotated[
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction01 = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-
-
-class FaultsError(ValueError):
-    """Several faults at once, each as (path of the field, value, what is allowed)."""
-
-    def __init__(self, faults: list[tuple[str, object, str]]) -> None:
-        super().__init__("; ".join(f"{path}: {why}" for path, _, why in faults))
-        self.faults = faults
-
-
-class Frozen(BaseModel):
-    """Base of every section: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Constant(Frozen):
@@ -147,40 +133,7 @@ class ShakeShakeArgs(Frozen):
     level: Literal["image", "batch"] = Field("image", description="what shares one pair of random numbers in a block")
 
 
-class DigitsArgs(Frozen):
-    """Arguments of the built-in dataset `digits`."""
-
-    shift: Annotated[int, Field(ge=0, le=4, strict=True)] = Field(
-        1, description="training images are shifted by up to this many pixels each way"
-    )
-
-
-class ImageArgs(Frozen):
-    """Arguments of every built-in dataset of photographs."""
-
-    flip: Annotated[bool, Field(strict=True)] = Field(True, description="training images are mirrored at random")
-    crop: Annotated[int, Field(ge=0, strict=True)] = Field(
-        4, description="pixels added around training images before a random window is cut out; 0: none"
-    )
-    crop_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
-        None, description="side of that window, and of the central one in a test; the image's own if not given"
-    )
-
-
-class FolderArgs(ImageArgs):
-    """Arguments of the built-in dataset `folder`."""
-
-    root: Annotated[str, Field(min_length=1)] = Field(
-        description="folder with train/<class>/* and test/<class>/*; if relative, looked for in the working "
-        "directory, in $WDGRID_DATA and in ~/.cache/wdgrid"
-    )
-    size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
-        None, description="side in pixels to which images are resized; as they are if not given"
-    )
-
-
 BUILT_IN_MODELS: dict[str, type[Frozen]] = {"mlp": MlpArgs, "resnet": ResnetArgs, "shake-shake": ShakeShakeArgs}
-BUILT_IN_DATASETS: dict[str, type[Frozen]] = {"digits": DigitsArgs, "folder": FolderArgs}
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -213,7 +166,10 @@ def _allowed(error: Any, model: type[BaseModel]) -> str:
 class Task(Frozen):
     """What is trained, on what, for how long, and where."""
 
-    dataset: str = Field("digits", description='"digits", "folder", or your own as "package.module:function"')
+    dataset: str = Field(
+        "digits",
+        description='"digits", "cifar10", "cifar100", "imagenet32", "folder", or your own as "package.module:function"',
+    )
     dataset_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the dataset")
     model: str = Field(
         "mlp", description='"mlp", "resnet", "shake-shake", or your own nn.Module factory as "package.module:function"'

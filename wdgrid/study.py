@@ -14,12 +14,11 @@ from pydantic import Field, model_validator
 
 from wdgrid.axes import label, scale
 from wdgrid.cells import Cell
+from wdgrid.dataset_args import WHERE, FaultsError, Frozen
 from wdgrid.sections import (
     EXTRA_HYPERPARAMETERS,
     Axis,
     DecayUnits,
-    FaultsError,
-    Frozen,
     HyperparameterName,
     Panel,
     Report,
@@ -111,7 +110,7 @@ class Study(Frozen):
         return unfolded
 
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers: everything but the title, the report's settings and the device."""
+        """What decides the numbers: not the title, the report's settings, the device, or where published data lies."""
         canonical = self.model_dump(mode="json", exclude={"title": True, "report": True, "task": {"device"}})
         # What a study stored before there was such a field cannot have set is left out: it keeps its digest.
         unset = [{n for n in ("weight_decay_unit", "decay") if getattr(p, n) is None} for p in self.panels]
@@ -122,6 +121,8 @@ class Study(Frozen):
         for later in ("validation_size", "test_size"):
             if not canonical["task"][later]:
                 del canonical["task"][later]
+        for name in WHERE.get(self.task.dataset, ()):
+            del canonical["task"]["dataset_args"][name]
         return canonical
 
     def canonical(self) -> str:

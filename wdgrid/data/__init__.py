@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from wdgrid.data.augment import Augmentation, moments
+from wdgrid.data.cifar import cifar
 from wdgrid.data.digits import digits
 from wdgrid.data.folder import image_folder
+from wdgrid.data.imagenet32 import imagenet32
 from wdgrid.data.places import DataError, Tell, silent
 from wdgrid.loading import load_object
 from wdgrid.sections import BUILT_IN_DATASETS, Task
@@ -101,7 +103,13 @@ def _read(task: Task, tell: Tell) -> tuple[object, Augmentation, tuple[Tensor, T
         return load_object(task.dataset)(**args), Augmentation(), None
     if task.dataset == "digits":
         return digits(), Augmentation(padding=args["shift"]), None
-    images = image_folder(args["root"], args["size"], tell)
+    match task.dataset:
+        case "cifar10" | "cifar100":
+            images = cifar(task.dataset, args["root"], args["download"], tell)
+        case "imagenet32":
+            images = imagenet32(args["root"], tell)
+        case _:
+            images = image_folder(args["root"], args["size"], tell)
     augmentation = Augmentation(args["crop"], args["flip"], args["crop_size"])
     return (images.train_x, images.train_y, images.test_x, images.test_y), augmentation, (images.mean, images.std)
 

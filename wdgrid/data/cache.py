@@ -6,7 +6,8 @@ need never fit into memory. Knows files, locks and arrays; does not know where i
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,19 +48,30 @@ def prepared(path: Path, identity: str, build: Callable[[Create], None]) -> Prep
     """
     if found := _read(path, identity):
         return found
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not _read(path, identity):
-                _write(path, identity, build)
+        lock = FileLock(path.with_suffix(".lock"))
+        lock.acquire()
+    try:
+        if not _read(path, identity):  # nobody else was faster
+            _write(path, identity, build)
+    finally:
+        lock.release()
+    if not (found := _read(path, identity)):
+        raise DataError(f"{path}: was written and cannot be read back")
+    return found
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What a full or closed disk says, in a line."""
+    try:
+        yield
     except OSError as error:
         raise DataError(
             f"{error.filename or path}: cannot be written: {error.strerror or error}; "
             "prepared data goes to $WDGRID_DATA, or ~/.cache/wdgrid"
         ) from error
-    if not (found := _read(path, identity)):
-        raise DataError(f"{path}: was written and cannot be read back")
-    return found
 
 
 def _read(path: Path, identity: str) -> Prepared | None:
@@ -78,16 +90,18 @@ def _write(path: Path, identity: str, build: Callable[[Create], None]) -> None:
     arrays: dict[str, np.ndarray] = {}
 
     def create(n: int, m: int, image: tuple[int, int, int]) -> dict[str, np.ndarray]:
-        arrays.update(_lay_out(part, identity, n, m, image))
+        with _writing(part):
+            arrays.update(_lay_out(part, identity, n, m, image))
         return arrays
 
     try:
         build(create)
         arrays["mean"][:], arrays["std"][:] = (t.numpy() for t in moments(torch.from_numpy(arrays["train_x"])))
         arrays.clear()  # unmapped
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
+        with _writing(path):
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

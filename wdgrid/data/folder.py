@@ -6,7 +6,6 @@ a file that is edited or replaced has another time. A copy of the folder is prep
 """
 
 import hashlib
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from wdgrid.data.cache import Create, Prepared, prepared
-from wdgrid.data.places import DataError, Tell, home, locate
+from wdgrid.data.places import DataError, Tell, fingerprint, home, locate, reading
 
 PARTS = ("train", "test")
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".gif")
@@ -33,13 +32,13 @@ def image_folder(root: str, size: int | None, tell: Tell) -> Prepared:
     is not kept, as in Downsampled ImageNet, Chrabaszcz et al., 2017); without it all images must be of one size.
     Raises DataError that names the folder or file at fault.
     """
-    place = locate(root, PARTS)
-    classes = _classes(place)
-    files = {part: balanced(_files(place / part, classes)) for part in PARTS}
+    place = locate(root, "train and test", lambda place: all((place / part).is_dir() for part in PARTS))
+    with reading(place):
+        classes = _classes(place)
+        files = {part: balanced(_files(place / part, classes)) for part in PARTS}
     listing = [[f"{p.parent.name}/{p.name}", bytes_, time] for part in PARTS for p, _, bytes_, time in files[part]]
-    identity = json.dumps([str(place), size, classes, len(files["train"]), listing])
-    name = f"{place.name}-{size or 'own'}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}.safetensors"
-    digest = hashlib.sha256(identity.encode()).hexdigest()
+    identity = fingerprint(place, size, classes, len(files["train"]), listing)
+    cache = home() / "prepared" / f"{place.name}-{size or 'own'}-{fingerprint(place)[:8]}.safetensors"
 
     def build(create: Create) -> None:
         _, height, width = shape = (3, *_decoded(files["train"][0][0], size).shape[:2])
@@ -66,7 +65,7 @@ def image_folder(root: str, size: int | None, tell: Tell) -> Prepared:
                 done += read_now
                 tell(f"reading images of {place.name}", done, total)
 
-    return prepared(home() / "prepared" / name, digest, build)
+    return prepared(cache, identity, build)
 
 
 def _cores() -> int:

@@ -1,7 +1,10 @@
 """Where data lies on a machine, and how a fault in it is told."""
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 Tell = Callable[[str, int, int], None]  # what is being done, how much of it is, of how much
@@ -9,6 +12,15 @@ Tell = Callable[[str, int, int], None]  # what is being done, how much of it is,
 
 class DataError(Exception):
     """A dataset that cannot be used, in one line."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file that cannot be read into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
 
 
 def silent(what: str, done: int, of: int) -> None:
@@ -31,10 +43,15 @@ def places(root: str) -> list[Path]:
     return list(dict.fromkeys((base / path).absolute() for base in (Path(), home(), _cache())))
 
 
-def locate(root: str, needed: Sequence[str]) -> Path:
-    """The first place of `root` that holds everything needed. Raises DataError that names every place looked at."""
+def locate(root: str, needed: str, holds: Callable[[Path], bool]) -> Path:
+    """The first place of `root` that holds what is needed. Raises DataError that names every place looked at."""
     for place in places(root):
-        if all((place / name).exists() for name in needed):
+        if holds(place):
             return place
     looked = ", ".join(map(str, places(root)))
-    raise DataError(f"task.dataset_args.root = {root}: no folder with {' and '.join(needed)} in it; looked at {looked}")
+    raise DataError(f"task.dataset_args.root = {root}: no folder with {needed} in it; looked at {looked}")
+
+
+def fingerprint(*facts: object) -> str:
+    """SHA-256 of some facts, such as names, sizes and times of change."""
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()

@@ -1,0 +1,75 @@
+"""Downsampled ImageNet at 32 × 32 (Chrabaszcz, Loshchilov and Hutter, 2017) from its published batch files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wdgrid.data.batches import IMAGE, images, unpickled
+from wdgrid.data.cache import Create, Prepared, prepared
+from wdgrid.data.places import DataError, Tell, fingerprint, home, locate, reading
+
+CLASSES = 1000
+FILES = {"train": [f"train_data_batch_{i}" for i in range(1, 11)], "test": ["val_data"]}
+FOLDERS = ("", "Imagenet32_train", "Imagenet32_val", "Imagenet32_train_npz", "Imagenet32_val_npz")  # as archives unpack
+
+
+def imagenet32(root: str, tell: Tell) -> Prepared:
+    """Training and validation images (these are the test images) in the published order, which is shuffled.
+
+    Converted once, a file at a time: memory for one of the eleven is needed, never for all. Raises DataError that
+    names the file at fault.
+    """
+    place = locate(root, f"{FILES['train'][0]} (Downsampled ImageNet, from image-net.org)", _has_any)
+    paths = {part: [_found(place, name) for name in names] for part, names in FILES.items()}
+    total = 2 * sum(map(len, paths.values()))
+    with reading(place):
+        facts = [(p, p.stat().st_size, p.stat().st_mtime_ns) for part in paths.values() for p in part]
+
+    def build(create: Create) -> None:
+        done = 0
+
+        def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal done
+            done += 1
+            tell(f"reading {path.name}", done, total)
+            return images(_content(path), path, "labels", 1, CLASSES)
+
+        # Once for the number of images and to see that all is well, once to keep them.
+        sizes = {part: [len(read(path)[1]) for path in files] for part, files in paths.items()}
+        arrays = create(sum(sizes["train"]), sum(sizes["test"]), IMAGE)
+        for part, files in paths.items():
+            end = 0
+            for path, size in zip(files, sizes[part], strict=True):
+                begin, end = end, end + size
+                arrays[f"{part}_x"][begin:end], arrays[f"{part}_y"][begin:end] = read(path)
+
+    cache = home() / "prepared" / f"imagenet32-{fingerprint(place)[:8]}.safetensors"
+    return prepared(cache, fingerprint(facts), build)
+
+
+def _candidates(place: Path, name: str) -> list[Path]:
+    return [place / folder / (name + ending) for folder in FOLDERS for ending in ("", ".npz")]
+
+
+def _has_any(place: Path) -> bool:
+    return any(path.is_file() for path in _candidates(place, FILES["train"][0]))
+
+
+def _found(place: Path, name: str) -> Path:
+    for path in _candidates(place, name):
+        if path.is_file():
+            return path
+    raise DataError(f"{place / name}: is missing (looked for in {', '.join(FOLDERS[1:])}, too, and as .npz)")
+
+
+def _content(path: Path) -> Any:
+    """A batch file's data and labels: a pickle, or the .npz that is published beside it."""
+    with reading(path), path.open("rb") as file:
+        if path.suffix != ".npz":
+            return unpickled(file, path)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in ("data", "labels")}
+        except Exception as error:  # a damaged archive may raise anything
+            raise DataError(f"{path}: is not a whole batch file: {str(error) or type(error).__name__}") from error
