@@ -157,7 +157,7 @@ def test_the_command_keeps_what_was_extended_before_and_other_overrides(here):
     make_store(here, "s", study, lambda cell: 5 - 10 * cell.hyperparameters["weight_decay"])
     with Store(f"sqlite:///{here}/studies/s.db") as store:
         numbers = analyse_table(study, store.table("s"), {})
-    command = SweepCommand(here / "studies/s.toml", ("task.epochs=2", "axes.lr.values=1"), name="t")
+    command = SweepCommand(str(here / "studies/s.toml"), ("task.epochs=2", "axes.lr.values=1"), name="t")
     text = alarm_lines(numbers, study, command)[-1]
     assert "--name t --set task.epochs=2 " in text and text.count("axes.lr.values") == 1
     assert 'axes.lr.values="100, 10, 1, 0.1, 0.01"' in text
@@ -201,7 +201,7 @@ def test_the_command_adds_exact_thirds(here):
     make_store(here, "s", study, lambda cell: 5 + cell.hyperparameters["lr"])
     with Store(f"sqlite:///{here}/studies/s.db") as store:
         numbers = analyse_table(study, store.table("s"), {})
-    text = alarm_lines(numbers, study, SweepCommand(here / "studies/s.toml"))[-1]
+    text = alarm_lines(numbers, study, SweepCommand(str(here / "studies/s.toml")))[-1]
     assert 'axes.lr.values="1, 1/3, 1/9, 1/27, 1/81"' in text
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wdgrid import __version__
-from wdgrid.cli import compare, convert, plan, results, sweep
+from wdgrid.cli import compare, convert, plan, results, studies, sweep
 
 app = typer.Typer(
     name="wdgrid",
@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(sweep.sweep)
+app.command()(studies.studies)
 app.command("list")(results.list_studies)
 app.command()(results.show)
 app.command()(results.report)

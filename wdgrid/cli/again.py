@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wdgrid.cli.common import storage_url
+from wdgrid.cli.common import database_folder, storage_url, study_name
 
 KEY = "command"  # the attribute under which a study keeps it
 
@@ -15,13 +15,13 @@ KEY = "command"  # the attribute under which a study keeps it
 class SweepCommand:
     """The `wdgrid sweep` that made a study, or would go on with it; printed as it is to be typed."""
 
-    study_file: Path
+    study: str  # a file or a name
     overrides: tuple[str, ...] = ()
     storage: str | None = None
     name: str | None = None
 
     def __str__(self) -> str:
-        words = ["wdgrid", "sweep", str(self.study_file)]
+        words = ["wdgrid", "sweep", self.study]
         for option, value in (("--storage", self.storage), ("--name", self.name)):
             words += [option, value] if value else []
         for override in self.overrides:
@@ -36,28 +36,29 @@ class SweepCommand:
 
     def attrs(self) -> dict[str, Any]:
         """What a study keeps of it; no storage, which may hold a password and which a reader has found anyway."""
-        kept = {"study_file": str(self.study_file), "folder": str(Path.cwd()), "overrides": list(self.overrides)}
+        kept = {"study_file": self.study, "folder": str(Path.cwd()), "overrides": list(self.overrides)}
         return {KEY: kept}
 
 
 def sweep_of(name: str, url: str, attrs: Mapping[str, Any], study: str) -> SweepCommand:
     """The sweep that made the study `name`, found in the storage `url`, in words that work from this folder.
 
-    `study` is what a user calls it; its file is taken for the study file where an older study kept none.
+    `study` is what a user calls it, which is what is printed where an older study kept nothing.
     """
     kept = attrs.get(KEY)
-    file = Path(study) if Path(study).suffix == ".toml" else Path("studies", f"{name}.toml")
-    if kept is not None:
-        file = _from_here(Path(kept["study_file"]), Path(kept["folder"]))
-    default = storage_url(None, file.parent, name)
+    word = study if kept is None else _from_here(kept["study_file"], Path(kept["folder"]))
+    default = storage_url(None, database_folder(word, name), name)
     storage = None if _place(url) == _place(default) else url
-    return SweepCommand(file, tuple(kept["overrides"]) if kept else (), storage, name if name != file.stem else None)
+    overrides = tuple(kept["overrides"]) if kept else ()
+    return SweepCommand(word, overrides, storage, name if name != study_name(word) else None)
 
 
-def _from_here(file: Path, folder: Path) -> Path:
-    """A path typed in `folder`: as it was typed where it means the same here, else whole."""
-    whole = folder / file
-    return file if (Path.cwd() / file).resolve() == whole.resolve() else whole
+def _from_here(word: str, folder: Path) -> str:
+    """A file or a name typed in `folder`: as it was typed where it means the same here, else the file's whole path."""
+    whole = folder / word
+    if whole.suffix != ".toml" and not whole.is_file():
+        return word
+    return word if (Path.cwd() / word).resolve() == whole.resolve() else str(whole)
 
 
 def _place(url: str) -> str:
@@ -69,12 +70,13 @@ def _place(url: str) -> str:
 def alarm_lines(numbers: Any, study: Any, command: SweepCommand) -> list[str]:
     """A line an alarm, then the one command that adds what all of them ask for."""
     from wdgrid.report.extend import alarms, extended_axes
+    from wdgrid.shipped import study_path
     from wdgrid.studyfile import StudyFileError, load_study, only_adds
 
     if not (lines := [f"{panel}: {alarm.text}" for panel, alarm in alarms(numbers)]):
         return []
     try:  # an axis that was extended before by --set is not in the file: say all of it again
-        given = load_study(command.study_file, command.overrides)
+        given = load_study(study_path(command.study), command.overrides)
         grown = {axis for axis in study.axes if set(given.axes[axis].values) != set(study.axes[axis].values)}
     except (StudyFileError, KeyError):
         grown = set()
@@ -82,11 +84,11 @@ def alarm_lines(numbers: Any, study: Any, command: SweepCommand) -> list[str]:
         return lines
     longer = command.with_axes(axes)
     try:
-        works = only_adds(study.canonical(), load_study(longer.study_file, longer.overrides))
+        works = only_adds(study.canonical(), load_study(study_path(longer.study), longer.overrides))
     except StudyFileError:
         works = False
     if works:
         return [*lines, f"to add them:\n  {longer} --extend"]
     wanted = "".join(f"\n  axes.{axis}.values = {text}" for axis, text in axes.items())
-    changed = f"{command.study_file} is not the study's file any more"
+    changed = f"{command.study} is not the study's file any more"
     return [*lines, f"to add them ({changed}), sweep the stored study with --extend and:{wanted}"]

@@ -12,15 +12,22 @@ class UsageError(Exception):
     """Bad input that is not in a study file, in one line."""
 
 
-StudyFile = Annotated[Path, typer.Argument(help="Study file (TOML), such as studies/digits.toml.")]
+StudyWord = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="Study file (TOML), such as studies/mine.toml, or the name of a study: of studies/NAME.toml here, else of "
+        "one that ships with wdgrid (wdgrid studies lists them).",
+    ),
+]
 StudyName = Annotated[
     str, typer.Argument(help="Name of a stored study, such as digits, or its study file, such as studies/digits.toml.")
 ]
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="Where trials are kept: sqlite:///path.db or postgresql+psycopg://…; by default a database named after "
-        "the study beside its file (studies/NAME.db).",
+        help="Where trials are kept: sqlite:///path.db or postgresql+psycopg://…; by default NAME.db beside the study "
+        "file given; for a study given by name in studies/ if there is such a folder here, else here.",
         metavar="URL",
     ),
 ]
@@ -44,12 +51,27 @@ def storage_url(storage: str | None, folder: Path, name: str) -> str:
     return storage or f"sqlite:///{(folder / f'{name}.db').as_posix()}"
 
 
+def _is_file(study: str) -> bool:
+    return Path(study).suffix == ".toml" or Path(study).is_file()
+
+
+def database_folder(study: str, name: str) -> Path:
+    """Where NAME.db lies, or will: beside the study file if that is what the user gave, else in studies/, else here."""
+    if _is_file(study):
+        return Path(study).parent
+    places = [place for place in (Path("studies"), Path()) if place.is_dir()]
+    return next((place for place in places if (place / f"{name}.db").is_file()), places[0])
+
+
+def study_name(study: str) -> str:
+    """The name of what a user calls a study: its name or its file."""
+    return Path(study).stem if _is_file(study) else study
+
+
 def stored(study: str, storage: str | None) -> tuple[str, str]:
     """Name and storage URL of what a user calls a stored study: its name or its file."""
-    path = Path(study)
-    if path.suffix == ".toml":
-        return path.stem, storage_url(storage, path.parent, path.stem)
-    return study, storage_url(storage, Path("studies"), study)
+    name = study_name(study)
+    return name, storage_url(storage, database_folder(study, name), name)
 
 
 def open_store(url: str, *, create: bool = False) -> Any:

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from wdgrid.cli.common import AsJson, StudyFile, print_json
+from wdgrid.cli.common import AsJson, StudyWord, print_json
 
 
 def plan(
-    study_file: StudyFile,
+    study_word: StudyWord,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a field, such as task.epochs=5. May be repeated.", metavar="FIELD=VALUE"),
@@ -24,10 +24,12 @@ def plan(
     from wdgrid.engine import Job, Workbench, chunk_size, one_thread
     from wdgrid.engine.estimate import cost
     from wdgrid.progress import show_preparing
+    from wdgrid.shipped import study_path
     from wdgrid.studyfile import load_study
     from wdgrid.sweep import cores, even_chunk
 
-    study = load_study(study_file, override or [])
+    path = study_path(study_word)
+    study = load_study(path, override or [])
     one_thread()
     with show_preparing() as tell:
         bench = Workbench(study.task, tell)
@@ -53,7 +55,7 @@ def plan(
         )
     network = bench.network(study.seeds[0], 1)
     told = {
-        "study": study_file.stem,
+        "study": path.stem,
         "device": str(bench.device),
         "network": network.form,
         "parameters": network.size,

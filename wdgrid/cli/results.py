@@ -18,6 +18,7 @@ from wdgrid.cli.common import (
     print_json,
     print_summary,
     say,
+    storage_url,
     stored,
     stored_study,
 )
@@ -26,19 +27,24 @@ from wdgrid.cli.watch import watch as watch_store
 
 
 def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
-    """List stored studies: those of --storage, or of every database in studies/."""
+    """List stored studies: those of --storage, or of every database in studies/ and here."""
     from dataclasses import asdict
 
-    urls = [storage] if storage else [f"sqlite:///{p.as_posix()}" for p in sorted(Path("studies").glob("*.db"))]
+    paths = [*sorted(Path("studies").glob("*.db")), *sorted(Path().glob("*.db"))]
     found = []
-    for url in urls:
-        with open_store(url) as store:
-            found += [{**asdict(s), "storage": url} for s in store.studies()]
+    for url in [storage] if storage else [storage_url(None, p.parent, p.stem) for p in paths]:
+        try:
+            with open_store(url) as store:
+                found += [{**asdict(s), "storage": url} for s in store.studies()]
+        except UsageError as error:
+            if storage or url.startswith("sqlite:///studies/"):
+                raise
+            say(f"left out, as it holds no studies: {error}")
     if as_json:
         print_json(found)
         return
     if not found:
-        say("no studies here yet; begin with: wdgrid sweep studies/digits.toml")
+        say("no studies here yet; begin with: wdgrid sweep digits")
     for s in found:
         best = "–" if s["best_error"] is None else f"{s['best_error']:.2f} %"
         best += " on validation" if s["selected_on"] == "validation" else ""

@@ -7,12 +7,23 @@ from typing import Annotated, Any
 import typer
 
 from wdgrid.cli.again import SweepCommand
-from wdgrid.cli.common import AsJson, Out, Quiet, Storage, StudyFile, Style, open_store, say, storage_url
+from wdgrid.cli.common import (
+    AsJson,
+    Out,
+    Quiet,
+    Storage,
+    StudyWord,
+    Style,
+    database_folder,
+    open_store,
+    say,
+    storage_url,
+)
 from wdgrid.cli.drawing import draw
 
 
 def sweep(
-    study_file: StudyFile,
+    study_word: StudyWord,
     storage: Storage = None,
     out: Out = Path("reports"),
     name: Annotated[str | None, typer.Option(help="Name of the study; the file's name if not given.")] = None,
@@ -36,14 +47,17 @@ def sweep(
 ) -> None:
     """Train what a study has not trained yet, then draw its report. Give the same command again to go on."""
     from wdgrid.progress import show as show_progress
+    from wdgrid.shipped import study_path
     from wdgrid.studyfile import load_study
     from wdgrid.sweep import Sweep, cores, now, plan
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]
-    study = load_study(study_file, overrides)
-    name = name or study_file.stem
-    url = storage_url(storage, study_file.parent, name)
-    again = SweepCommand(study_file, tuple(overrides), storage, name if name != study_file.stem else None)
+    path = study_path(study_word)
+    study = load_study(path, overrides)
+    name = name or path.stem
+    folder = database_folder(study_word, name)
+    url = storage_url(storage, folder, name)
+    again = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None)
     with open_store(url, create=True) as store:
         _agree(store.definition(name), study, name, extend)
         added = plan(store, name, study)
@@ -57,7 +71,7 @@ def sweep(
             store.set_attrs(name, {"environment": {**store.attrs(name).get("environment", {}), **environment}})
             with show_progress(missing, quiet) as tell:
                 try:
-                    checkpoints = study_file.parent / f"{name}.db.checkpoints"
+                    checkpoints = folder / f"{name}.db.checkpoints"
                     Sweep(store, name, study, workers or cores(), tell, checkpoints, 60 * checkpoint_minutes).run()
                 except KeyboardInterrupt:
                     kept = n_all - sum(store.pending(name).values())

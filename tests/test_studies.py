@@ -1,0 +1,209 @@
+"""The study files that ship with wdgrid: found by name anywhere, what they cost, and that they are the paper's."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from stored import make_store
+from synthetic_tables import make_study
+from torch.utils.flop_counter import FlopCounterMode
+
+from wdgrid import models, shipped
+from wdgrid.cli import main
+from wdgrid.cli.again import SweepCommand, sweep_of
+from wdgrid.cli.common import database_folder, stored
+from wdgrid.studyfile import StudyFileError, load_study
+
+ROOT = Path(__file__).parents[1]
+NAMES = shipped.names()
+FILES = {name: shipped.folder() / f"{name}.toml" for name in NAMES}
+ONE_CELL = ["--set", "axes.lr.values=[1]", "--set", "axes.weight_decay.values=[1]", "--set", "task.epochs=1"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_study_is_a_file_then_a_file_of_the_folder_then_a_shipped_one(here):
+    assert shipped.study_path("digits") == FILES["digits"]
+    (here / "studies").mkdir()
+    (here / "studies/digits.toml").touch()
+    assert shipped.study_path("digits") == Path("studies/digits.toml")
+    (here / "digits").touch()
+    assert shipped.study_path("digits") == Path("digits")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("digit", "digit: no such file, and no study of that name ships with wdgrid; did you mean digits?"),
+        ("elsewhere/digits.toml", "did you mean digits?"),
+        ("xyzzy", "xyzzy: no such file, and no study of that name ships with wdgrid; wdgrid studies lists them"),
+    ],
+)
+@pytest.mark.parametrize("command", ["sweep", "plan"])
+def test_an_unknown_name_is_one_line_that_names_those_near_it(here, capsys, command, word, says):
+    assert main([command, word]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and says in err and err.count("\n") == 1
+    assert list(here.iterdir()) == []
+
+
+def test_where_the_database_of_a_study_goes(here):
+    (here / "mine").mkdir()
+    assert database_folder("mine/own.toml", "own") == Path("mine")
+    assert database_folder("digits", "digits") == Path()
+    (here / "digits.db").touch()
+    (here / "studies").mkdir()
+    assert database_folder("digits", "digits") == Path()  # one that was begun here is gone on with here
+    assert database_folder("digits", "another-name") == Path("studies")
+    (here / "studies/digits.db").touch()
+    assert stored("digits", None) == ("digits", "sqlite:///studies/digits.db")
+    assert stored("mine/own.toml", None) == ("own", "sqlite:///mine/own.db")
+    assert stored("digits", "sqlite:///x.db") == ("digits", "sqlite:///x.db")
+
+
+@pytest.mark.parametrize("folder", ["studies", "."])
+def test_stored_studies_go_by_name_wherever_they_lie(here, capsys, folder):
+    panels = [{"optimizer": "sgd", "lr_unit": 1.0}, {"optimizer": "adamw", "lr_unit": 0.1}]
+    make_store(here, "digits", make_study(panels=panels), lambda cell: 5 + cell.hyperparameters["lr"])
+    if folder == ".":
+        (here / "studies").rename(here / "gone")
+        (here / "gone/digits.db").rename(here / "digits.db")
+    (here / "notes.db").write_bytes(b"SQLite format 3\0")
+    assert main(["show", "digits", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cells"] == {"complete": 70}
+    assert main(["report", "digits", "--out", "drawn", "-q"]) == 0
+    capsys.readouterr()
+    assert (here / "drawn/digits/heatmaps.png").exists()
+    assert main(["compare", "digits/sgd", "digits/adamw", "-q"]) == 0
+    assert "digits/adamw" in capsys.readouterr().out
+    assert main(["list", "--json"]) == 0
+    out, err = capsys.readouterr()
+    at = "digits.db" if folder == "." else "studies/digits.db"
+    assert [(s["name"], s["storage"]) for s in json.loads(out)] == [("digits", f"sqlite:///{at}")]
+    assert "left out" in err and "notes.db" in err
+
+
+def test_how_to_go_on_is_said_as_the_study_was_called(here):
+    command = SweepCommand("digits", ("task.epochs=1",))
+    assert str(command) == "wdgrid sweep digits --set task.epochs=1"
+    attrs = command.attrs()
+    assert sweep_of("digits", "sqlite:///digits.db", attrs, "digits") == command
+    (here / "studies").mkdir()  # where the default is now another place, the storage is named
+    moved = sweep_of("digits", "sqlite:///digits.db", attrs, "digits")
+    assert moved.storage == "sqlite:///digits.db"
+    assert str(sweep_of("other", "sqlite:///studies/other.db", attrs, "other")).endswith(
+        "--name other --set task.epochs=1"
+    )
+
+
+def test_a_shipped_study_can_be_planned_by_name(here, capsys):
+    assert main(["plan", "digits", *ONE_CELL, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["study"] == "digits"
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_shipped_study_is_swept_anywhere(here):
+    code = "import sys; from wdgrid.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "sweep", "digits", *ONE_CELL, "--workers", "1"]
+    for says in ("4 cells to train", "4 of 4 cells are there, nothing to train"):
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=120, check=True)
+        assert says in done.stderr
+    assert (here / "reports/digits/report.html").is_file()
+    assert [p for p in here.rglob("*.db*") if not p.name.endswith(("-wal", "-shm"))] == [here / "digits.db"]
+
+
+def test_listing_them_costs_no_torch():
+    code = (
+        "import sys; from wdgrid.cli import main; main(['studies', '--json'])\n"
+        "heavy = {'torch', 'optuna', 'pandas', 'matplotlib', 'sqlalchemy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    told = json.loads(done.stdout)
+    assert [one["name"] for one in told] == NAMES
+    (digits,) = [one for one in told if one["name"] == "digits"]
+    assert (digits["cells"], digits["epochs"], digits["images"]) == (484, [100], 900)
+    # 2 FLOPs a product; in training twice as much again for gradients, but for the first layer's with respect to images
+    products = 64 * 64 * 3 + 64 * 10
+    epoch = 900 * (6 * products - 2 * 64 * 64) + 897 * 2 * products
+    assert digits["pflop"] == pytest.approx(484 * 100 * epoch / 1e15, rel=1e-12)
+
+
+def test_the_list_is_one_line_each(capsys):
+    assert main(["studies"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == ["study", *NAMES]
+    for name, line in zip(NAMES, lines[1:], strict=True):
+        assert line.endswith(load_study(FILES[name]).title) and len(line) <= 160
+    assert "wdgrid plan" in err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_is_a_study_with_a_heading_and_a_cost(name):
+    text = FILES[name].read_text(encoding="utf-8")
+    assert text.startswith("# ") and len(text.partition("\n\n")[0]) > 60
+    study = load_study(FILES[name])
+    assert study.title and shipped.cost(study).pflop > 0
+
+
+def test_the_tables_flops_are_torchs():
+    seen = {}
+    for path in FILES.values():
+        task = load_study(path).task
+        side = int(shipped.network_name(task).rpartition("×")[2])
+        shape = torch.Size([1 if task.dataset == "digits" else 3, side, side])
+        module = models.build(task, shape, 10, seed=0)
+        x, y = torch.zeros(2, *shape), torch.zeros(2, dtype=torch.int64)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            torch.nn.functional.cross_entropy(module(x), y).backward()
+        train = counter.get_total_flops()
+        with torch.no_grad(), counter:
+            module.eval()(x)
+        seen[shipped.network_name(task)] = (train // 2, counter.get_total_flops() // 2)
+    assert seen == shipped.FLOPS
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_study_file_and_no_database(tmp_path):
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        pytest.skip("needs uv, which builds the wheel")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("wdgrid", "studies"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.db*"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    (copy / "studies/mine.db").touch()
+    (copy / "studies/mine.db.checkpoints").mkdir()
+    (copy / "studies/mine.db.checkpoints/x.toml").touch()
+    subprocess.run([uv, "build", "--wheel", "--quiet", "-o", str(tmp_path), str(copy)], check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = [path for path in archive.namelist() if "studies/" in path]
+        assert sorted(inside) == sorted(f"wdgrid/studies/{name}.toml" for name in NAMES)
+        archive.extractall(tmp_path / "installed")
+    code = "from wdgrid import shipped; print(shipped.folder(), *shipped.names())"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert told.stdout.split() == [str(tmp_path / "installed/wdgrid/studies"), *NAMES]
+
+
+def test_near_names_are_those_of_the_folder(monkeypatch):
+    monkeypatch.setattr(shipped, "names", lambda: ["figure1", "figure1-small", "digits"])
+    with pytest.raises(StudyFileError) as caught:
+        shipped.study_path("figure-1")
+    assert caught.value.lines[0].endswith("did you mean figure1, figure1-small?")

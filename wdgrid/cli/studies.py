@@ -1,0 +1,24 @@
+"""`wdgrid studies`: the study files that ship with wdgrid, and what each costs."""
+
+from dataclasses import asdict
+
+import typer
+
+from wdgrid.cli.common import AsJson, print_json, say
+
+
+def studies(as_json: AsJson = False) -> None:
+    """List the studies that ship with wdgrid, with their expected cost: cells, epochs, images, model PFLOP."""
+    from wdgrid.shipped import cost, folder, names
+    from wdgrid.studyfile import load_study
+
+    loaded = {name: load_study(folder() / f"{name}.toml") for name in names()}
+    if as_json:
+        print_json([{"name": name, "title": s.title, **asdict(cost(s))} for name, s in loaded.items()])
+        return
+    typer.echo(f"{'study':22} {'cells':>5}  {'epochs':>12}  {'images':>6}  {'PFLOP':>8}  what it shows")
+    for name, study in loaded.items():
+        one = cost(study)
+        epochs = ", ".join(map(str, one.epochs))
+        typer.echo(f"{name:22} {one.cells:5}  {epochs:>12}  {one.images:6}  {one.pflop:8.3g}  {study.title}")
+    say("a cell is trained once a seed, on so many images an epoch; wdgrid plan STUDY measures how long it takes here")
