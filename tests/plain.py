@@ -28,18 +28,16 @@ def eta(schedule, t, epochs, steps):
 
 
 class Recursion:
-    """Algorithms 1 and 2 where torch.optim has another one: a parameter at a time, in place."""
+    """Algorithm 1 where torch.optim has another one: a parameter at a time, in place; `decays` [one a parameter]."""
 
-    def __init__(self, parameters, optimizer, h):
-        self.parameters, self.optimizer, self.h = list(parameters), optimizer, h
+    def __init__(self, parameters, optimizer, h, decays):
+        self.parameters, self.optimizer, self.h, self.decays = parameters, optimizer, h, decays
         self.m = [torch.zeros_like(p) for p in self.parameters]
-        self.t = 0
 
     @torch.no_grad()
     def step(self, eta):
-        self.t += 1
-        lr, wd, beta = self.h["lr"], self.h["weight_decay"], self.h.get("momentum")
-        for p, m in zip(self.parameters, self.m, strict=True):
+        lr, beta = self.h["lr"], self.h["momentum"]
+        for p, m, wd in zip(self.parameters, self.m, self.decays, strict=True):
             old = p.clone()
             if self.optimizer == "sgd":
                 m.copy_(beta * m + eta * lr * (p.grad + wd * old))
@@ -54,35 +52,52 @@ class Recursion:
 class TorchOptim:
     """torch.optim, where it is the same algorithm; the paper's decoupled decay is subtracted beside it."""
 
-    def __init__(self, parameters, optimizer, h):
-        self.parameters, self.optimizer, self.h = list(parameters), optimizer, h
+    def __init__(self, parameters, optimizer, h, decays):
+        self.parameters, self.optimizer, self.h, self.decays = parameters, optimizer, h, decays
+        inside = optimizer in ("adam", "adamw-torch")
+        groups = [{"params": [p], "weight_decay": wd * inside} for p, wd in zip(parameters, decays, strict=True)]
         if optimizer == "sgdw-torch":
-            self.inner = torch.optim.SGD(self.parameters, lr=h["lr"], momentum=h["momentum"])
+            self.inner = torch.optim.SGD(groups, lr=h["lr"], momentum=h["momentum"])
         else:
-            kind, decay = {
-                "adam": (torch.optim.Adam, h["weight_decay"]),
-                "adamw": (torch.optim.Adam, 0.0),
-                "adamw-torch": (torch.optim.AdamW, h["weight_decay"]),
-            }[optimizer]
-            betas = (h["beta1"], h["beta2"])
-            self.inner = kind(self.parameters, lr=h["lr"], betas=betas, eps=h["eps"], weight_decay=decay)
+            kind = torch.optim.AdamW if optimizer == "adamw-torch" else torch.optim.Adam
+            self.inner = kind(groups, lr=h["lr"], betas=(h["beta1"], h["beta2"]), eps=h["eps"])
 
     def step(self, eta):
-        self.inner.param_groups[0]["lr"] = eta * self.h["lr"]
-        shrink = {"adamw": eta * self.h["weight_decay"], "sgdw-torch": eta * self.h["lr"] * self.h["weight_decay"]}
+        for group in self.inner.param_groups:
+            group["lr"] = eta * self.h["lr"]
+        beside = {"adamw": eta, "sgdw-torch": eta * self.h["lr"]}.get(self.optimizer, 0.0)
         old = [p.detach().clone() for p in self.parameters]
         self.inner.step()
         with torch.no_grad():
-            for p, before in zip(self.parameters, old, strict=True):
-                p -= shrink.get(self.optimizer, 0.0) * before
+            for p, before, wd in zip(self.parameters, old, self.decays, strict=True):
+                p -= beside * wd * before
 
 
-def train_plain(bench: Workbench, job: Job, cell: Cell) -> dict[str, float]:
-    """What one cell comes to, trained alone."""
+class Filter:
+    """The Kalman filter in information form and in the weights' own units: mean p, variance, precision n² g²."""
+
+    def __init__(self, parameters, optimizer, h, decays):
+        self.parameters, self.h, self.decays = parameters, h, decays
+        kappa = 1 - h["beta2"]
+        self.prior, self.observations = h["lr"] ** 2 / kappa, kappa / (h["lr"] * h["eps"])
+        self.variance = [torch.full_like(p, self.prior) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, eta):
+        for p, variance, wd in zip(self.parameters, self.variance, self.decays, strict=True):
+            drift = (eta * self.h["lr"]) ** 2 * (1 - variance / self.prior)
+            g = eta * self.observations * p.grad  # of the observations' negative log-likelihood
+            variance.copy_(1 / (1 / (variance + drift) + g**2))
+            p.copy_((1 - eta * wd) * p - variance * g)
+
+
+def train_plain(bench: Workbench, job: Job, cell: Cell, multiplier=lambda name: 1.0) -> dict[str, float]:
+    """What one cell comes to, trained alone; `multiplier` of a parameter's name is what its decay is multiplied by."""
     data, task = bench.data, bench.task
     module = models.build(task, data.prepared(data.train_x[:1]).shape[1:], data.classes, cell.seed).double()
-    kind = Recursion if job.optimizer in ("sgd", "sgdw") else TorchOptim
-    optimizer = kind(module.parameters(), job.optimizer, cell.hyperparameters)
+    kind = {"sgd": Recursion, "sgdw": Recursion, "kalman": Filter}.get(job.optimizer, TorchOptim)
+    decays = [multiplier(name) * cell.hyperparameters["weight_decay"] for name, _ in module.named_parameters()]
+    optimizer = kind(list(module.parameters()), job.optimizer, cell.hyperparameters, decays)
     steps = bench.steps_per_epoch
     for epoch in range(job.epochs):
         batches = datasets.epoch(data, cell.seed, epoch, task.batch_size)
@@ -103,4 +118,5 @@ def train_plain(bench: Workbench, job: Job, cell: Cell) -> dict[str, float]:
             "test_loss": F.cross_entropy(logits, data.test_y).item(),
             "train_loss": sum(losses) / steps,
             "weight_norm": math.sqrt(sum(p.square().sum().item() for p in module.parameters())),
+            "l2_term": sum(wd / 2 * p.square().sum().item() for p, wd in zip(module.parameters(), decays, strict=True)),
         }

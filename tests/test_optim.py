@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wdgrid import optim
 from wdgrid.schedule import etas, normalization, periods
@@ -58,6 +56,7 @@ def test_decay_of_the_paper_is_multiplied_by_eta_and_not_by_the_rate():
         "adamw": 0.5 * 0.2,
         "sgdw-torch": 0.5 * 0.1 * 0.2,
         "adamw-torch": 0.5 * 0.1 * 0.2,
+        "kalman": 0.5 * 0.2,
     }.items():
         hyper = {
             n: torch.tensor([v])
@@ -73,24 +72,6 @@ def test_decay_of_the_paper_is_multiplied_by_eta_and_not_by_the_rate():
             1,
         )
         assert new.item() == pytest.approx(1 - expected, rel=1e-6), optimizer
-
-
-@given(lam=st.floats(0, 0.1), lr=st.floats(1e-3, 0.5))
-def test_proposition_1_plain_sgd(lam, lr):
-    """Decay λ equals L2 with λ' = λ/α where there is no momentum (Proposition 1)."""
-    theta, _, gradients = problem("sgd", cells=1)
-    results = []
-    for optimizer, decay in (("sgdw", lam), ("sgd", lam / lr)):
-        hyper = {
-            "lr": torch.tensor([lr]).double(),
-            "weight_decay": torch.tensor([decay]).double(),
-            "momentum": torch.zeros(1).double(),
-        }
-        point, state = theta, optim.init(optimizer, theta)
-        for t, gradient in enumerate(gradients, start=1):
-            point, state = optim.step(optimizer, point, gradient, state, hyper, 1.0, t)
-        results.append(point)
-    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
 
 
 def test_schedules_by_hand():

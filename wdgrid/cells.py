@@ -43,11 +43,12 @@ class Outcome:
     """What one cell came to.
 
     `test_error` is in percent and +inf for a diverged cell; `test_loss` and `train_loss` are mean cross-entropies
-    (the latter over the last epoch's minibatches); `l2_term` is ½ λ ‖θ‖² with the cell's own λ, apart from the
-    cross-entropy; `weight_norm` is ‖θ‖₂. `diverged_at` is the step (from 1) whose loss was first not finite, else None.
-    `seconds` is the chunk's wall time shared equally by its cells. `validation_error` is the error on the images kept
-    apart for picking cells, +inf for a diverged one, None where the task keeps none apart. `divergence` says how
-    training went wrong, and `divergence_step` from which step on; only "non-finite" has an infinite error.
+    (the latter over the last epoch's minibatches); `l2_term` is ½ λ Σ m_i θ_i² with the cell's own λ and the task's
+    decay multipliers m (½ λ ‖θ‖² where it has none), apart from the cross-entropy; `weight_norm` is ‖θ‖₂.
+    `diverged_at` is the step (from 1) whose loss was first not finite, else None. `seconds` is the chunk's wall time
+    shared equally by its cells. `validation_error` is the error on the images kept apart for picking cells, +inf for a
+    diverged one, None where the task keeps none apart. `divergence` says how training went wrong, and
+    `divergence_step` from which step on; only "non-finite" has an infinite error.
     """
 
     test_error: float
@@ -72,7 +73,7 @@ class Outcome:
 # `lr` and `weight_decay`, and `momentum`, `beta1`, `beta2`, `eps` where the panel's optimizer has them (else NaN).
 TABLE_COLUMNS = {
     "panel": "panel name, for instance adamw or adam-constant",
-    "optimizer": "variant: sgd, sgdw, adam, adamw, sgdw-torch, adamw-torch",
+    "optimizer": "variant: sgd, sgdw, adam, adamw, sgdw-torch, adamw-torch, kalman",
     "schedule": "constant, step, cosine or restarts",
     "epochs": "budget of the panel",
     "seed": "seed of initialisation, data order and augmentation",
@@ -84,7 +85,7 @@ TABLE_COLUMNS = {
     "validation_error": "percent, on the images kept apart for picking cells; NaN where the task keeps none apart",
     "test_loss": "mean cross-entropy on the test set",
     "train_loss": "mean cross-entropy over the last epoch's minibatches",
-    "l2_term": "half lambda times the squared weight norm",
+    "l2_term": "half lambda times the squared weights, each times its decay multiplier, summed",
     "weight_norm": "Euclidean norm of all parameters",
     "diverged_at": "step whose loss was first not finite (nullable integer)",
     "divergence": "non-finite, late blow-up, stuck at chance or spike; empty where nothing went wrong or nobody looked",

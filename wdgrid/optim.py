@@ -1,42 +1,61 @@
-"""Algorithms 1 and 2 of "Decoupled Weight Decay Regularization", for K cells at once, and the libraries' forms.
+"""Algorithms 1 and 2 of "Decoupled Weight Decay Regularization", for K cells at once, the libraries' forms, and the
+filter of its section 3.
 
 Every function is pure: (θ, gradient, state) → (θ, state). Tensors are [K, …], one slice a cell; hyperparameters are
 [K] vectors (α `lr`, λ `weight_decay`, β1, β2, ε), η a number, t the step from 1. `Rule.update_` is the fast twin that
-the engine uses on flat [K, P] storage; tests/test_optim.py ties the two together.
+the engine uses on flat [K, P] storage; tests/test_optim.py ties the two together. docs/theory.md says which line of the
+paper stands where.
 
 Knows nothing of networks, schedules or of what a cell means.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 Hyperparameters = Mapping[str, Tensor]  # name → [K]
 State = tuple[Tensor, ...]  # each [K, …]
+Parts = Sequence[tuple[slice, float]]  # columns of [K, P] → what λ is multiplied by there
 
 L2 = frozenset({"sgd", "adam"})
 LIBRARY = frozenset({"sgdw-torch", "adamw-torch"})
+EVERYTHING: Parts = ((slice(None), 1.0),)
 
 
 def is_adam(optimizer: str) -> bool:
-    """Whether a variant is one of Adam (two moments) rather than of SGD (one buffer)."""
+    """Whether a variant is one of Adam (two moments)."""
     return optimizer.startswith("adam")
 
 
 def init(optimizer: str, theta: Tensor) -> State:
-    """Zero moments for θ [K, …]: (m,) for SGD, (m, v) for Adam."""
+    """State before the first step for θ [K, …]: (m,) = 0 for SGD, (m, v) = 0 for Adam, (s,) = 1 for the filter."""
+    if optimizer == "kalman":
+        return (torch.ones_like(theta),)
     return tuple(torch.zeros_like(theta) for _ in range(2 if is_adam(optimizer) else 1))
 
 
 def step(
-    optimizer: str, theta: Tensor, gradient: Tensor, state: State, hyper: Hyperparameters, eta: float, t: int
+    optimizer: str,
+    theta: Tensor,
+    gradient: Tensor,
+    state: State,
+    hyper: Hyperparameters,
+    eta: float,
+    t: int,
+    multipliers: Tensor | float = 1.0,
 ) -> tuple[Tensor, State]:
-    """One step of any variant: θ, ∇f [K, …] and the state in, θ_t and the new state out."""
+    """One step of any variant: θ, ∇f [K, …] and the state in, θ_t and the new state out.
+
+    `multipliers` (of θ's shape, or broadcast to it) are what λ is multiplied by for each weight.
+    """
     h = {name: _broadcast(vector, theta) for name, vector in hyper.items()}
-    alpha, lam = h["lr"], h["weight_decay"]
+    alpha, lam = h["lr"], h["weight_decay"] * multipliers
     g = gradient + lam * theta if optimizer in L2 else gradient
-    if is_adam(optimizer):
+    if optimizer == "kalman":
+        direction, state = _kalman(g, state, h["beta2"], h["eps"], eta)
+        move = eta * alpha * direction
+    elif is_adam(optimizer):
         direction, state = _adam(g, state, h["beta1"], h["beta2"], h["eps"], t)
         move = eta * alpha * direction
     else:
@@ -68,6 +87,24 @@ def _adam(g: Tensor, state: State, beta1: Tensor, beta2: Tensor, eps: Tensor, t:
     return m_hat / (v_hat.sqrt() + eps), (m, v)
 
 
+def _kalman(g: Tensor, state: State, beta2: Tensor, eps: Tensor, eta: float) -> tuple[Tensor, State]:
+    """Section 3, after Aitchison (arXiv 1807.07540): a Kalman filter for each weight; the direction is s_t g_t/ε.
+
+    The state s is the posterior variance as a share of the prior's, α²/κ with κ = 1 − β2:
+
+        θ⁻  = (1 − η_t λ) θ_{t-1} ;  s⁻ = s_{t-1} + κ η_t² (1 − s_{t-1})     state transition
+        1/s_t = 1/s⁻ + κ (η_t g_t/ε)²                                        observation, its precision the squared g_t
+        θ_t = θ⁻ − η_t (α/ε) s_t g_t                                         posterior variance × gradient
+
+    Steady: s = 2/(1 + √(1 + 4 g²/ε²)). Gradients far above ε make it Adam's α g/√⟨g²⟩, far below SGD of rate α/ε.
+    """
+    (s,) = state
+    kappa = (1 - beta2) * eta**2
+    s = s + kappa * (1 - s)
+    s = s / (1 + kappa * (g / eps) ** 2 * s)
+    return s * g / eps, (s,)
+
+
 def _broadcast(vector: Tensor, theta: Tensor) -> Tensor:
     return vector.to(theta.dtype).view(-1, *[1] * (theta.dim() - 1))
 
@@ -75,61 +112,90 @@ def _broadcast(vector: Tensor, theta: Tensor) -> Tensor:
 class Rule:
     """The fast twin: updates θ [K, P] in place, its state and its hyperparameters [K] kept together.
 
-    Cells are rows of contiguous storage, so nothing that one row holds can reach another.
+    Cells are rows of contiguous storage, so nothing that one row holds can reach another. `parts` cover the columns
+    and say what λ is multiplied by in each.
     """
 
-    def __init__(self, optimizer: str, theta: Tensor, hyper: Mapping[str, Tensor]) -> None:
+    def __init__(self, optimizer: str, theta: Tensor, hyper: Mapping[str, Tensor], parts: Parts = EVERYTHING) -> None:
         self.optimizer = optimizer
         self.theta = theta
         self.state = init(optimizer, theta)
         self.hyper = {name: vector.double().cpu().clone() for name, vector in hyper.items()}
+        self.parts = parts
         # The fused CPU kernels take one cell a call: measured, 15 µs for 14 000 parameters.
         self._kernel = is_adam(optimizer) and theta.device.type == "cpu"
 
     def freeze(self, cells: Tensor) -> None:
-        """Stops some cells ([K] bool): weights, moments, rate and decay zero from here on."""
+        """Stops some cells ([K] bool): weights, state, rate and decay zero from here on."""
         for tensor in (self.theta, *self.state):
             tensor[cells.to(tensor.device)] = 0
         for name in ("lr", "weight_decay"):
             self.hyper[name][cells.cpu()] = 0
+
+    def decayed_squares(self) -> Tensor:
+        """Σ m_i θ_i² of each cell [K] in float64 on the CPU, m_i what λ is multiplied by."""
+        total = sum(m * self.theta[:, columns].double().square().sum(dim=1) for columns, m in self.parts)
+        return torch.as_tensor(total).cpu()
 
     def update_(self, gradient: Tensor, eta: float, t: int, decay: float = 1.0) -> None:
         """One step in place. `gradient` [K, P] is used up; `decay` multiplies λ (normalised decay)."""
         rate = eta * self.hyper["lr"]
         lam = decay * self.hyper["weight_decay"]
         shrink = None if self.optimizer in L2 else lam * (rate if self.optimizer in LIBRARY else eta)
-        if self._kernel:
+        if self._kernel and all(m == 1 for _, m in self.parts):
             self._adam_kernel_(gradient, rate, lam if shrink is None else shrink, t)
+            return
+        self._decay_(gradient, lam, shrink)
+        if self._kernel:  # it takes one decay for all weights of a call
+            self._adam_kernel_(gradient, rate, torch.zeros_like(lam), t)
         elif is_adam(self.optimizer):
-            self._adam_(gradient, rate, lam, shrink, t)
+            self._adam_(gradient, rate, t)
+        elif self.optimizer == "kalman":
+            self._kalman_(gradient, rate, eta)
         else:
-            self._sgd_(gradient, rate, lam, shrink)
+            self._sgd_(gradient, rate)
 
     def _column(self, vector: Tensor) -> Tensor:
         return vector.to(self.theta)[:, None]
 
-    def _sgd_(self, g: Tensor, rate: Tensor, lam: Tensor, shrink: Tensor | None) -> None:
-        (m,) = self.state
-        if shrink is None and lam.any():
-            g.addcmul_(self.theta, self._column(lam))
-        m.mul_(self._column(self.hyper["momentum"]))
-        inside = self.optimizer != "sgdw-torch"
-        m.addcmul_(g, self._column(rate)) if inside else m.add_(g)
-        if shrink is not None:
-            self.theta.mul_(1 - self._column(shrink))
-        self.theta.sub_(m) if inside else self.theta.addcmul_(m, self._column(-rate))
+    def _decay_(self, g: Tensor, lam: Tensor, shrink: Tensor | None) -> None:
+        """What decay does in this step: L2 adds to the gradient, the decoupled forms shrink θ_{t-1}."""
+        if not lam.any():
+            return
+        for columns, m in self.parts:
+            if m == 0:
+                continue
+            theta = self.theta[:, columns]
+            if shrink is None:
+                g[:, columns].addcmul_(theta, self._column(m * lam))
+            else:
+                theta.mul_(1 - self._column(m * shrink))
 
-    def _adam_(self, g: Tensor, rate: Tensor, lam: Tensor, shrink: Tensor | None, t: int) -> None:
+    def _sgd_(self, g: Tensor, rate: Tensor) -> None:
+        (m,) = self.state
+        m.mul_(self._column(self.hyper["momentum"]))
+        if self.optimizer == "sgdw-torch":
+            m.add_(g)
+            self.theta.addcmul_(m, self._column(-rate))
+        else:
+            m.addcmul_(g, self._column(rate))
+            self.theta.sub_(m)
+
+    def _adam_(self, g: Tensor, rate: Tensor, t: int) -> None:
         m, v = self.state
         beta1, beta2 = self.hyper["beta1"], self.hyper["beta2"]
-        if shrink is None:
-            g.addcmul_(self.theta, self._column(lam))
-        else:
-            self.theta.mul_(1 - self._column(shrink))
         m.mul_(self._column(beta1)).addcmul_(g, self._column(1 - beta1))
         v.mul_(self._column(beta2)).addcmul_(g, g * self._column(1 - beta2))
         denominator = (v / self._column(1 - beta2**t)).sqrt_().add_(self._column(self.hyper["eps"]))
         self.theta.addcmul_(m / denominator, self._column(-rate / (1 - beta1**t)))
+
+    def _kalman_(self, g: Tensor, rate: Tensor, eta: float) -> None:
+        (s,) = self.state
+        g.div_(self._column(self.hyper["eps"]))
+        kappa = (1 - self.hyper["beta2"]) * eta**2
+        s.mul_(self._column(1 - kappa)).add_(self._column(kappa))
+        s.div_((g * g).mul_(s).mul_(self._column(kappa)).add_(1))
+        self.theta.addcmul_(g.mul_(s), self._column(-rate))
 
     def _adam_kernel_(self, g: Tensor, rate: Tensor, decay: Tensor, t: int) -> None:
         """torch's fused CPU kernel, a cell a call. Its decoupled form subtracts lr·wd·θ: wd = shrink/rate."""

@@ -24,10 +24,11 @@ from wdgrid.axes import parse_multiples
 from wdgrid.dataset_args import BUILT_IN_DATASETS, FaultsError, Frozen
 
 HyperparameterName = Literal["lr", "weight_decay", "eps", "beta1", "beta2", "momentum"]
-OptimizerName = Literal["sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch"]
+OptimizerName = Literal["sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch", "kalman"]
 DecayUnits = Literal["raw", "normalized"]
 
-# What each optimizer needs beside lr and weight_decay, with the paper's default (Algorithms 1 and 2).
+# What each optimizer needs beside lr and weight_decay, with the paper's default (Algorithms 1 and 2). The filter's are
+# AdaBayes' (arXiv 1807.07540): a prior whose rate is 0.1 = lr/eps at lr = 0.001, and 100 observations a minibatch.
 EXTRA_HYPERPARAMETERS: dict[str, dict[str, float]] = {
     "sgd": {"momentum": 0.9},
     "sgdw": {"momentum": 0.9},
@@ -35,6 +36,7 @@ EXTRA_HYPERPARAMETERS: dict[str, dict[str, float]] = {
     "adam": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
     "adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
     "adamw-torch": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "kalman": {"beta2": 0.999, "eps": 0.01},
 }
 
 Multiples = Annotated[
@@ -188,6 +190,11 @@ class Task(Frozen):
         description="images taken off the end of the training images, never trained on: cells are compared and picked "
         "by their error on these and reported on test; 0: picked on test itself, so the best test error is optimistic",
     )
+    decay_multipliers: dict[str, NotNegative] = Field(
+        {},
+        description="what weight decay is multiplied by, for parameters whose name matches a pattern: *.bias = 0; "
+        "@norm stands for normalization layers, @bias for all biases; of several the last one counts; not matched: 1",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to train; auto takes a GPU if there is one"
     )
@@ -202,6 +209,13 @@ class Task(Frozen):
     @classmethod
     def _model_exists(cls, name: str) -> str:
         return _known_or_own(name, BUILT_IN_MODELS)
+
+    @field_validator("decay_multipliers")
+    @classmethod
+    def _patterns_are_known(cls, multipliers: dict[str, float]) -> dict[str, float]:
+        if unknown := [p for p in multipliers if p.startswith("@") and p not in ("@norm", "@bias")]:
+            raise FaultsError([(p, multipliers[p], "of the names with @ there are @norm and @bias") for p in unknown])
+        return multipliers
 
     @field_validator("dataset_args")
     @classmethod
@@ -243,8 +257,12 @@ class Panel(Frozen):
     weight_decay: NotNegative | None = Field(None, description="fixed weight decay, where it is no axis")
     momentum: Fraction01 | None = Field(None, description="fixed momentum of SGD (default 0.9)")
     beta1: Fraction01 | None = Field(None, description="fixed β1 of Adam (default 0.9)")
-    beta2: Fraction01 | None = Field(None, description="fixed β2 of Adam (default 0.999)")
-    eps: NotNegative | None = Field(None, description="fixed ε of Adam (default 1e-8)")
+    beta2: Fraction01 | None = Field(None, description="fixed β2 of Adam and of the filter (default 0.999)")
+    eps: NotNegative | None = Field(
+        None,
+        description="fixed ε of Adam (default 1e-8) and of the filter (default 0.01; weights with gradients below it "
+        "move as under SGD of rate lr/ε)",
+    )
 
 
 class Report(Frozen):

@@ -118,7 +118,9 @@ class Study(Frozen):
             {"name": name, **panel.model_dump(mode="json", exclude={"name", *later})}
             for (name, panel), later in zip(self.panel_names().items(), unset, strict=True)
         ]
-        for later in ("validation_size", "test_size"):
+        # A list, for the order of the patterns counts.
+        canonical["task"]["decay_multipliers"] = [list(pair) for pair in self.task.decay_multipliers.items()]
+        for later in ("validation_size", "test_size", "decay_multipliers"):
             if not canonical["task"][later]:
                 del canonical["task"][later]
         for name in WHERE.get(self.task.dataset, ()):
@@ -167,6 +169,8 @@ def _panel_faults(study: Study, panel: Panel, path: str) -> Iterator[Fault]:
             yield f"{path}.optimizer", panel.optimizer, f"{panel.optimizer} has no {name}, which is an axis"
         if given is None and name in ("lr", "weight_decay") and name not in study.axes:
             yield f"{path}.{name}", None, f"{name} is no axis, so a fixed value is needed"
+    if panel.optimizer == "kalman" and (panel.eps == 0 or ("eps" in study.axes and 0 in study.axes["eps"].values)):
+        yield f"{path}.optimizer", panel.optimizer, "eps must be positive: lr/eps is the prior's rate"
     for name, unit in (("lr", panel.lr_unit), ("weight_decay", panel.weight_decay_unit)):
         if unit is not None and name not in study.axes:
             yield f"{path}.{name}_unit", unit, f"{name} is no axis"

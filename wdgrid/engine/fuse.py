@@ -78,6 +78,13 @@ class FusedNetwork:
         """Parameters of one cell, padding not counted."""
         return sum(shape.numel() for _, shape in self._slices.values())
 
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Where each parameter lies in `theta` and `gradient`, with the padding behind it."""
+        starts = [start for start, _ in self._slices.values()]
+        ends = [*starts[1:], self.theta.shape[1]]
+        return {name: slice(*place) for name, *place in zip(self._slices, starts, ends, strict=True)}
+
     def _view(self, flat: Tensor, name: str) -> Tensor:
         start, shape = self._slices[name]
         return flat[:, start : start + shape.numel()].view(-1, *shape)

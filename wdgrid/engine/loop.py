@@ -19,6 +19,7 @@ from wdgrid.engine import divergence
 from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.fuse import FusedNetwork, Kind
 from wdgrid.engine.layers import logits_loss, wrong
+from wdgrid.models.decay import multipliers, parts
 from wdgrid.optim import Rule
 from wdgrid.schedule import etas, normalization
 from wdgrid.sections import Schedule, Task
@@ -50,11 +51,17 @@ class Workbench:
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
         self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
         self._kind: Kind | None = None  # found out by the first network
+        self.decay_multipliers: dict[str, float] = {}  # by parameter; found out by the first network
 
     def network(self, seed: int, cells: int) -> FusedNetwork:
-        """K copies of the task's network, all initialised by the seed."""
+        """K copies of the task's network, all initialised by the seed.
+
+        Raises ModelError where it cannot be built, or a pattern of the task's decay multipliers matches nothing.
+        """
         x = self.data.prepared(self.data.train_x[:8])
-        network = FusedNetwork(models.build(self.task, x.shape[1:], self.data.classes, seed), cells, x, self._kind)
+        module = models.build(self.task, x.shape[1:], self.data.classes, seed)
+        self.decay_multipliers = self.decay_multipliers or multipliers(module, self.task.decay_multipliers)
+        network = FusedNetwork(module, cells, x, self._kind)
         self._kind = network.kind
         return network
 
@@ -139,7 +146,7 @@ class _Chunk:
         self.weight_decay = hyper["weight_decay"]
         self.seed = cells[0].seed
         self.network = bench.network(self.seed, size)
-        self.rule = Rule(job.optimizer, self.network.theta, hyper)
+        self.rule = Rule(job.optimizer, self.network.theta, hyper, parts(self.network.columns, bench.decay_multipliers))
         steps, task = bench.steps_per_epoch, bench.task
         self.etas = etas(job.schedule, job.epochs, steps)
         self.decays = [1.0] * len(self.etas)
@@ -238,6 +245,7 @@ class _Chunk:
     def outcomes(self, seconds: float) -> list[Outcome]:
         """What each cell came to; `seconds` of the whole chunk are shared equally."""
         squares = self.network.theta.double().square().sum(dim=1).cpu()
+        decayed = self.rule.decayed_squares()
         lam = self.weight_decay * self.decays[-1]
         nan = float("nan")
         chance, steps = self.bench.chance, self.bench.steps_per_epoch
@@ -253,7 +261,7 @@ class _Chunk:
                     test_error=curve.test_error[-1] if alive else float("inf"),
                     test_loss=curve.test_loss[-1] if alive else nan,
                     train_loss=curve.train_loss[-1] if alive else nan,
-                    l2_term=float(0.5 * lam[k] * squares[k]) if alive else nan,
+                    l2_term=float(0.5 * lam[k] * decayed[k]) if alive else nan,
                     weight_norm=float(squares[k].sqrt()) if alive else nan,
                     diverged_at=self.diverged_at[k],
                     seconds=seconds / len(self.cells),

@@ -44,7 +44,19 @@ def _conversion(study: "Study", name: str, found: "Separability") -> str | None:
         betas=(values.get("beta1", 0.9), values.get("beta2", 0.999)),
         eps=values.get("eps", 1e-8),
     )
-    return f"{target}: {same.line}" + (f" ({same.warning})" if same.warning else "")
+    warnings = [w for w in (same.warning, groups_warning(study)) if w]
+    return f"{target}: {same.line}" + (f" ({'; '.join(warnings)})" if warnings else "")
+
+
+def multiplier_words(study: "Study") -> str:
+    """What decay is multiplied by for some parameters; empty where all decay alike."""
+    return ", ".join(f"{pattern} × {m:g}" for pattern, m in study.task.decay_multipliers.items())
+
+
+def groups_warning(study: "Study") -> str:
+    """What a line to paste leaves out where parameters do not decay alike."""
+    words = multiplier_words(study)
+    return words and f"for parameter groups multiply the decay: {words}"
 
 
 def finding_lines(numbers: "Mapping[str, Separability]", found: Sequence[Finding]) -> list[str]:

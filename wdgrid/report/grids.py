@@ -14,6 +14,7 @@ import pandas as pd
 from wdgrid.analysis.separability import error_cap
 from wdgrid.axes import label, scale
 from wdgrid.cells import selection_error
+from wdgrid.report.findings import multiplier_words
 from wdgrid.study import Study
 
 OPTIMIZERS = {
@@ -23,6 +24,7 @@ OPTIMIZERS = {
     "adamw": "AdamW",
     "sgdw-torch": "SGDW (torch)",
     "adamw-torch": "AdamW (torch)",
+    "kalman": "Kalman filter",
 }
 DECAY_FORMS = {
     "sgd": "L2: gradient + λ θ",
@@ -31,6 +33,7 @@ DECAY_FORMS = {
     "adamw": "decoupled: θ − η_t λ θ",
     "sgdw-torch": "library form: θ − η_t α λ θ",
     "adamw-torch": "library form: θ − η_t α λ θ",
+    "kalman": "decoupled: θ − η_t λ θ",
 }
 AXES = {
     "lr": "Initial learning rate",
@@ -173,6 +176,8 @@ def _selection_line(study: Study, all_grids: list[Grid]) -> str:
 def axis_title(axis: str, unit: float, optimizer: str, normalized: bool) -> str:
     """Title of an axis with its unit, worded as in the paper: L2 has a regularization factor, not a decay."""
     words = AXES[axis] if axis in AXES else DECAY_WORDS[optimizer in ("sgd", "adam")]
+    if optimizer == "kalman":
+        words = words.replace("Adam", "the filter")
     if axis == "weight_decay" and normalized:
         words += ", normalized"
     bare = unit == 1 and axis not in ("lr", "weight_decay")
@@ -203,6 +208,8 @@ def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -
     if any(norm):
         where = "" if all(norm) else ", where the axis says so"
         lines.append(f"Decay is normalized{where}: λ = λ_norm √(b / (B T)), b batch size, B training images, T epochs")
+    if words := multiplier_words(study):
+        lines.append(f"Decay is multiplied by parameter, the last pattern counts:  {words}")
     cells = sum(g.error.size for g in all_grids)
     diverged = sum(int(g.diverged.sum()) for g in all_grids)
     missing = sum(int(g.missing.sum()) for g in all_grids)

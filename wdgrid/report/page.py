@@ -17,7 +17,8 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from wdgrid import __version__
-from wdgrid.analysis.conversion import convert
+from wdgrid.analysis.conversion import OPTIMIZERS, convert
+from wdgrid.report.findings import groups_warning
 from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words
 from wdgrid.report.payload import curve_data, page_data
 from wdgrid.report.summary import signed
@@ -132,7 +133,7 @@ def _best(grid: Grid) -> Iterator[tuple[str, str, str, str, str]]:
 def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:
     """The panel's best cell in other libraries' terms: library, line to paste, warning."""
     panel = study.panel_names()[grid.panel]
-    if not grid.best or study.normalized(panel):
+    if not grid.best or study.normalized(panel) or panel.optimizer not in OPTIMIZERS:
         return
     row, col = grid.best[0]
     found = study.hyperparameters(panel)
@@ -149,7 +150,7 @@ def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:
             betas=betas,
             eps=found.get("eps", 1e-8),
         )
-        yield library, same.line, same.warning or ""
+        yield library, same.line, "; ".join(w for w in (same.warning, groups_warning(study)) if w)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
