@@ -9,7 +9,7 @@ from torch import nn
 
 from wdgrid import models
 from wdgrid.engine.fuse import FusedNetwork, Kind
-from wdgrid.engine.layers import logits_loss
+from wdgrid.engine.kernels import CrossEntropy
 from wdgrid.models.shake import Shake, TwoPaths
 from wdgrid.sections import Task
 
@@ -47,7 +47,7 @@ def test_every_form_is_k_plain_runs(model, form, cells):
     for parameters in zip(*(module.parameters() for module in plain), strict=True):
         perturb(parameters)
     for step, (x, y) in enumerate(batches):
-        losses = logits_loss(fused(x, training=True, noise=step), y)
+        losses = CrossEntropy.apply(fused(x, training=True, noise=step), y)
         fused.backward(losses)
         for k, module in enumerate(plain):
             torch.manual_seed(step)
@@ -69,7 +69,7 @@ def test_every_form_is_k_plain_runs(model, form, cells):
         for name, buffer in module.named_buffers():
             torch.testing.assert_close(fused.buffers[name][k], buffer, rtol=1e-8, atol=1e-10)
         with torch.no_grad():
-            torch.testing.assert_close(fused(x, training=False)[k].T, module.eval()(x), rtol=1e-8, atol=1e-8)
+            torch.testing.assert_close(fused(x, training=False)[k], module.eval()(x), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("model", SMALL)
@@ -120,7 +120,7 @@ def test_a_convolutional_cell_does_not_depend_on_its_slot(model):
     for order in ([0, 1, 2, 3, 4], [3, 4, 0, 2, 1]):
         fused = FusedNetwork(network(model), len(order), x)
         perturb(fused.theta[slot] for slot in torch.tensor(order).argsort())
-        losses = logits_loss(fused(x, training=True), y)
+        losses = CrossEntropy.apply(fused(x, training=True), y)
         fused.backward(losses)
         back = torch.tensor(order).argsort()
         results.append((losses[back], fused.gradient[back], *(b[back] for b in fused.buffers.values())))

@@ -25,7 +25,7 @@ class Fused(Protocol):
     gradients: dict[str, Tensor]
 
     def __call__(self, x: Tensor, *, training: bool, noise: int) -> Tensor:
-        """Logits [K, C, B]."""
+        """Logits [K, B, C]."""
         ...
 
     def backward(self, losses: Tensor) -> None:
@@ -67,7 +67,7 @@ def _step(fused: Fused, plain: list[nn.Module], x: Tensor, number: int) -> bool:
     for k, module in enumerate(plain):
         noise.seed(of, number)
         expected = module.train()(x)
-        if not _close(logits[k].T, expected):
+        if not _close(logits[k], expected):
             return False
         trained = _trained(module)
         gradients = torch.autograd.grad(expected.square().mean(), list(trained.values()), allow_unused=True)
@@ -83,7 +83,7 @@ def _test(fused: Fused, plain: list[nn.Module], x: Tensor, number: int) -> bool:
     logits = fused(x, training=False, noise=number)
     for k, module in enumerate(plain):
         noise.seed(noise.generators(x.device), number)
-        if not _close(logits[k].T, module.eval()(x)):
+        if not _close(logits[k], module.eval()(x)):
             return False
     return True
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from wdgrid.engine.agree import CELLS, agrees
-from wdgrid.engine.layers import stack
 from wdgrid.engine.noise import draws, generators, kept, restore, seed, states
+from wdgrid.engine.stacked import Stacked
 
 Form = Literal["stacked", "vmap", "one by one"]
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
@@ -42,8 +42,7 @@ class FusedNetwork:
 
     `theta` [K, P] holds all parameters of a cell in a row (zero padding between them), `gradient` [K, P] their
     gradients; `parameters`, `gradients` and `buffers` are named [K, …] tensors; parameters that the
-    module has frozen count as buffers. Forward: x [B, …], shared by all cells → [K, C, B] logits (classes before
-    images, as the stacked layers have them).
+    module has frozen count as buffers. Forward: x [B, …], shared by all cells → [K, B, C] logits.
     """
 
     def __init__(self, module: nn.Module, cells: int, x: Tensor, kind: Kind | None = None) -> None:
@@ -66,7 +65,11 @@ class FusedNetwork:
         self.gradients = {name: self._view(self.gradient, name) for name in self._slices}
         self.kind = kind or _kind(module, x)
         self._generators = generators(x.device) if self.kind.random else ()
-        self._forward: Forward = {"stacked": stack, "vmap": _Mapped, "one by one": _Looped}[self.form](module)
+        self._forward: Forward = (
+            Stacked(module, self.gradients)
+            if self.form == "stacked"
+            else {"vmap": _Mapped, "one by one": _Looped}[self.form](module)
+        )
 
     @property
     def form(self) -> Form:
@@ -90,7 +93,7 @@ class FusedNetwork:
         return flat[:, start : start + shape.numel()].view(-1, *shape)
 
     def __call__(self, x: Tensor, *, training: bool, noise: int = 0) -> Tensor:
-        """Logits [K, C, B] of x [B, …]; what the network draws, it draws from the seed `noise`."""
+        """Logits [K, B, C] of x [B, …]; what the network draws, it draws from the seed `noise`."""
         seed(self._generators, noise)
         return self._forward(self.parameters, self.buffers, x, training)
 
@@ -100,8 +103,10 @@ class FusedNetwork:
             self._forward.backward(losses, self.gradients)
             return
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
-        for view, new in zip(self.gradients.values(), gradients, strict=True):
-            view.zero_() if new is None else view.copy_(new)
+        written = self._forward.written if isinstance(self._forward, Stacked) else ()
+        for (name, view), new in zip(self.gradients.items(), gradients, strict=True):
+            if name not in written:
+                view.zero_() if new is None else view.copy_(new)
 
 
 def _repeat(tensor: Tensor, cells: int) -> Tensor:
@@ -138,7 +143,7 @@ class _Mapped:
         def one(p: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
             return functional_call(self.modes[training], (p, b), (x,))
 
-        return vmap(one, randomness="same")(parameters, buffers).transpose(1, 2)
+        return vmap(one, randomness="same")(parameters, buffers)
 
 
 class _Looped(_Mapped):
@@ -152,7 +157,7 @@ class _Looped(_Mapped):
         for k in range(len(next(iter(parameters.values())))):
             restore(self._generators, begin)
             own, statistics = ({name: stack[k] for name, stack in stacks.items()} for stacks in (parameters, buffers))
-            logits.append(functional_call(self.modes[training], (own, statistics), (x,)).T)
+            logits.append(functional_call(self.modes[training], (own, statistics), (x,)))
             self._cells.append((own, states(self._generators)))
         return torch.stack(logits)
 

@@ -3,17 +3,17 @@
 Knows the layouts of `wdgrid.engine.values`; nothing of what trains the parameters.
 """
 
-import copy
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from wdgrid.engine.kernels import BatchNorm, Linear, Norm
 from wdgrid.engine.special import concatenation, dropout, shake
-from wdgrid.engine.values import Operation, Run, UnknownLayerError, Value
+from wdgrid.engine.values import Operation, Run, UnknownLayerError, Value, innermost
 from wdgrid.models.shake import Shake
 
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity)
@@ -22,64 +22,46 @@ ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.gelu, F.silu, torch.tanh, torch.s
 DROPOUT = (F.dropout, F.dropout2d)
 SUMS = (operator.add, torch.add, operator.iadd)
 
-Stacked = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
+
+class Trace:
+    """What a layer needs to know of its network: its module, its neighbours, and where its gradients are kept."""
+
+    def __init__(self, modules: dict[str, nn.Module], gradients: dict[str, Tensor]) -> None:
+        self.modules = modules
+        self.gradients = gradients
+        self.written: set[str] = set()  # names of the gradients that the backward pass itself fills
+
+    def sink(self, name: str) -> Tensor:
+        """Where a layer's backward pass writes the gradient of parameter `name`, [K, …].
+
+        Raises UnknownLayerError where it is frozen, or used twice: its gradients would have to be added.
+        """
+        if name not in self.gradients or name in self.written:
+            raise UnknownLayerError(f"{name} is frozen or used twice")
+        self.written.add(name)
+        return self.gradients[name]
+
+    def is_relu(self, node: fx.Node) -> bool:
+        """Whether a node is a plain ReLU."""
+        if node.op == "call_module":
+            return type(self.modules[str(node.target)]) is nn.ReLU
+        return node.target in (F.relu, torch.relu, "relu") and len(node.args) == 1
+
+    def is_batch_norm(self, node: fx.Node) -> bool:
+        """Whether a node is a batch norm."""
+        return node.op == "call_module" and type(self.modules[str(node.target)]) in (nn.BatchNorm1d, nn.BatchNorm2d)
+
+    def fuses(self, node: fx.Node) -> bool:
+        """Whether a node is a batch norm whose only reader is a ReLU: they are one layer then."""
+        return self.is_batch_norm(node) and len(node.users) == 1 and self.is_relu(next(iter(node.users)))
 
 
-def stack(module: nn.Module) -> Stacked:
-    """A module as a function (parameters, buffers, x [B, …], training) → logits [K, C, B].
-
-    Raises UnknownLayerError where a layer has no stacked form, TraceError and others where torch.fx cannot follow. It
-    is traced once for training and once for tests: `self.training` in a user's own code is a constant to torch.fx.
-    """
-    train, test = (_compiled(copy.deepcopy(module).train(mode)) for mode in (True, False))
-    return lambda parameters, buffers, x, training: (train if training else test)(parameters, buffers, x, training)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) is Shake or super().is_leaf_module(m, module_qualified_name)
-
-
-def _compiled(module: nn.Module) -> Stacked:
-    modules: dict[str, nn.Module] = dict(module.named_modules())
-    program: list[tuple[str, Operation, tuple[str, ...]]] = []
-    source, result = "", ""
-    for node in _Tracer().trace(module).nodes:
-        inputs = tuple(_names(node.args))
-        if node.op == "placeholder":
-            source = node.name
-        elif node.op == "output":
-            (result,) = inputs
-        else:
-            program.append((node.name, _operation(node, modules), inputs))
-
-    def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
-        run = Run(parameters, buffers, training)
-        values = {source: Value(x, "shared")}
-        for name, operation, inputs in program:
-            values[name] = operation(run, *(values[i] for i in inputs))
-        logits = values[result]
-        if logits.layout != "features":
-            raise UnknownLayerError("the network's output is not [B, classes]")
-        return logits.tensor
-
-    return forward
-
-
-def _names(arguments: object) -> Iterator[str]:
-    """The nodes among a node's arguments, in order; torch.cat has a list of them."""
-    if isinstance(arguments, fx.Node):
-        yield arguments.name
-    elif isinstance(arguments, tuple | list):
-        for argument in arguments:
-            yield from _names(argument)
-
-
-def _operation(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
+def operation(node: fx.Node, trace: Trace) -> Operation:
     """What one node of the trace becomes."""
+    if trace.is_relu(node) and trace.fuses(node.all_input_nodes[0]):
+        return lambda run, x: x
     if node.op == "call_module":
-        name = str(node.target)
-        return _layer(name, modules[name])
+        return _layer(node, trace)
     if node.op == "call_function":
         plain = not node.kwargs or set(node.kwargs) == {"inplace"}
         if node.target in ELEMENTWISE_FUNCTIONS and len(node.args) == 1 and plain:
@@ -99,14 +81,16 @@ def _operation(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
     raise UnknownLayerError(f"{node.op} {node.target}")
 
 
-def _layer(name: str, module: nn.Module) -> Operation:
+def _layer(node: fx.Node, trace: Trace) -> Operation:
+    name = str(node.target)
+    module = trace.modules[name]
     kind = type(module)  # a subclass may compute something else
     if kind is nn.Linear:
-        return _linear(name, module)  # type: ignore[arg-type]
+        return _linear(name, trace)
     if kind is nn.Conv2d:
         return _convolution(name, module)  # type: ignore[arg-type]
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
-        return _batch_norm(name, module)  # type: ignore[arg-type]
+    if trace.is_batch_norm(node):
+        return _batch_norm(name, trace, relu=trace.fuses(node))
     if kind in ELEMENTWISE:
         return _elementwise(module)
     if kind in EACH_MAP:
@@ -120,18 +104,18 @@ def _layer(name: str, module: nn.Module) -> Operation:
     raise UnknownLayerError(f"{kind.__name__} ({name})")
 
 
-def _linear(name: str, module: nn.Linear) -> Operation:
+def _linear(name: str, trace: Trace) -> Operation:
+    has_bias = trace.modules[name].bias is not None
+    weight_sink = trace.sink(f"{name}.weight")  # [K, out, in]
+    bias_sink = trace.sink(f"{name}.bias") if has_bias else None  # [K, out]
+
     def run_linear(run: Run, x: Value) -> Value:
-        weight = run.parameters[f"{name}.weight"]  # [K, out, in]
-        if x.layout == "shared" and x.tensor.dim() == 2:
-            inputs = x.tensor.T.expand(run.cells, -1, -1)  # [K, in, B]
-        elif x.layout == "features":
-            inputs = x.tensor
-        else:
+        if x.tensor.dim() != 2:
             raise UnknownLayerError(f"linear layer on {x.layout} ({name})")
-        if module.bias is None:
-            return Value(torch.bmm(weight, inputs), "features")
-        return Value(torch.baddbmm(run.parameters[f"{name}.bias"][:, :, None], weight, inputs), "features")
+        weight = run.parameters[f"{name}.weight"]
+        bias = run.parameters[f"{name}.bias"] if has_bias else None
+        shared = x.layout == "shared"
+        return Value(Linear.apply(x.tensor, weight, bias, weight_sink, bias_sink, shared), "features")
 
     return run_linear
 
@@ -152,27 +136,29 @@ def _convolution(name: str, module: nn.Conv2d) -> Operation:
                 groups = 1
             else:
                 inputs = inputs.repeat(1, run.cells, 1, 1)
+            inputs = innermost(inputs)
         out = F.conv2d(inputs, weight, bias, module.stride, module.padding, module.dilation, groups)  # type: ignore[arg-type]
         return Value(out, "maps")
 
     return run_convolution
 
 
-def _batch_norm(name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> Operation:
+def _batch_norm(name: str, trace: Trace, *, relu: bool) -> Operation:
+    module: nn.BatchNorm2d = trace.modules[name]  # type: ignore[assignment]
     momentum = module.momentum
     if not module.affine or not module.track_running_stats or momentum is None:
         raise UnknownLayerError(f"batch norm without scale, statistics or momentum ({name})")
+    sinks = trace.sink(f"{name}.weight"), trace.sink(f"{name}.bias")  # [K, C] each
 
     def run_batch_norm(run: Run, x: Value) -> Value:
         if x.layout == "shared":
             raise UnknownLayerError(f"batch norm on the input ({name})")
-        stacked = x.tensor.flatten(0, 1)[None] if x.layout == "features" else x.tensor  # [1, K·F, B] or [B, K·C, H, W]
         mean, variance = (run.buffers[f"{name}.running_{part}"].view(-1) for part in ("mean", "var"))
-        scale, shift = (run.parameters[f"{name}.{part}"].flatten() for part in ("weight", "bias"))
+        scale, shift = (run.parameters[f"{name}.{part}"] for part in ("weight", "bias"))
         if run.training:
             run.buffers[f"{name}.num_batches_tracked"] += 1
-        out = F.batch_norm(stacked, mean, variance, scale, shift, run.training, momentum, module.eps)
-        return Value(out.view(x.tensor.shape), x.layout)
+        norm = Norm(mean, variance, run.training, momentum, module.eps, relu)
+        return Value(BatchNorm.apply(x.tensor, scale, shift, norm, *sinks), x.layout)
 
     return run_batch_norm
 
@@ -189,11 +175,15 @@ def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
 
 def _each_map(module: nn.Module) -> Operation:
     """Layers that do the same to each map by itself: pooling, padding."""
+    layer: Callable[[Tensor], Tensor] = module
+    if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+        # torch would take the mean instead, whose rounding depends on a channel's place among the K·C.
+        layer = lambda x: torch.ops.aten._adaptive_avg_pool2d(x, [1, 1])  # noqa: E731
 
     def run_each_map(run: Run, x: Value) -> Value:
         if x.tensor.dim() != 4:
             raise UnknownLayerError(f"{type(module).__name__} on {x.layout}")
-        return Value(module(x.tensor), x.layout)
+        return Value(layer(x.tensor), x.layout)
 
     return run_each_map
 
@@ -201,25 +191,10 @@ def _each_map(module: nn.Module) -> Operation:
 def _flatten(run: Run, x: Value) -> Value:
     if x.layout == "shared":
         return Value(x.tensor.flatten(1), "shared")
-    if x.layout == "features":
-        return x
-    images = len(x.tensor)
-    by_cell = x.tensor.reshape(images, run.cells, -1)  # [B, K, C·H·W]
-    return Value(by_cell.permute(1, 2, 0).contiguous(), "features")
+    return Value(x.tensor.reshape(len(x.tensor), -1), "features")  # [B, K·C·H·W], planes again
 
 
 def _sum(run: Run, a: Value, b: Value) -> Value:
     if a.layout != b.layout:
         raise UnknownLayerError("a sum of values in different layouts")
     return Value(a.tensor + b.tensor, a.layout)
-
-
-def logits_loss(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean cross-entropy of each cell [K] in nats; logits [K, C, B], classes y [B]."""
-    log_p = F.log_softmax(logits, dim=1)
-    return -log_p.gather(1, y.expand(len(logits), 1, -1)).mean(dim=(1, 2))
-
-
-def wrong(logits: Tensor, y: Tensor) -> Tensor:
-    """Number of misclassified images of each cell [K]; logits [K, C, B], classes y [B]."""
-    return (logits.argmax(dim=1) != y).sum(dim=1)

@@ -18,7 +18,7 @@ from wdgrid.data import Dataset
 from wdgrid.engine import divergence
 from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.fuse import FusedNetwork, Kind
-from wdgrid.engine.layers import logits_loss, wrong
+from wdgrid.engine.kernels import CrossEntropy, wrong
 from wdgrid.models.decay import multipliers, parts
 from wdgrid.optim import Rule
 from wdgrid.schedule import etas, normalization
@@ -167,9 +167,8 @@ class _Chunk:
         for i in range(steps):
             t = number * steps + i
             x, y = batches(i)
-            losses = logits_loss(
-                self.network(x, training=True, noise=datasets.counter(self.seed, t, datasets.NOISE)), y
-            )
+            noise = datasets.counter(self.seed, t, datasets.NOISE)
+            losses = CrossEntropy.apply(self.network(x, training=True, noise=noise), y)
             self.network.backward(losses)
             losses = losses.detach().cpu()
             self._freeze(losses, t + 1)
@@ -217,7 +216,7 @@ class _Chunk:
             x, y = all_x[start : start + EVALUATION_BATCH], all_y[start : start + EVALUATION_BATCH]
             logits = self.network(self.bench.data.prepared(x), training=False)
             errors += wrong(logits, y).cpu()
-            losses += logits_loss(logits, y).cpu().double() * len(y)
+            losses += CrossEntropy.apply(logits, y).cpu().double() * len(y)
         return 100 * errors / len(all_x), losses / len(all_x)
 
     def _tensors(self) -> dict[str, Tensor]:

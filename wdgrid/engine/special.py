@@ -7,7 +7,7 @@ next to another's. Knows nothing of what trains the parameters.
 import torch
 import torch.nn.functional as F
 
-from wdgrid.engine.values import Operation, Run, UnknownLayerError, Value
+from wdgrid.engine.values import Operation, Run, UnknownLayerError, Value, innermost
 from wdgrid.models.shake import Shake, shaken
 
 
@@ -23,12 +23,13 @@ def dropout(p: float, training: bool = True, *, whole_maps: bool) -> Operation:
         if x.layout == "shared":
             return Value(drop(x.tensor, p), "shared")
         if x.layout == "features":
-            features, images = x.tensor.shape[1:]
-            return Value(x.tensor * drop(x.tensor.new_ones(images, features), p).T, "features")
+            by_cell = x.tensor.view(len(x.tensor), run.cells, -1)
+            mask = drop(torch.ones_like(by_cell[:, 0]), p)[:, None]
+            return Value((by_cell * mask).view(x.tensor.shape), "features")
         images, channels, *size = x.tensor.shape
         ones = x.tensor.new_ones(images, channels // run.cells, *([1, 1] if whole_maps else size))
-        by_cell = x.tensor.view(images, run.cells, -1, *size)
-        return Value((by_cell * drop(ones, p)[:, None]).view(x.tensor.shape), "maps")
+        by_cell = x.tensor.unflatten(1, (run.cells, -1))
+        return Value((by_cell * drop(ones, p)[:, None]).flatten(1, 2), "maps")
 
     return run_dropout
 
@@ -50,8 +51,7 @@ def concatenation(run: Run, *values: Value) -> Value:
     if any(value.layout != layout for value in values):
         raise UnknownLayerError("concatenation of values in different layouts")
     tensors = [value.tensor for value in values]
-    if layout != "maps":
+    if layout == "shared":
         return Value(torch.cat(tensors, 1), layout)
-    images, _, *size = tensors[0].shape
-    by_cell = [t.view(images, run.cells, -1, *size) for t in tensors]
-    return Value(torch.cat(by_cell, 2).flatten(1, 2), "maps")
+    by_cell = torch.cat([t.unflatten(1, (run.cells, -1)) for t in tensors], 2).flatten(1, 2)
+    return Value(innermost(by_cell) if layout == "maps" else by_cell, layout)

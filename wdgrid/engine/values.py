@@ -1,9 +1,9 @@
 """What flows through a stacked network: a tensor and its layout, known before anything runs.
 
 - *shared*: x [B, …], the same for all cells (the input, until the first layer with parameters);
-- *features*: [K, F, B], images last, so that a linear layer is bmm(W [K, out, in], x [K, in, B]) and batch norm is
-  torch's own over K·F channels;
-- *maps*: [B, K·C, H, W], so that a convolution is one grouped convolution and pooling is torch's own.
+- *features*: [B, K·F], so that a linear layer is one bmm and batch norm is torch's own over K·F channels;
+- *maps*: [B, K·C, H, W], so that a convolution is one grouped convolution and pooling is torch's own; channels
+  innermost in memory on a CPU (1.2 to 1.6 times as fast as planes, measured on four networks).
 
 Knows nothing of layers.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Layout = Literal["shared", "features", "maps"]
@@ -40,3 +41,13 @@ class Run:
 
 
 Operation = Callable[..., Value]
+
+
+def innermost(x: Tensor) -> Tensor:
+    """Maps [B, C, H, W] in the memory order that a CPU's convolutions like best; what follows keeps to it."""
+    if x.device.type != "cpu":
+        return x
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    _, c, h, w = x.shape
+    return x.contiguous().as_strided(x.shape, (h * w * c, 1, w * c, c))  # one channel: both at once, say which
