@@ -68,7 +68,8 @@ def test_cost_leaves_no_trace_in_the_task():
 
 
 @pytest.mark.parametrize(
-    ("cells", "at_most", "size"), [(121, 40, 31), (121, 121, 121), (5, 40, 5), (7, 2, 2), (9, 4, 3)]
+    ("cells", "at_most", "size"),
+    [(121, 40, 32), (121, 41, 41), (121, 121, 121), (5, 40, 5), (7, 2, 2), (9, 4, 4), (9, 5, 5), (10, 4, 4)],
 )
 def test_even_chunks(cells, at_most, size):
     assert even_chunk(cells, at_most) == size <= at_most

@@ -235,8 +235,13 @@ class Sweep:
 
 
 def even_chunk(cells: int, at_most: int) -> int:
-    """K for `cells` cells of a panel and seed in chunks of at most so many: even chunks, so the least padding."""
-    return math.ceil(cells / math.ceil(cells / at_most))
+    """K for `cells` cells of a panel and seed in chunks of at most so many: chunks alike, so the least padding.
+
+    Several chunks are of an even K where the most is even: so K·C channels fill vector registers more often.
+    """
+    chunks = math.ceil(cells / at_most)
+    size = math.ceil(cells / chunks)
+    return size + 1 if chunks > 1 and size % 2 and at_most % 2 == 0 else size
 
 
 def cores() -> int:

@@ -25,8 +25,6 @@ from wdgrid.schedule import etas, normalization
 from wdgrid.sections import Schedule, Task
 
 EVALUATION_BATCH = 1024  # images; bounds the memory of a test pass
-CACHE_BYTES, GPU_BYTES = 512 * 1024, 256 * 1024**2
-MAX_CELLS = {"cpu": 64, "cuda": 1024}
 Progress = Callable[[int], None]  # called with the epochs done
 
 
@@ -70,31 +68,6 @@ def one_thread() -> None:
     """How a worker process computes: one thread, and numbers too small to be normal are zero."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-
-
-def chunk_size(bench: Workbench) -> int:
-    """K for this task: as many cells as keep the largest activation of a step within the cache (CPU).
-
-    A rule rather than a measurement, so that two runs of one study take the same K and agree to the bit. On a GPU
-    small networks are bound by launches, so many more cells go together; the largest activation may take 256 MiB.
-    """
-    task, data = bench.task, bench.data
-    x = data.prepared(data.train_x[:2])
-    module = models.build(task, x.shape[1:], data.classes, seed=0).to(x)
-    largest = 1
-
-    def measure(_module: torch.nn.Module, _inputs: object, out: object) -> None:
-        nonlocal largest
-        if isinstance(out, Tensor):
-            largest = max(largest, out[0].numel())
-
-    for layer in module.modules():
-        layer.register_forward_hook(measure)
-    with torch.no_grad():
-        module(x)
-    per_cell = largest * min(task.batch_size, len(data.train_x)) * x.element_size()
-    budget = CACHE_BYTES if bench.device.type == "cpu" else GPU_BYTES
-    return max(1, min(MAX_CELLS[bench.device.type], budget // per_cell))
 
 
 def _device(wanted: str) -> str:

@@ -1,0 +1,56 @@
+"""How many cells go together: K, a rule of the network, the batch and the device.
+
+A rule rather than a measurement, so that two runs of one study take the same K and agree to the bit.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from wdgrid import models
+from wdgrid.engine.kernels import LANES
+from wdgrid.engine.loop import Workbench
+
+# Bytes that a layer's activations of all K cells may take. Measured on a core with 2 MiB of L2 cache: an MLP is at its
+# best between 200 and 800 KiB (its weights and moments want the cache, too), convolutions at 1.6 MB.
+FEATURES_BYTES, MAPS_BYTES, GPU_BYTES = 512 * 1024, 1600 * 1024, 256 * 1024**2
+MAX_CELLS = {"cpu": 64, "cuda": 1024}
+
+
+def chunk_size(bench: Workbench) -> int:
+    """K for this task: as many cells as keep the largest activation of a step within the cache (CPU).
+
+    A convolution of a few channels gets at least so many cells that K·C channels fill a vector register; and K·C is
+    divisible by the register's numbers where K may be chosen so, for batch norm is faster then. On a GPU small networks
+    are bound by launches, so many more cells go together; the largest activation may take 256 MiB.
+    """
+    data = bench.data
+    x = data.prepared(data.train_x[:2])
+    largest, channels = _activations(models.build(bench.task, x.shape[1:], data.classes, seed=0).to(x), x)
+    per_cell = largest * min(bench.task.batch_size, len(data.train_x)) * x.element_size()
+    most = MAX_CELLS[bench.device.type]
+    if bench.device.type != "cpu":
+        return max(1, min(most, GPU_BYTES // per_cell))
+    if not channels:
+        return max(1, min(most, FEATURES_BYTES // per_cell))
+    together = LANES // math.gcd(LANES, channels)
+    cells = max(math.ceil(LANES / channels), min(most, MAPS_BYTES // per_cell))
+    return max(1, cells - cells % together if cells >= together else cells)
+
+
+def _activations(module: torch.nn.Module, x: Tensor) -> tuple[int, int]:
+    """Numbers in the largest output of a layer, an image; channels of the narrowest convolution, 0 without one."""
+    sizes, channels = [1], []
+
+    def measure(layer: torch.nn.Module, _inputs: object, out: object) -> None:
+        if isinstance(out, Tensor):
+            sizes.append(out[0].numel())
+        if isinstance(layer, torch.nn.Conv2d):
+            channels.append(layer.out_channels)
+
+    for layer in module.modules():
+        layer.register_forward_hook(measure)
+    with torch.no_grad():
+        module(x)
+    return max(sizes), min(channels, default=0)
