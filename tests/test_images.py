@@ -377,15 +377,10 @@ def test_a_sweep_over_a_folder_and_what_it_says_of_a_bad_one(zoo, tmp_path):
     shown = json.loads(wdgrid("show", "zoo.toml", "--json").stdout)
     assert shown["cells"] == {"complete": 4} and shown["environment"]["train_images"] == 30
     torn(zoo / "test" / "cow" / "2.png")
-    for name, override, says in (
-        ("a", "task.dataset_args.root=nowhere", "nowhere: no folder with train and test in it; looked at "),
-        ("b", "task.epochs=1", "2.png: is not a whole image"),
-        ("c", "task.dataset_args={flip=true}", "task.dataset_args.root"),
-    ):
-        refused = wdgrid("sweep", "zoo.toml", "--name", name, "--set", override)
-        assert refused.returncode == 2 and refused.stdout == "", refused.stderr
-        (line,) = [line for line in refused.stderr.splitlines() if line.startswith("wdgrid: ")]
-        assert says in line and "Traceback" not in refused.stderr
+    refused = wdgrid("sweep", "zoo.toml", "--name", "bad")
+    assert refused.returncode == 2 and refused.stdout == "", refused.stderr
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("wdgrid: ")]
+    assert "2.png: is not a whole image" in line and "Traceback" not in refused.stderr
 
 
 def told_of_preparing(told):
