@@ -14,13 +14,17 @@ from wdgrid.models.shake import Shake, TwoPaths
 from wdgrid.sections import Task
 
 CLASSES = 10
-SMALL = {"resnet": {"depth": 8, "width": 3}, "shake-shake": {"depth": 8, "width": 3, "level": "image"}}
-SHAPES = {"resnet": (2, 9, 8), "shake-shake": (2, 9, 8)}
+SMALL = {
+    "resnet": {"depth": 8, "width": 3},
+    "shake-shake": {"depth": 8, "width": 3, "level": "image"},
+    "tf-tutorial": {},
+}
+SHAPE = 2, 9, 8
 
 
 def network(model: str, seed: int = 0, features=None, **args) -> nn.Module:
     task = Task(model=model, model_args={**SMALL[model], **args})
-    return models.build(task, torch.Size(features or SHAPES[model]), CLASSES, seed)
+    return models.build(task, torch.Size(features or SHAPE), CLASSES, seed)
 
 
 def perturb(tensors) -> None:
@@ -36,8 +40,7 @@ def test_every_form_is_k_plain_runs(model, form, cells):
     """Three steps of gradient descent and a test pass in float64: losses, parameters, gradients and buffers."""
     random = torch.Generator().manual_seed(1)
     batches = [
-        (torch.randn(7, *SHAPES[model], dtype=torch.float64, generator=random), torch.arange(7) % CLASSES)
-        for _ in range(3)
+        (torch.randn(7, *SHAPE, dtype=torch.float64, generator=random), torch.arange(7) % CLASSES) for _ in range(3)
     ]
     fused = FusedNetwork(network(model).double(), cells, batches[0][0])
     assert fused.form == "stacked"
@@ -115,7 +118,7 @@ def test_convolutions_start_as_he_says_and_have_no_bias(model):
 @pytest.mark.parametrize("model", SMALL)
 def test_a_convolutional_cell_does_not_depend_on_its_slot(model):
     """To the bit, in single precision: forward and backward of the same cells in another order."""
-    x, y = torch.randn(16, *SHAPES[model], generator=torch.Generator().manual_seed(2)), torch.arange(16) % CLASSES
+    x, y = torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(2)), torch.arange(16) % CLASSES
     results = []
     for order in ([0, 1, 2, 3, 4], [3, 4, 0, 2, 1]):
         fused = FusedNetwork(network(model), len(order), x)
@@ -189,3 +192,48 @@ def test_the_skip_sees_every_second_pixel_twice_from_different_corners():
         for t, path in zip(samples, (skip.path1, skip.path2), strict=True)
     )
     torch.testing.assert_close(skip(x), skip.norm(torch.cat(list(paths), 1)))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (7, 10)])
+def test_the_tutorials_network_is_what_tensorflow_computes(size):
+    """Written out: windows that end at the border instead of padding, and TensorFlow's formula of the response norm."""
+    module = network("tf-tutorial", features=(3, *size)).double()
+    p = dict(module.named_parameters())
+    x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def pool(x):
+        for dim in (2, 3):
+            n = x.shape[dim]
+            out = math.ceil(n / 2)
+            before = max((out - 1) * 2 + 3 - n, 0) // 2
+            windows = [(max(0, 2 * i - before), min(n, 2 * i - before + 3)) for i in range(out)]
+            x = torch.stack([x.narrow(dim, a, b - a).amax(dim) for a, b in windows], dim)
+        return x
+
+    def norm(x):
+        squares = [x[:, max(0, c - 4) : c + 5].square().sum(1) for c in range(x.shape[1])]
+        return x / (1 + 0.001 / 9 * torch.stack(squares, 1)) ** 0.75
+
+    def convolution(x, name):
+        return torch.relu(nn.functional.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], padding=2))
+
+    def dense(x, name):
+        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    y = pool(norm(convolution(norm(pool(convolution(x, "conv1"))), "conv2"))).flatten(1)
+    expected = dense(torch.relu(dense(torch.relu(dense(y, "fc3")), "fc4")), "linear")
+    torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_tutorials_network_has_its_size_and_starts_as_written():
+    module = network("tf-tutorial", features=(3, 24, 24))
+    assert sum(p.numel() for p in module.parameters()) == 1_068_298
+    start = {"conv1": (0.05, 0), "conv2": (0.05, 0.1), "fc3": (0.04, 0.1), "fc4": (0.04, 0.1), "linear": (1 / 192, 0)}
+    parameters = dict(module.named_parameters())
+    assert list(parameters) == [f"{layer}.{part}" for layer in start for part in ("weight", "bias")]
+    for layer, (sigma, bias) in start.items():
+        weight = parameters[f"{layer}.weight"]
+        assert weight.abs().max() <= 2 * sigma
+        # A normal distribution cut at two deviations has 0.8796 of the deviation.
+        assert weight.std().item() == pytest.approx(0.8796 * sigma, abs=3 * sigma / math.sqrt(weight.numel()))
+        assert torch.all(parameters[f"{layer}.bias"] == bias)

@@ -135,7 +135,16 @@ class ShakeShakeArgs(Frozen):
     level: Literal["image", "batch"] = Field("image", description="what shares one pair of random numbers in a block")
 
 
-BUILT_IN_MODELS: dict[str, type[Frozen]] = {"mlp": MlpArgs, "resnet": ResnetArgs, "shake-shake": ShakeShakeArgs}
+class TfTutorialArgs(Frozen):
+    """The built-in model `tf-tutorial` has no arguments: it is what the tutorial says."""
+
+
+BUILT_IN_MODELS: dict[str, type[Frozen]] = {
+    "mlp": MlpArgs,
+    "resnet": ResnetArgs,
+    "shake-shake": ShakeShakeArgs,
+    "tf-tutorial": TfTutorialArgs,
+}
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -161,7 +170,7 @@ def _allowed(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"needs {error['loc'][0]}: {model.model_fields[error['loc'][0]].description}"
     if error["type"] == "extra_forbidden":
-        return f"unknown; allowed: {', '.join(model.model_fields)}"
+        return f"unknown; allowed: {', '.join(model.model_fields) or 'none'}"
     return error["msg"].removeprefix("Value error, ")
 
 
@@ -174,7 +183,9 @@ class Task(Frozen):
     )
     dataset_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the dataset")
     model: str = Field(
-        "mlp", description='"mlp", "resnet", "shake-shake", or your own nn.Module factory as "package.module:function"'
+        "mlp",
+        description='"mlp", "resnet", "shake-shake", "tf-tutorial", or your own nn.Module factory as '
+        '"package.module:function"',
     )
     model_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the model")
     batch_size: Annotated[int, Field(ge=1, strict=True)] = Field(128, description="images a minibatch")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from wdgrid.engine.kernels import BatchNorm, Linear, Norm
-from wdgrid.engine.special import concatenation, dropout, shake
+from wdgrid.engine.special import concatenation, dropout, local_response_norm, shake
 from wdgrid.engine.values import Operation, Run, UnknownLayerError, Value, innermost
 from wdgrid.models.shake import Shake
 
@@ -97,6 +97,8 @@ def _layer(node: fx.Node, trace: Trace) -> Operation:
         return _each_map(module)
     if kind in (nn.Dropout, nn.Dropout2d):
         return dropout(module.p, whole_maps=kind is nn.Dropout2d)  # type: ignore[arg-type]
+    if kind is nn.LocalResponseNorm:
+        return local_response_norm(module)
     if kind is Shake:
         return shake(module)  # type: ignore[arg-type]
     if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):

@@ -6,6 +6,7 @@ next to another's. Knows nothing of what trains the parameters.
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from wdgrid.engine.values import Operation, Run, UnknownLayerError, Value, innermost
 from wdgrid.models.shake import Shake, shaken
@@ -55,3 +56,18 @@ def concatenation(run: Run, *values: Value) -> Value:
         return Value(torch.cat(tensors, 1), layout)
     by_cell = torch.cat([t.unflatten(1, (run.cells, -1)) for t in tensors], 2).flatten(1, 2)
     return Value(innermost(by_cell) if layout == "maps" else by_cell, layout)
+
+
+def local_response_norm(module: nn.Module) -> Operation:
+    """nn.LocalResponseNorm over each cell's own channels: a cell's maps become an image of their own."""
+
+    def run_local_response_norm(run: Run, x: Value) -> Value:
+        if x.tensor.dim() != 4:
+            raise UnknownLayerError(f"local response norm on {x.layout}")
+        if x.layout == "shared":
+            return Value(module(x.tensor), "shared")
+        images, _, height, width = x.tensor.shape
+        by_cell = x.tensor.reshape(images * run.cells, -1, height, width)
+        return Value(innermost(module(by_cell).view(x.tensor.shape)), "maps")
+
+    return run_local_response_norm

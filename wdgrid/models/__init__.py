@@ -10,6 +10,7 @@ from wdgrid.loading import load_object
 from wdgrid.models.mlp import mlp
 from wdgrid.models.resnet import resnet
 from wdgrid.models.shake import shake_shake
+from wdgrid.models.tf_tutorial import tf_tutorial
 from wdgrid.sections import BUILT_IN_MODELS, Task
 
 
@@ -33,4 +34,7 @@ def build(task: Task, features: torch.Size, classes: int, seed: int) -> nn.Modul
             raise ModelError(f"{task.model} takes images [channels, height, width], not inputs {list(features)}")
         if task.model == "resnet":
             return resnet(features[0], classes, **task.model_args)
-        return shake_shake(features[0], classes, **task.model_args)
+        if task.model == "shake-shake":
+            return shake_shake(features[0], classes, **task.model_args)
+        channels, height, width = features
+        return tf_tutorial(channels, height, width, classes)
