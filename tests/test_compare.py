@@ -23,7 +23,7 @@ def sides(frame, name="s", row="lr", column="weight_decay"):
 @pytest.fixture(scope="module")
 def paper():
     shown = paper_surfaces(figure=2)
-    numbers = analyse(shown, bootstrap=200)
+    numbers = analyse(shown, bootstrap=200, test_images=10_000)
     return {k: Side(k, k, k.lower(), "cosine", s.as_printed(), numbers[k]) for k, s in shown.items()}
 
 
@@ -33,9 +33,9 @@ def test_the_papers_own_panels(paper):
     low, high = found.difference_interval
     assert low < found.difference < high < 0
     assert found.relative_interval[0] < found.relative < found.relative_interval[1] < 0
-    assert found.interval_kinds == ("residual", "residual")
+    assert found.interval_kinds == ("binomial", "binomial")
     assert found.common_cells == 121 and found.circles == (10, 10)
-    assert any("from the residuals of one seed" in line for line in comparison_lines(found))
+    assert any("binomial over 10000 test images (one seed)" in line for line in comparison_lines(found))
 
 
 def test_a_panel_against_itself_is_the_same(paper):
@@ -47,12 +47,18 @@ def test_a_panel_against_itself_is_the_same(paper):
 
 
 def noisy(seeds, shift, rng):
-    """A bowl of 9 × 9 cells whose best error is 2 + shift."""
+    """A bowl of 9 × 9 cells, the best error 2 + shift: noise between seeds or, with one seed, of 5000 test images."""
     i, j = np.meshgrid(np.arange(9), np.arange(9), indexing="ij")
-    errors = (2 + shift + 0.08 * ((i - 4) ** 2 + (j - 4) ** 2))[..., None] + 0.1 * rng.normal(size=(9, 9, seeds))
-    values, labels = 2.0 ** np.arange(9), tuple(str(2**k) for k in range(9))
-    surface = Surface("p", "lr", "weight_decay", values, values, labels, labels, errors).as_printed()
-    return Side("s/p", "p", "adamw", "cosine", surface, analyse({"p": surface}, bootstrap=0)["p"])
+    truth = (2 + shift + 0.08 * ((i - 4) ** 2 + (j - 4) ** 2))[..., None]
+    errors = truth + 0.1 * rng.normal(size=(9, 9, seeds)) if seeds > 1 else rng.binomial(5000, truth / 100) / 50
+    return side(errors, 5000)
+
+
+def side(errors, test_images=None, tested=None):
+    values, labels = 2.0 ** np.arange(len(errors)), tuple(str(2**k) for k in range(len(errors)))
+    surface = Surface("p", "lr", "weight_decay", values, values, labels, labels, errors, test_errors=tested)
+    found = analyse({"p": surface}, bootstrap=0, test_images=test_images)["p"]
+    return Side("s/p", "p", "adamw", "cosine", surface.as_printed(), found)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -60,19 +66,46 @@ def test_the_interval_covers_the_true_difference(seeds):
     rng = np.random.default_rng(seeds)
     covered, kinds = 0, set()
     for _ in range(60):
-        found = compare(noisy(seeds, 0.0, rng), noisy(seeds, -0.3, rng), bootstrap=200)
+        found = compare(noisy(seeds, 0.0, rng), noisy(seeds, -0.3, rng), draws=1000)
         covered += found.difference_interval[0] <= -0.3 <= found.difference_interval[1]
         kinds |= set(found.interval_kinds)
     assert covered >= 51  # 85 % of 60
-    assert kinds == {"residual" if seeds == 1 else "seeds"}
+    assert kinds == {"binomial" if seeds == 1 else "seeds"}
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 10])
+def test_the_best_errors_own_interval_covers_it_where_others_picked_it(seeds):
+    rng = np.random.default_rng(10 + seeds)
+    covered = 0
+    for _ in range(400):
+        errors = np.full((3, 3, seeds), 5.0)
+        errors[1, 1] = 4.0  # on validation
+        tested = 8 + 0.4 * rng.normal(size=errors.shape) if seeds > 1 else rng.binomial(900, 0.08, errors.shape) / 9
+        found = side(errors, 900, tested).found
+        assert found.best_test_error == pytest.approx(tested[1, 1].mean()) and found.best_error == 4.0
+        assert found.test_interval_kind == ("binomial" if seeds == 1 else "seeds")
+        covered += found.test_interval[0] <= 8 <= found.test_interval[1]
+    assert 0.86 * 400 <= covered <= 0.94 * 400
+
+
+def test_the_differences_interval_is_that_of_the_side_that_has_one():
+    sharp = side(np.full((3, 3, 2), 4.0))  # two seeds that agree: no doubt at all
+    blurred = noisy(3, 0.0, np.random.default_rng(0))
+    assert sharp.found.test_interval == (4.0, 4.0)
+    low, high = compare(blurred, sharp, draws=100_000).difference_interval
+    assert (4.0 - high, 4.0 - low) == pytest.approx(blurred.found.test_interval, abs=0.01)
+    unknown = side(np.full((3, 3, 1), 4.0))
+    found = compare(unknown, blurred)
+    assert found.difference_interval is None and unknown.found.test_interval is None
+    assert "the number of test images is not known" in "\n".join(comparison_lines(found))
 
 
 def test_diverged_cells_rank_last_and_missing_ones_are_left_out():
     found = sides(make_table(make_study()))
-    one = compare(found["sgd"], found["adam"], bootstrap=50)
+    one = compare(found["sgd"], found["adam"])
     assert one.common_cells == 34  # 35 without the first, which waits in both
     assert one.rank_correlation == pytest.approx(1)
-    assert -1 <= compare(found["sgd"], found["sgdw"], bootstrap=0).rank_correlation < 1
+    assert -1 <= compare(found["sgd"], found["sgdw"]).rank_correlation < 1
 
 
 def test_no_common_cells_is_said():
@@ -82,7 +115,7 @@ def test_no_common_cells_is_said():
     )
     b = sides(make_table(other))["sgd"]
     assert common(a, b) is None
-    found = compare(a, b, bootstrap=50)
+    found = compare(a, b)
     assert found.rank_correlation is None and found.common_cells == 0 and found.difference is not None
     text = "\n".join(comparison_lines(found))
     assert "rank correlation    –: no common cells" in text and "circles             –: no common cells" in text
@@ -94,7 +127,7 @@ def test_swapped_axes_are_turned():
     study = make_study()
     swapped = make_study(axes=dict(reversed(study.model_dump(mode="json")["axes"].items())))
     a, b = sides(make_table(study))["sgdw"], sides(make_table(swapped), row="weight_decay", column="lr")["sgdw"]
-    found = compare(a, b, bootstrap=0)
+    found = compare(a, b)
     assert found.difference == 0 and found.rank_correlation == pytest.approx(1) and found.circles_shared == 10
 
 
@@ -103,7 +136,7 @@ def test_all_diverged_or_nothing_trained_is_no_crash():
     whole = sides(frame)["sgd"]
     for value, state in ((np.inf, "complete"), (np.nan, "waiting")):
         broken = frame.assign(test_error=value, state=state)
-        one = compare(whole, sides(broken)["sgd"], bootstrap=50)
+        one = compare(whole, sides(broken)["sgd"])
         assert one.difference is None and "no finite error" in "\n".join(comparison_lines(one))
         draw_comparison([(whole, sides(broken)["sgd"])], [one])
         json.dumps(comparison_rows([one]), allow_nan=False)
@@ -120,7 +153,7 @@ def test_panels_are_matched_by_name_then_by_variant(paper):
 def test_the_picture_has_one_scale_and_a_difference_centred_on_nothing():
     found = sides(make_table(make_study()))
     pair = (found["sgd"], found["sgdw"])
-    figure = draw_comparison([pair], [compare(*pair, bootstrap=0)])
+    figure = draw_comparison([pair], [compare(*pair)])
     left, right, difference = figure.axes[:3]
     assert left.collections[0].get_clim() == right.collections[0].get_clim()
     low, high = difference.collections[0].get_clim()
@@ -157,7 +190,7 @@ def test_the_command(here, capsys):
     told = json.loads(out)
     assert [(p["a"], p["b"]) for p in told["pairs"]] == [(f"one/{n}", f"two/{n}") for n in ("sgd", "adamw")]
     assert told["pairs"][0]["relative"] == pytest.approx(-14.5, abs=0.1)
-    assert told["pairs"][0]["interval_kinds"] == ["residual", "seeds"]
+    assert told["pairs"][0]["interval_kinds"] == [None, "seeds"]
     assert told["figure"] == "pictures/compare-one-vs-two/compare.png" and told["figure"] in err
     assert (here / told["figure"]).read_bytes()[:4] == b"\x89PNG"
     assert [p.name for p in (here / "pictures/compare-one-vs-two").iterdir()] == ["compare.png"]

@@ -9,9 +9,10 @@ from synthetic_tables import make_study, make_table
 
 from wdgrid.analysis.separability import analyse
 from wdgrid.analysis.surface import surfaces
+from wdgrid.analysis.words import number
 from wdgrid.cells import TABLE_COLUMNS
 from wdgrid.export import HYPERPARAMETERS, export
-from wdgrid.report.summary import signed, summary_rows, summary_table
+from wdgrid.report.summary import summary_rows, summary_table
 
 STUDY = make_study()
 TABLE = make_table(STUDY)
@@ -80,4 +81,4 @@ def test_summary_says_best_diverged_kappa_verdict():
 
 
 def test_signs():
-    assert [signed(v) for v in (-1.234, -0.001, None, float("nan"), 0.5)] == ["−1.23", "0.00", "–", "–", "0.50"]
+    assert [number(v) for v in (-1.234, -0.001, None, float("nan"), 0.5)] == ["−1.23", "0.00", "–", "–", "0.50"]

@@ -214,17 +214,26 @@ def sides(study, table):
     return {name: Side(f"s/{name}", name, name, "cosine", s.as_printed(), found[name]) for name, s in shown.items()}
 
 
-def test_a_comparison_says_which_error_each_side_is_picked_on():
+def test_a_comparison_sets_test_errors_against_test_errors():
     study, table = validated()
     a = sides(study, table)["adamw"]
     b = sides(study, table.drop(columns="validation_error"))["adamw"]
-    one = compare(a, b, bootstrap=20)
+    one = compare(a, b)
+    assert one.best == (a.found.best_test_error, b.found.best_error)
+    assert one.difference == pytest.approx(b.found.best_error - a.found.best_test_error) and one.difference < 0
+    assert one.rank_correlation == pytest.approx(1)  # the same test errors, whatever they are picked on
     text = "\n".join(comparison_lines(one))
-    assert f"(validation; test {a.found.best_test_error:.2f} %)" in text
+    assert "picked on          validation images" in text and "Only A keeps validation images apart; B picks" in text
+    assert f"{a.found.best_test_error:.2f} %" in text and f"{a.found.best_error:.2f} %" not in text
     (row,) = comparison_rows([one])
     assert (row["of_a"]["selected_on"], row["of_b"]["selected_on"]) == ("validation", "test")
-    labels = [ax.get_ylabel() for ax in draw_comparison([(a, a)], [compare(a, a, bootstrap=20)]).axes]
-    assert "Validation error (%)" in labels and "Test error (%)" not in labels
+    assert row["of_a"]["test_error"] == a.found.best_test_error and row["of_a"]["best_error"] == a.found.best_error
+    figure = draw_comparison([(a, b)], [one])
+    labels = [ax.get_ylabel() for ax in figure.axes]
+    assert "Test error (%)" in labels and "Validation error (%)" not in labels
+    difference = figure.axes[2].collections[0].get_array()
+    assert np.abs(difference[np.isfinite(difference)]).max() == pytest.approx(0, abs=1e-9)
+    assert "Only" not in "\n".join(comparison_lines(compare(a, a)))
 
 
 # What people look at

@@ -7,6 +7,7 @@ Knows the numbers of one panel and what the parametrisations are called. On the 
 from dataclasses import dataclass
 
 from wdgrid.analysis.separability import Separability
+from wdgrid.analysis.words import number
 
 NEAR = 0.25
 
@@ -30,10 +31,10 @@ def best_axes(panel: Separability, optimizer: str | None = None) -> BestAxes | N
     whole = next((n for n in (0, 1, -1) if _holds(n, power, interval)), None)
     usual = (panel.row_name, panel.col_name) == ("lr", "weight_decay")
     row, col = ("the rate", "the decay") if usual else (panel.row_name, panel.col_name)
-    span = "" if interval is None else f", 90 % interval {interval[0]:.2f} to {interval[1]:.2f}"
-    found = f"p = {power:.2f}{span}: "
+    span = "" if interval is None else f", 90 % interval {number(interval[0])} to {number(interval[1])}"
+    found = f"p = {number(power)}{span}: "
     if whole is None:
-        return BestAxes(power, interval, found + f"tune {col} times {row}^{power:.2f}, a form no library has")
+        return BestAxes(power, interval, found + f"tune {col} times {row}^{number(power)}, a form no library has")
     plain = {
         0: f"{col} and {row} as they are",
         1: f"the product of {col} and {row}",

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 
 from wdgrid.analysis.measures import best_cells
+from wdgrid.analysis.words import HYPERPARAMETERS
 from wdgrid.axes import exact_label, label, parse_multiple
 
 Edge = Literal["lowest", "highest"]
-WORDS = {"lr": "rate", "weight_decay": "decay"}
 BELOW_ONE = {"momentum", "beta1", "beta2"}
 
 
@@ -82,7 +82,7 @@ def boundaries(
             if not (holds_best or held >= 3):
                 continue
             add = _beyond(labels, (multiples or {}).get(name, ()), values, name, edge)
-            word = WORDS.get(name, name)
+            word = HYPERPARAMETERS.get(name, name)
             what = "the best cell lies" if holds_best else f"{held} of the {int(top.sum())} best cells lie"
             beyond = f"try a small positive {word}" if values[index] == 0 else f"try a {word} beyond it"
             advice = f"add {word} {', '.join(add)}" if add else beyond

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wdgrid.analysis.bootstrap import IntervalKind, interval, mean_over_seeds, noise_of
+from wdgrid.analysis.bootstrap import mean_over_seeds
+from wdgrid.analysis.picked import CertaintyKind, pick
 from wdgrid.analysis.separability import Separability
 from wdgrid.analysis.surface import Surface
-
-Interval = tuple[float, float]
-TAIL = 0.03  # beyond either end of a 90 % interval, as for the other numbers
+from wdgrid.analysis.words import Interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +30,22 @@ class Side:
     normalized: bool = False
 
     @property
+    def tested(self) -> Surface:
+        """The surface of test errors, whatever cells are picked on: what is compared."""
+        errors = self.surface.errors if self.surface.test_errors is None else self.surface.test_errors
+        return replace(self.surface, errors=errors, circled=None, test_errors=None)
+
+    @property
     def mean(self) -> np.ndarray:
-        """Error [R, C] in percent: +inf where any seed diverged, NaN where none is complete."""
-        return mean_over_seeds(self.surface.errors, np.inf)
+        """Test error [R, C] in percent: +inf where any seed diverged, NaN where none is complete."""
+        return mean_over_seeds(self.tested.errors, np.inf)
 
     @property
     def circled(self) -> np.ndarray:
-        """The circled cells [R, C]: a published figure's own, else the k lowest finite errors."""
+        """The circled cells [R, C]: a published figure's own, else the k lowest of the errors they are picked on."""
         if self.surface.circled is not None:
             return self.surface.circled
-        mean = self.mean
+        mean = mean_over_seeds(self.surface.errors, np.inf)
         order = np.argsort(np.where(np.isfinite(mean), mean, np.inf), axis=None, kind="stable")[: self.top_k]
         mask = np.zeros(mean.size, bool)
         mask[order] = True
@@ -51,10 +56,11 @@ class Side:
 class Comparison:
     """What B is against A. Differences are B − A: below zero, B is better.
 
-    `difference` is in percent points, `relative` in percent of A's best error; intervals are 90 %, and
-    `interval_kinds` says for A and B what noise they stand on (seeds, or one seed's residuals; None where
-    there is none, and then no interval). `rank_correlation` is Spearman's over `common_cells`, diverged
-    cells ranking last; None for the reason in `why_no_correlation`. Circles are counts of cells.
+    Test errors stand against test errors: `best` are those of the cells that each side picked, on validation
+    images or on the test images themselves (`numbers[…].selected_on`). `difference` is in percent points,
+    `relative` in percent of A's; intervals are 90 %, from the same distributions as each side's own
+    `test_interval`, taken as independent; None where a side has none. `rank_correlation` is Spearman's over
+    `common_cells`, diverged cells ranking last; None for the reason in `why_no_correlation`. Circles are counts.
     """
 
     a: str
@@ -64,7 +70,7 @@ class Comparison:
     difference_interval: Interval | None
     relative: float | None
     relative_interval: Interval | None
-    interval_kinds: tuple[IntervalKind | None, IntervalKind | None]
+    interval_kinds: tuple[CertaintyKind | None, CertaintyKind | None]
     common_cells: int
     rank_correlation: float | None
     why_no_correlation: str | None
@@ -74,8 +80,8 @@ class Comparison:
 
 
 def common(a: Side, b: Side) -> tuple[Surface, Surface, tuple[np.ndarray, np.ndarray]] | None:
-    """Both surfaces over the rows and columns that both have, in A's order, and their circles; None where none is."""
-    first, second, circled = a.surface, b.surface, b.circled
+    """Both sides' test errors over the rows and columns they share, in A's order, and circles; None for none."""
+    first, second, circled = a.tested, b.tested, b.circled
     if {first.row_name, first.col_name} != {second.row_name, second.col_name}:
         return None
     if first.row_name != second.row_name:
@@ -94,7 +100,7 @@ def _turned(surface: Surface) -> Surface:
         row_name=surface.col_name, col_name=surface.row_name,
         rows=surface.cols, cols=surface.rows,
         row_labels=surface.col_labels, col_labels=surface.row_labels,
-        errors=surface.errors.swapaxes(0, 1), circled=None, test_errors=None,
+        errors=surface.errors.swapaxes(0, 1),
     )  # fmt: skip
 
 
@@ -107,24 +113,23 @@ def _cut(surface: Surface, rows: list[int], cols: list[int]) -> Surface:
         surface,
         rows=surface.rows[rows], cols=surface.cols[cols],
         row_labels=tuple(surface.row_labels[i] for i in rows), col_labels=tuple(surface.col_labels[j] for j in cols),
-        errors=surface.errors[np.ix_(rows, cols)], circled=None, test_errors=None,
+        errors=surface.errors[np.ix_(rows, cols)],
     )  # fmt: skip
 
 
-def compare(a: Side, b: Side, bootstrap: int = 1000, rng_seed: int = 0) -> Comparison:
-    """B against A, with `bootstrap` replicates of each grid; the same input and `rng_seed` give the same intervals."""
-    best = (a.found.best_error, b.found.best_error)
-    best = tuple(None if value is None or not np.isfinite(value) else value for value in best)
+def compare(a: Side, b: Side, draws: int = 4000, rng_seed: int = 0) -> Comparison:
+    """B against A; the same input and `rng_seed` give the same intervals, each from so many `draws`."""
+    sides = [pick(side.surface, side.found.test_images) for side in (a, b)]
+    best = tuple(None if one is None or not np.isfinite(one.test_error) else one.test_error for one in sides)
+    certain = [None if one is None else one.certainty for one in sides]
     difference = relative = None
     within: tuple[Interval | None, Interval | None] = (None, None)
-    kinds: tuple[IntervalKind | None, IntervalKind | None] = (None, None)
     if best[0] is not None and best[1] is not None:
         difference = best[1] - best[0]
         relative = 100 * difference / best[0] if best[0] > 0 else None
-        streams = np.random.default_rng(rng_seed).spawn(2)
-        drawn = [_best_draws(side, bootstrap, stream) for side, stream in zip((a, b), streams, strict=True)]
-        kinds = (drawn[0][0], drawn[1][0])
-        within = _intervals(difference, relative, drawn[0][1], drawn[1][1])
+        if certain[0] is not None and certain[1] is not None:
+            shares = np.random.default_rng(rng_seed).random((2, draws))
+            within = _intervals(certain[0].at(shares[0]), certain[1].at(shares[1]), relative is not None)
     shared = common(a, b)
     correlation, why, cells, circles = None, "no common cells", 0, 0
     if shared is not None:
@@ -138,7 +143,7 @@ def compare(a: Side, b: Side, bootstrap: int = 1000, rng_seed: int = 0) -> Compa
         difference_interval=within[0],
         relative=relative,
         relative_interval=within[1],
-        interval_kinds=kinds,
+        interval_kinds=(certain[0] and certain[0].kind, certain[1] and certain[1].kind),
         common_cells=cells,
         rank_correlation=correlation,
         why_no_correlation=why,
@@ -148,25 +153,14 @@ def compare(a: Side, b: Side, bootstrap: int = 1000, rng_seed: int = 0) -> Compa
     )
 
 
-def _best_draws(side: Side, count: int, rng: np.random.Generator) -> tuple[IntervalKind | None, np.ndarray]:
-    """The best error of each replicate of a grid, and what noise it stands on."""
-    cap = side.found.cap
-    noise = None if cap is None else noise_of(side.surface.errors, cap)
-    if noise is None or count < 2:
-        return None, np.empty(0)
-    return noise.kind, np.concatenate([np.nanmin(block, axis=(-2, -1)) for block in noise.draw(count, rng)])
+def _intervals(a: np.ndarray, b: np.ndarray, share: bool) -> tuple[Interval, Interval | None]:
+    """90 % intervals of B − A from draws [n] of either, and of it in percent of A."""
 
+    def ends(values: np.ndarray) -> Interval:
+        low, high = np.quantile(values, [0.05, 0.95])
+        return float(low), float(high)
 
-def _intervals(
-    difference: float, relative: float | None, a: np.ndarray, b: np.ndarray
-) -> tuple[Interval | None, Interval | None]:
-    """Intervals of B − A and of it in percent of A; the sides' noise is taken as independent."""
-    if not a.size or not b.size:
-        return None, None
-    absolute = interval(difference, b - a, TAIL, -np.inf, np.inf)
-    if relative is None or (a <= 0).any():
-        return absolute, None
-    return absolute, interval(relative, 100 * (b - a) / a, TAIL, -100.0, np.inf)
+    return ends(b - a), ends(100 * (b - a) / a) if share and (a > 0).all() else None
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> tuple[float | None, str | None, int]:

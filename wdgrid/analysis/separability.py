@@ -14,9 +14,11 @@ import numpy as np
 
 from wdgrid.analysis import measures
 from wdgrid.analysis.bootstrap import IntervalKind, Noise, interval, mean_over_seeds, noise_of
-from wdgrid.analysis.boundary import WORDS, Boundary, boundaries
+from wdgrid.analysis.boundary import Boundary, boundaries
+from wdgrid.analysis.picked import CertaintyKind, pick
 from wdgrid.analysis.surface import Surface
-from wdgrid.analysis.verdict import Interval, Verdict, judge
+from wdgrid.analysis.verdict import Verdict, judge
+from wdgrid.analysis.words import HYPERPARAMETERS, Interval, number, percent
 
 # Per number: its bounds, and the share of draws beyond either end of a 90 % interval. The shares are calibrated: on
 # 100 noisy grids each of f + g, f(αλ), f(λ/α) and f(λ √α), with 1, 2 and 3 seeds, 5 % at either end covered the truth
@@ -44,6 +46,8 @@ class Separability:
     with none finished. `intervals` are 90 % by name of number; `interval_kind` says what noise they stand
     on: seeds, or one seed's residuals. `selected_on` says which images every error here is over; where that
     is validation, `best_test_error` is the test error (mean over seeds) of the cell picked there.
+    `test_interval` is the 90 % interval of the picked cell's test error, whatever it was picked on: over its
+    seeds or, with one seed, binomial over `test_images`; it does not know that the cell was picked for being low.
     """
 
     panel: str
@@ -60,6 +64,9 @@ class Separability:
     best_row_label: str | None = None
     best_col_label: str | None = None
     best_test_error: float | None = None
+    test_interval: Interval | None = None
+    test_interval_kind: CertaintyKind | None = None
+    test_images: int | None = None
     selected_on: Literal["validation", "test"] = "test"
     interaction: float | None = None
     kappa: float | None = None
@@ -93,19 +100,20 @@ def analyse(
     bootstrap: int = 1000,
     rng_seed: int = 0,
     multiples: Mapping[str, Iterable[Fraction]] | None = None,
+    test_images: int | None = None,
 ) -> dict[str, Separability]:
     """Every panel of one study, by name; `cap` and e* are the study's, over all panels given.
 
     `chance` is the error in percent of guessing, above which no default cap goes. `bootstrap` is the number
     of replicates (0: no intervals, and so no verdict). The same input and `rng_seed` give the same
     intervals, whatever the other panels. `multiples` holds an axis' exact multiples by its name, for alarms that
-    go on where labels are rounded.
+    go on where labels are rounded; `test_images` is how many a test error is over, for its interval with one seed.
     """
     best = study_best(surfaces)
     if cap is None and best is not None:
         cap = error_cap(best, chance)
     return {
-        name: _analyse_one(surface, best, cap, chance, bootstrap, rng_seed, multiples)
+        name: _analyse_one(surface, best, cap, chance, bootstrap, rng_seed, multiples, test_images)
         for name, surface in surfaces.items()
     }
 
@@ -124,7 +132,7 @@ def _why_not(
     mean: np.ndarray, surface: Surface, best: float | None, cap: float | None, chance: float, noise: Noise | None
 ) -> str | None:
     """Why mean errors [R, C] carry no number at all, or None."""
-    row, col = (WORDS.get(name, name) for name in (surface.row_name, surface.col_name))
+    row, col = (HYPERPARAMETERS.get(name, name) for name in (surface.row_name, surface.col_name))
     if mean.size == 0 or np.isnan(mean).all():
         return "no cell is finished"
     if not np.isfinite(np.where(np.isnan(mean), np.inf, mean)).any():
@@ -132,13 +140,13 @@ def _why_not(
     lowest, needed = float(np.nanmin(mean)), (1 - LEAST_SKILL) * chance
     if lowest > needed:
         return (
-            f"nothing learns well enough: the best cell errs on {lowest:.2f} %, guessing on {chance:g} %; "
+            f"nothing learns well enough: the best cell errs on {percent(lowest)}, guessing on {chance:g} %; "
             f"a verdict needs {needed:g} % or less; train longer or try other values"
         )
     if best is None or cap is None or not best < cap:
-        return f"the study's best error, {best:.2f} %, is not below the cap, {cap:.2f} %"
+        return f"the study's best error, {percent(best)}, is not below the cap, {percent(cap)}"
     if not (mean < cap).any():
-        return f"no cell comes below the cap, {cap:.2f} %"
+        return f"no cell comes below the cap, {percent(cap)}"
     for name, values in ((row, surface.rows), (col, surface.cols)):
         if len(values) < 2:
             return f"the grid has a single {name}; it needs three or more"
@@ -151,8 +159,8 @@ def _why_not(
     if noise is not None and noise.hides(cap):
         source = "between seeds" if noise.kind == "seeds" else "between neighbours, of one seed each,"
         return (
-            f"the cells' errors differ by {np.std(seen, ddof=1):.2f} points (standard deviation), which the noise "
-            f"{source} explains ({np.sqrt(noise.variance):.2f} points); widen the axes, or add seeds"
+            f"the cells' errors differ by {number(float(np.std(seen, ddof=1)))} points (standard deviation), which the "
+            f"noise {source} explains ({number(noise.variance**0.5)} points); widen the axes, or add seeds"
         )
     return None
 
@@ -194,6 +202,7 @@ def _analyse_one(
     bootstrap: int,
     rng_seed: int,
     multiples: Mapping[str, Iterable[Fraction]] | None,
+    test_images: int | None,
 ) -> Separability:
     surface = surface.as_printed()
     errors = surface.errors
@@ -207,8 +216,9 @@ def _analyse_one(
         n_diverged=int(np.isposinf(errors).any(-1).sum()),
         n_missing=int(np.isnan(errors).all(-1).sum()),
         cap=cap,
+        test_images=test_images,
         selected_on="test" if surface.test_errors is None else "validation",
-        **_best_cell(uncapped, surface),
+        **_best_cell(surface, test_images),
     )
     noise = None if cap is None else noise_of(errors, cap)
     why = _why_not(uncapped, surface, best, cap, chance, noise)
@@ -220,19 +230,20 @@ def _analyse_one(
     return replace(result, sentence=f"can't tell: {why}")
 
 
-def _best_cell(mean: np.ndarray, surface: Surface) -> dict[str, Any]:
-    """The lowest mean error [R, C], diverged seeds counting as infinite, and where it stands; or nothing."""
-    if not np.isfinite(mean).any():
+def _best_cell(surface: Surface, test_images: int | None) -> dict[str, Any]:
+    """The picked cell's fields; nothing where no cell has a finite error."""
+    if (picked := pick(surface, test_images)) is None:
         return {}
-    row, col = divmod(int(np.where(np.isnan(mean), np.inf, mean).argmin()), mean.shape[1])
-    tested = None if surface.test_errors is None else float(mean_over_seeds(surface.test_errors, np.inf)[row, col])
+    certainty = picked.certainty
     return {
-        "best_error": float(mean[row, col]),
-        "best_test_error": tested,
-        "best_row": float(surface.rows[row]),
-        "best_col": float(surface.cols[col]),
-        "best_row_label": surface.row_labels[row],
-        "best_col_label": surface.col_labels[col],
+        "best_error": picked.error,
+        "best_test_error": None if surface.test_errors is None else picked.test_error,
+        "test_interval": None if certainty is None else certainty.interval,
+        "test_interval_kind": None if certainty is None else certainty.kind,
+        "best_row": float(surface.rows[picked.row]),
+        "best_col": float(surface.cols[picked.col]),
+        "best_row_label": surface.row_labels[picked.row],
+        "best_col_label": surface.col_labels[picked.col],
     }
 
 

@@ -9,10 +9,9 @@ decay by more, or less, than √2.
 from collections.abc import Mapping
 from typing import Literal
 
-from wdgrid.analysis.boundary import WORDS
+from wdgrid.analysis.words import HYPERPARAMETERS, Interval, number
 
 Verdict = Literal["coupled", "separable", "can't tell"]
-Interval = tuple[float, float]
 
 SLANTED = 0.5
 DEAR_SHARE = 0.25  # of cap − best: a decay tuned elsewhere that costs more than this is not "tuned alone"
@@ -30,22 +29,21 @@ def judge(
     `numbers` and `intervals` go by `kappa` and `regret_decay`; `names` are the row and column
     hyperparameters; `room` is cap − best, in points.
     """
-    row, col = (WORDS.get(name, name) for name in names)
+    row, col = (HYPERPARAMETERS.get(name, name) for name in names)
     kappa, cost, within = numbers["kappa"], numbers["regret_decay"], intervals.get("kappa")
     if kappa is None:
         return "can't tell", (
             f"can't tell: the slope needs three values of {row} that come within reach of the study's best error, over "
             f"several positive values of {col}; {kappa_rows or 'none'} came"
         )
-    kappa = round(kappa, 2) + 0.0  # no "-0.00"
     if within is None:
         return "can't tell", (
-            f"can't tell: the valley's slope is {kappa:.2f}, with no interval to judge it by: one seed, on too few "
+            f"can't tell: the valley's slope is {number(kappa)}, with no interval to judge it by: one seed, on too few "
             "cells under the cap to measure the noise; add seeds"
         )
-    span = f"κ = {kappa:.2f}, 90 % interval {within[0]:.2f} to {within[1]:.2f}"
+    span = f"κ = {number(kappa)}, 90 % interval {number(within[0])} to {number(within[1])}"
     if within[0] > SLANTED or within[1] < -SLANTED:
-        price = "" if cost is None else f"; a {col} tuned at a wrong {row} costs {cost:.2f} points"
+        price = "" if cost is None else f"; a {col} tuned at a wrong {row} costs {number(cost)} points"
         return "coupled", f"coupled: {_move(kappa, row, col)} ({span}){price}"
     if within[0] > -SLANTED and within[1] < SLANTED:
         if cost is None:
@@ -53,9 +51,9 @@ def judge(
         if cost > DEAR_SHARE * room:
             return "can't tell", (
                 f"can't tell: the valley is upright ({span}), yet a {col} tuned at a wrong {row} costs "
-                f"{cost:.2f} points"
+                f"{number(cost)} points"
             )
-        return "separable", f"separable: tune each alone: costs {cost:.2f} points ({span})"
+        return "separable", f"separable: tune each alone: costs {number(cost)} points ({span})"
     return "can't tell", f"can't tell: the slope is too uncertain ({span}); add seeds or finer steps"
 
 

@@ -8,6 +8,8 @@ import typer
 
 from wdgrid.cli.common import AsJson, Out, Quiet, Storage, UsageError, open_store, print_json, say, stored, stored_study
 
+CIFAR10_TEST = 10_000  # images behind each of the paper's test errors
+
 if TYPE_CHECKING:
     from wdgrid.analysis.compare import Side
 
@@ -101,7 +103,7 @@ def _paper(name: str) -> "dict[str, Side]":
     surfaces = paper_surfaces(figure=int(name[-1]))
     schedules = {"fixed": "constant", "step": "step", "cos": "cosine"}
     sides = {}
-    for panel, numbers in analyse(surfaces).items():
+    for panel, numbers in analyse(surfaces, test_images=CIFAR10_TEST).items():
         optimizer, _, schedule = panel.lower().partition(" ")
         shown = surfaces[panel].as_printed()
         sides[panel] = Side(

@@ -27,10 +27,11 @@ def analyse_table(study: "Study", table: "pd.DataFrame", attrs: Mapping[str, Any
     from wdgrid.analysis.separability import analyse
     from wdgrid.analysis.surface import surfaces
 
-    classes = attrs.get("environment", {}).get("classes", 10)
+    environment = attrs.get("environment", {})
+    chance = 100 * (1 - 1 / environment.get("classes", 10))
     shown = surfaces(table, study.row, study.column)
     exact = {name: axis.values for name, axis in study.axes.items()}
-    return analyse(shown, chance=100 * (1 - 1 / classes), multiples=exact)
+    return analyse(shown, chance=chance, multiples=exact, test_images=environment.get("test_images"))
 
 
 def write_report(

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wdgrid.analysis.compare import Comparison, Interval, Side, common
+from wdgrid.analysis.compare import Comparison, Side, common
+from wdgrid.analysis.words import HYPERPARAMETERS, interval, number, percent, with_interval
 from wdgrid.axes import parse_multiple
-from wdgrid.report.summary import signed
+from wdgrid.report.summary import certainty_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
+    from wdgrid.analysis.separability import Separability
     from wdgrid.analysis.surface import Surface
     from wdgrid.report.grids import Grid
-
-KINDS = {"seeds": "over seeds", "residual": "from the residuals of one seed", None: "none"}
 
 
 def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -32,9 +32,11 @@ def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
         row = {key: value for key, value in asdict(one).items() if key not in ("best", "circles", "numbers")}
         for place, numbers in enumerate(one.numbers):
             row[f"of_{'ab'[place]}"] = {
-                "best_error": one.best[place],
+                "best_error": numbers.best_error,
                 "selected_on": numbers.selected_on,
-                "best_test_error": numbers.best_test_error,
+                "test_error": one.best[place],
+                "test_interval": numbers.test_interval,
+                "test_interval_kind": numbers.test_interval_kind,
                 "best_row": numbers.best_row_label,
                 "best_col": numbers.best_col_label,
                 "circles": one.circles[place],
@@ -49,59 +51,64 @@ def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 def comparison_lines(one: Comparison) -> list[str]:
     """A pair in words, for a terminal."""
-    width = max(len(one.a) + 3, 24)
-
-    def beside(what: str, a: str, b: str) -> str:
-        return f"  {what:18} {a:{width}}  {b}"
-
     a, b = one.numbers
-    lines = [
-        beside("", f"A: {one.a}", f"B: {one.b}"),
-        beside("best error", _best(one.best[0], a), _best(one.best[1], b)),
+    columns = [
+        ("", f"A: {one.a}", f"B: {one.b}"),
+        ("best cell", *(_cell(numbers) for numbers in (a, b))),
+        ("picked on", *(f"{numbers.selected_on} images" for numbers in (a, b))),
+        ("its test error", *(_tested(error, of) for error, of in zip(one.best, (a, b), strict=True))),
+        *((name, _with(a, key), _with(b, key)) for name, key in (("κ", "kappa"), ("interaction", "interaction"))),
+        ("verdict", a.verdict, b.verdict),
     ]
-    lines += [beside("κ", _with(a, "kappa"), _with(b, "kappa"))]
-    lines += [beside("interaction", _with(a, "interaction"), _with(b, "interaction"))]
-    lines += [beside("verdict", a.verdict, b.verdict)]
+    width = max(len(of_a) for _, of_a, _ in columns)
+    lines = [f"  {what:18} {of_a:{width}}  {of_b}" for what, of_a, of_b in columns]
     lines += ["", f"  difference (B − A)  {_difference(one)}"]
-    correlation = signed(one.rank_correlation)
+    correlation = number(one.rank_correlation)
     correlation += f": {one.why_no_correlation}" if one.why_no_correlation else f" over {one.common_cells} common cells"
     lines += [f"  rank correlation    {correlation}"]
     counts = " and ".join(str(n) for n in one.circles)
     shared = f"{one.circles_shared} shared, of {counts}" if one.common_cells else f"–: no common cells ({counts})"
-    return [*lines, f"  circles             {shared}"]
+    lines += [f"  circles             {shared}"]
+    if a.selected_on != b.selected_on:
+        apart, other = ("A", "B") if a.selected_on == "validation" else ("B", "A")
+        lines += [
+            "",
+            f"  Only {apart} keeps validation images apart; {other} picks its cell on the very test images, which",
+            "  flatters it. All errors here are test errors.",
+        ]
+    return lines
 
 
-def _best(error: float | None, numbers: Any) -> str:
-    if error is None:
-        return "–"
-    text = f"{error:.2f} % at {numbers.best_row_label}, {numbers.best_col_label}"
-    if numbers.best_test_error is None:
-        return text
-    return f"{text} (validation; test {numbers.best_test_error:.2f} %)"
+def _cell(numbers: "Separability") -> str:
+    """`rate 1/8, decay 2`."""
+    row, col = (HYPERPARAMETERS.get(name, name) for name in (numbers.row_name, numbers.col_name))
+    return "–" if numbers.best_row_label is None else f"{row} {numbers.best_row_label}, {col} {numbers.best_col_label}"
 
 
-def _with(numbers: Any, key: str) -> str:
-    """A number with its interval."""
-    within = numbers.intervals.get(key)
-    return signed(getattr(numbers, key)) + ("" if within is None else _span(within))
+def _tested(error: float | None, numbers: "Separability") -> str:
+    """`2.34 % [1.93, 2.80]`."""
+    if error is None or numbers.test_interval is None:
+        return percent(error)
+    return f"{percent(error)} {interval(numbers.test_interval)}"
 
 
-def _span(within: Interval, digits: int = 2) -> str:
-    return f" [{signed(within[0], digits)}, {signed(within[1], digits)}]"
+def _with(numbers: "Separability", key: str) -> str:
+    return with_interval(getattr(numbers, key), numbers.intervals.get(key))
 
 
 def _difference(one: Comparison) -> str:
-    """`−0.22 points [−0.50, 0.10], −10.4 % relative [−20.1, 4.2]; 90 % intervals from …`."""
+    """`−0.22 points [−0.50, 0.10], −10.4 % relative [−20.1, 4.2]; 90 % intervals …`."""
     if one.difference is None:
         return "–: one of them has no finite error yet"
-    text = f"{signed(one.difference)} points" + (_span(one.difference_interval) if one.difference_interval else "")
+    text = f"{number(one.difference)} points"
+    text += f" {interval(one.difference_interval)}" if one.difference_interval else ""
     if one.relative is not None:
-        text += f", {signed(one.relative, 1)} % relative"
-        text += _span(one.relative_interval, 1) if one.relative_interval else ""
+        text += f", {number(one.relative, 1)} % relative"
+        text += f" {interval(one.relative_interval, 1)}" if one.relative_interval else ""
     if one.difference_interval is None:
-        return text + "; no interval: too few cells under the cap to measure the noise; add seeds"
-    kinds = dict.fromkeys(KINDS[kind] for kind in one.interval_kinds)
-    return text + f"; 90 % intervals {' (A), '.join(kinds)}" + (" (B)" if len(kinds) > 1 else "")
+        return text + "; no interval: one seed, and the number of test images is not known"
+    kinds = [certainty_words(numbers) for numbers in one.numbers]
+    return f"{text}; 90 % intervals {kinds[0] if kinds[0] == kinds[1] else f'{kinds[0]} (A), {kinds[1]} (B)'}"
 
 
 def draw_comparison(pairs: Sequence[tuple[Side, Side]], found: Sequence[Comparison]) -> "Figure":
@@ -122,12 +129,7 @@ def draw_comparison(pairs: Sequence[tuple[Side, Side]], found: Sequence[Comparis
             axes[row, place].set_title(f"{'AB'[place]}: {side.label}", fontsize=13, parse_math=False)
         differences.append(_difference_map(axes[row, 2], a, b, one, reach))
     bar = figure.colorbar(images[0], ax=list(axes[:, :2].flat), extend="max", aspect=30, shrink=0.8)
-    picked = {side.found.selected_on for pair in pairs for side in pair}
-    bar.set_label(
-        {"test": "Test error (%)", "validation": "Validation error (%)"}[picked.pop()]
-        if len(picked) == 1
-        else "Error on what cells are picked on: validation or test (%)"
-    )
+    bar.set_label("Test error (%)")
     if drawn := [image for image in differences if image is not None]:
         bar = figure.colorbar(drawn[0], ax=list(axes[:, 2]), extend="both", aspect=30, shrink=0.8)
         bar.set_label("B − A (points): blue, B is better; red, A is better")
@@ -147,10 +149,11 @@ def save_comparison(figure: "Figure", path: Path) -> None:
 
 def _limits(pairs: Sequence[tuple[Side, Side]]) -> tuple[float, float]:
     """From the best error of all to the largest cap that the numbers use."""
-    sides = [side.found for pair in pairs for side in pair]
-    best = [found.best_error for found in sides if found.best_error is not None and np.isfinite(found.best_error)]
-    caps = [found.cap for found in sides if found.cap is not None]
-    return (min(best), max(caps)) if best and caps and min(best) < max(caps) else (0.0, 100.0)
+    sides = [side for pair in pairs for side in pair]
+    errors = np.concatenate([side.mean.ravel() for side in sides])
+    errors = errors[np.isfinite(errors)]
+    caps = [side.found.cap for side in sides if side.found.cap is not None]
+    return (float(errors.min()), max(caps)) if len(errors) and caps and errors.min() < max(caps) else (0.0, 100.0)
 
 
 def _capped_difference(a: Side, b: Side) -> np.ndarray | None:
@@ -196,7 +199,7 @@ def _difference_map(ax: "Axes", a: Side, b: Side, one: Comparison, reach: float)
     ax.set(xlim=(0, values.shape[1]), ylim=(values.shape[0], 0))
     titles = [AXES.get(name, "Decay") for name in (first.row_name, first.col_name)]
     ax.set(xlabel=f"{titles[1]} (multiples)", ylabel=f"{titles[0]} (multiples)")
-    ax.set_title("B − A" if one.difference is None else f"B − A (best: {signed(one.difference)} points)", fontsize=13)
+    ax.set_title("B − A" if one.difference is None else f"B − A (best: {number(one.difference)} points)", fontsize=13)
     if 0.5 <= values.shape[0] / values.shape[1] <= 2:
         ax.set_aspect("equal")
     ax.tick_params(length=2)
@@ -207,7 +210,7 @@ def _grid(side: Side) -> "Grid":
     """What `draw_panel` draws."""
     from wdgrid.report.grids import DECAY_FORMS, Grid, axis_title
 
-    surface, mean = side.surface, side.mean
+    surface, mean = side.tested, side.mean
     undefined = np.full(mean.shape, np.nan)
     errors = surface.errors
     return Grid(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from wdgrid.analysis.separability import error_cap
+from wdgrid.analysis.words import percent
 from wdgrid.axes import label, scale
 from wdgrid.cells import selection_error
 from wdgrid.report.findings import multiplier_words
@@ -168,7 +169,7 @@ def selection_words(study: Study) -> str:
 
 def _selection_line(study: Study, all_grids: list[Grid]) -> str:
     """The same for a caption, with every panel's best cell on test."""
-    found = [f"{g.title} {g.test_error[g.best[0]]:.2f} %" for g in all_grids if g.test_error is not None and g.best]
+    found = [f"{g.title} {percent(g.test_error[g.best[0]])}" for g in all_grids if g.test_error is not None and g.best]
     words = selection_words(study)
     return f"{words} Test error of the best cells: {', '.join(found)}" if found else words
 

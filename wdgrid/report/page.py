@@ -18,10 +18,11 @@ from markupsafe import Markup
 
 from wdgrid import __version__
 from wdgrid.analysis.conversion import OPTIMIZERS, convert
+from wdgrid.analysis.words import interval, number, percent, with_interval
 from wdgrid.report.findings import groups_warning
 from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words
 from wdgrid.report.payload import curve_data, page_data
-from wdgrid.report.summary import signed
+from wdgrid.report.summary import certainty_words
 from wdgrid.study import Study
 
 if TYPE_CHECKING:
@@ -89,30 +90,30 @@ def _template(name: str) -> str:
 def _numbers(found: "Separability", study: Study) -> dict[str, Any]:
     """One panel's numbers, worded."""
 
-    def with_interval(key: str) -> str:
-        value, interval = getattr(found, key), found.intervals.get(key)
-        if value is None or interval is None:
-            return signed(value)
-        return f"{signed(value)} [{signed(interval[0])}, {signed(interval[1])}]"
+    def measured(key: str) -> str:
+        return with_interval(getattr(found, key), found.intervals.get(key))
 
     where = " (validation)" if found.selected_on == "validation" else ""
-    tested = "" if found.best_test_error is None else f"; test error {found.best_test_error:.2f} %"
+    span = "" if found.test_interval is None else f" {interval(found.test_interval)}"
+    tested = "" if found.best_test_error is None else f"; test error {percent(found.best_test_error)}{span}"
+    own = span if found.best_test_error is None else ""
     place = f"{found.best_row_label}, {found.best_col_label}" if found.best_row_label else "–"
     return {
         "panel": found.panel,
         "verdict": found.verdict,
         "sentence": found.sentence,
         "alarms": [getattr(alarm, "text", str(alarm)) for alarm in found.alarms],
-        "best": "–" if found.best_error is None else f"{found.best_error:.2f} %{where} at {place}{tested}",
-        "interaction": with_interval("interaction"),
-        "kappa": with_interval("kappa") + (f" ({found.kappa_rows} rows)" if found.kappa is not None else ""),
-        "regret_decay": with_interval("regret_decay"),
-        "regret_rate": with_interval("regret_rate"),
-        "rho": with_interval("rho"),
+        "best": "–" if found.best_error is None else f"{percent(found.best_error)}{own}{where} at {place}{tested}",
+        "interaction": measured("interaction"),
+        "kappa": measured("kappa") + (f" ({found.kappa_rows} rows)" if found.kappa is not None else ""),
+        "regret_decay": measured("regret_decay"),
+        "regret_rate": measured("regret_rate"),
+        "rho": measured("rho"),
         "cells": f"{found.n_cells} × {len(study.seeds)}",
         "diverged": found.n_diverged,
         "missing": found.n_missing,
-        "cap": "–" if found.cap is None else f"{found.cap:.2f} %",
+        "cap": percent(found.cap),
+        "certainty": "" if found.test_interval is None else certainty_words(found),
         "kind": INTERVALS.get(found.interval_kind or "", "nothing: too little to draw from"),
     }
 
@@ -124,9 +125,9 @@ def _best(grid: Grid) -> Iterator[tuple[str, str, str, str, str]]:
         yield (
             f"{grid.row_labels[row]} = {grid.row_values[row]:.4g}",
             f"{grid.col_labels[col]} = {grid.col_values[col]:.4g}",
-            f"{grid.error[row, col]:.2f}",
-            f"± {spread:.2f}" if math.isfinite(spread) else "",
-            "" if grid.test_error is None else f"{grid.test_error[row, col]:.2f}",
+            number(grid.error[row, col]),
+            f"± {number(spread)}" if math.isfinite(spread) else "",
+            "" if grid.test_error is None else number(grid.test_error[row, col]),
         )
 
 

@@ -1,0 +1,75 @@
+"""The picked cell of a panel: where it stands, what it errs on test, and how certain that is.
+
+Knows arrays. Two sources of certainty: with several seeds, Student's t over the cell's own; with one seed, the binomial
+of its test images (Jeffreys' interval), which says what other images would have given and nothing of other seeds.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from wdgrid.analysis.bootstrap import mean_over_seeds
+from wdgrid.analysis.surface import Surface
+from wdgrid.analysis.words import Interval
+
+CertaintyKind = Literal["seeds", "binomial"]
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """Where a true error may lie: `mean` in percent, over n seeds with standard error `error`, or of n test images."""
+
+    kind: CertaintyKind
+    mean: float
+    error: float
+    n: int
+
+    def at(self, shares: np.ndarray) -> np.ndarray:
+        """Errors in percent at these shares [n] of the distribution, between 0 and 100."""
+        from scipy.stats import beta, t
+
+        if self.kind == "binomial":
+            wrong = self.mean / 100 * self.n
+            return 100 * beta.ppf(shares, wrong + 0.5, self.n - wrong + 0.5)
+        return np.clip(self.mean + self.error * t.ppf(shares, self.n - 1), 0, 100)
+
+    @property
+    def interval(self) -> Interval:
+        """The 90 % interval."""
+        low, high = self.at(np.array([0.05, 0.95]))
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The cell [row, column] of the lowest mean error, that error, and its error on test; all in percent.
+
+    Cells are picked on the surface's `errors`: where those are validation errors, `test_error` is another number.
+    """
+
+    row: int
+    col: int
+    error: float
+    test_error: float
+    certainty: Certainty | None
+
+
+def pick(surface: Surface, test_images: int | None = None) -> Picked | None:
+    """The picked cell; None where no cell has a finite mean (a cell with a diverged seed has none)."""
+    mean = mean_over_seeds(surface.errors, np.inf)
+    if not np.isfinite(mean).any():
+        return None
+    row, col = divmod(int(np.where(np.isnan(mean), np.inf, mean).argmin()), mean.shape[1])
+    seeds = (surface.errors if surface.test_errors is None else surface.test_errors)[row, col]
+    seeds = seeds[~np.isnan(seeds)]
+    tested = float(seeds.mean()) if seeds.size else np.nan
+    return Picked(row, col, float(mean[row, col]), tested, _certainty(seeds, tested, test_images))
+
+
+def _certainty(seeds: np.ndarray, mean: float, test_images: int | None) -> Certainty | None:
+    if not np.isfinite(mean):
+        return None
+    if seeds.size >= 2:
+        return Certainty("seeds", mean, float(seeds.std(ddof=1)) / seeds.size**0.5, seeds.size)
+    return Certainty("binomial", mean, 0.0, test_images) if test_images else None

@@ -1,0 +1,30 @@
+"""How numbers and hyperparameters are worded, in every sentence and table: one minus sign, one dash, one rounding."""
+
+import math
+
+HYPERPARAMETERS = {"lr": "rate", "weight_decay": "decay"}
+
+Interval = tuple[float, float]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with a real minus sign, or a dash where there is none; never −0.00."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def interval(within: Interval, digits: int = 2) -> str:
+    """`[−0.95, −0.79]`."""
+    return f"[{number(within[0], digits)}, {number(within[1], digits)}]"
+
+
+def with_interval(value: float | None, within: Interval | None, digits: int = 2) -> str:
+    """A number and, in brackets, its interval: `−0.87 [−0.95, −0.79]`."""
+    alone = number(value, digits)
+    return alone if value is None or within is None else f"{alone} {interval(within, digits)}"
+
+
+def percent(value: float | None) -> str:
+    """An error: `2.34 %`, or a dash."""
+    return "–" if value is None or not math.isfinite(value) else f"{number(value)} %"
