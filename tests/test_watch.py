@@ -168,7 +168,7 @@ def test_the_command_works_as_it_is_printed(here, capsys):
     url = f"sqlite:///{here}/elsewhere/x.db"
     axes = ["--set", "axes.lr.values=[1, '1/3']", "--set", "axes.weight_decay.values='0, 1'"]
     quick = ["--set", "task.epochs=1", "--set", "panels=[{optimizer='sgd'}]", "--device", "cpu", "--workers", "1"]
-    assert main(["sweep", "studies/s.toml", "--name", "t", "--storage", url, *axes, *quick, "-q"]) == 0
+    assert main(["sweep", "s", "--name", "t", "--storage", url, *axes, *quick, "-q"]) == 0
     folder = here / "elsewhere"
     for command in (["report", "t", "--storage", "sqlite:///x.db"], ["show", "t", "--storage", "sqlite:///x.db"]):
         capsys.readouterr()

@@ -55,10 +55,10 @@ def sweep_of(name: str, url: str, attrs: Mapping[str, Any], study: str) -> Sweep
 
 def _from_here(word: str, folder: Path) -> str:
     """A file or a name typed in `folder`: as it was typed where it means the same here, else the file's whole path."""
-    whole = folder / word
-    if whole.suffix != ".toml" and not whole.is_file():
+    if Path.cwd() == folder:
         return word
-    return word if (Path.cwd() / word).resolve() == whole.resolve() else str(whole)
+    places = [folder / word, folder / "studies" / f"{word}.toml"]
+    return next((str(place) for place in places if place.is_file()), word)
 
 
 def _place(url: str) -> str:
