@@ -90,5 +90,5 @@ def alarm_lines(numbers: Any, study: Any, command: SweepCommand) -> list[str]:
     if works:
         return [*lines, f"to add them:\n  {longer} --extend"]
     wanted = "".join(f"\n  axes.{axis}.values = {text}" for axis, text in axes.items())
-    changed = f"{command.study} is not the study's file any more"
+    changed = f"the study file that {command.study} stands for has changed or is gone"
     return [*lines, f"to add them ({changed}), sweep the stored study with --extend and:{wanted}"]
