@@ -229,3 +229,31 @@ def test_a_convolutional_network_trains_on_shifted_images(tmp_path, monkeypatch)
     (outcome,) = run(bench, job, [cell], 3)
     expected = train_plain(bench, job, cell)
     assert outcome.test_loss == pytest.approx(expected["test_loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet"])
+def test_bfloat16_products_keep_float32_weights_and_come_close(model):
+    outcomes = {}
+    for precision in ("float32", "bfloat16"):
+        task = Task(
+            model=model, batch_size=25, epochs=3, train_size=400, test_size=200, precision=precision, device="cpu"
+        )
+        bench = Workbench(task)
+        network = bench.network(0, 3)
+        assert network.form == "stacked" and network.theta.dtype == torch.float32
+        x = bench.data.prepared(bench.data.train_x[:25])
+        logits = network(x, training=True)
+        assert logits.dtype == torch.float32
+        cells = cells_of("adamw", [0.01] * 3, [0.0, 0.01, 0.0])
+        first, _, third = run(bench, Job("adamw", Cosine(), 3, False), cells, 3)
+        assert numbers(first) == numbers(third)  # the slot does not matter
+        outcomes[precision] = first, logits.detach()
+    exact, short = outcomes["float32"], outcomes["bfloat16"]
+    assert not torch.equal(exact[1], short[1])
+    torch.testing.assert_close(exact[1], short[1], rtol=0.1, atol=0.1)
+    assert exact[0].test_error < 30 and abs(exact[0].test_error - short[0].test_error) < 10
+
+
+def test_tf32_is_refused_on_a_cpu():
+    with pytest.raises(RuntimeError, match="tf32"):
+        Workbench(Task(precision="tf32", device="cpu"))

@@ -209,7 +209,11 @@ class Task(Frozen):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to train; auto takes a GPU if there is one"
     )
-    precision: Literal["float32", "float64"] = Field("float32", description="number format of weights and data")
+    precision: Literal["float32", "float64", "bfloat16", "tf32"] = Field(
+        "float32",
+        description="number format of weights and data; bfloat16: products and activations in bfloat16, weights and "
+        "updates in float32; tf32: float32 with NVIDIA's shorter products (CUDA only)",
+    )
 
     @field_validator("dataset")
     @classmethod

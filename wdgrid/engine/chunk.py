@@ -28,7 +28,7 @@ def chunk_size(bench: Workbench) -> int:
     data = bench.data
     x = data.prepared(data.train_x[:2])
     largest, channels = _activations(models.build(bench.task, x.shape[1:], data.classes, seed=0).to(x), x)
-    per_cell = largest * min(bench.task.batch_size, len(data.train_x)) * x.element_size()
+    per_cell = largest * min(bench.task.batch_size, len(data.train_x)) * (bench.products or x.dtype).itemsize
     most = MAX_CELLS[bench.device.type]
     if bench.device.type != "cpu":
         return max(1, min(most, GPU_BYTES // per_cell))

@@ -42,10 +42,13 @@ class FusedNetwork:
 
     `theta` [K, P] holds all parameters of a cell in a row (zero padding between them), `gradient` [K, P] their
     gradients; `parameters`, `gradients` and `buffers` are named [K, …] tensors; parameters that the
-    module has frozen count as buffers. Forward: x [B, …], shared by all cells → [K, B, C] logits.
+    module has frozen count as buffers. Forward: x [B, …], shared by all cells → [K, B, C] logits. With `products` given,
+    products and activations are in that shorter format; weights, gradients and statistics stay in x's.
     """
 
-    def __init__(self, module: nn.Module, cells: int, x: Tensor, kind: Kind | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, cells: int, x: Tensor, kind: Kind | None = None, products: torch.dtype | None = None
+    ) -> None:
         module = copy.deepcopy(module).to(x)
         self.cells = cells
         step = max(1, ALIGNMENT // x.element_size())
@@ -64,6 +67,7 @@ class FusedNetwork:
         self.parameters = {name: self._view(self.theta, name).detach().requires_grad_() for name in self._slices}
         self.gradients = {name: self._view(self.gradient, name) for name in self._slices}
         self.kind = kind or _kind(module, x)
+        self._products = products
         self._generators = generators(x.device) if self.kind.random else ()
         self._forward: Forward = (
             Stacked(module, self.gradients)
@@ -95,7 +99,9 @@ class FusedNetwork:
     def __call__(self, x: Tensor, *, training: bool, noise: int = 0) -> Tensor:
         """Logits [K, B, C] of x [B, …]; what the network draws, it draws from the seed `noise`."""
         seed(self._generators, noise)
-        return self._forward(self.parameters, self.buffers, x, training)
+        with torch.autocast(x.device.type, self._products, enabled=self._products is not None):
+            logits = self._forward(self.parameters, self.buffers, x, training)
+        return logits.to(x.dtype)
 
     def backward(self, losses: Tensor) -> None:
         """Fills `gradient` [K, P] with each cell's gradient of its own loss; `losses` [K]."""

@@ -44,7 +44,9 @@ class Workbench:
     def __init__(self, task: Task, tell: datasets.Tell = datasets.silent) -> None:
         self.task = task
         self.device = torch.device(_device(task.device))
-        self.dtype = {"float32": torch.float32, "float64": torch.float64}[task.precision]
+        self.dtype = torch.float64 if task.precision == "float64" else torch.float32
+        self.products = torch.bfloat16 if task.precision == "bfloat16" else None
+        _tf32(task, self.device)
         self.data: Dataset = datasets.load(task, self.device, self.dtype, tell)
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
         self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
@@ -59,7 +61,7 @@ class Workbench:
         x = self.data.prepared(self.data.train_x[:8])
         module = models.build(self.task, x.shape[1:], self.data.classes, seed)
         self.decay_multipliers = self.decay_multipliers or multipliers(module, self.task.decay_multipliers)
-        network = FusedNetwork(module, cells, x, self._kind)
+        network = FusedNetwork(module, cells, x, self._kind, self.products)
         self._kind = network.kind
         return network
 
@@ -76,6 +78,14 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("task.device = cuda, but torch sees no CUDA device")
     return wanted
+
+
+def _tf32(task: Task, device: torch.device) -> None:
+    """Shorter products where the task asks for them. Raises RuntimeError on a device without."""
+    if task.precision == "tf32" and device.type != "cuda":
+        raise RuntimeError(f"task.precision = tf32 is a format of NVIDIA GPUs, and the device is {device.type}")
+    torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = task.precision == "tf32"
 
 
 def train(
