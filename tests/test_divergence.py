@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wdgrid.cells import Cell, Curve
 from wdgrid.engine import Checkpoint, Job, Workbench, divergence, train
 from wdgrid.engine.divergence import Chance, chance, follow, restart, start, verdict
-from wdgrid.engine.loop import _Chunk
+from wdgrid.engine.loop import Chunk
 from wdgrid.optim import Rule
 from wdgrid.sections import EXTRA_HYPERPARAMETERS, Constant, Cosine, Restarts, Task
 
@@ -179,7 +179,7 @@ def test_healthy_cells_of_a_digits_study_have_no_class_and_bad_ones_have(digits,
 
 def test_a_checkpoint_keeps_what_is_known_of_the_losses(digits, tmp_path):
     job, cells = Job("sgdw", Constant(), 3, False), cells_of("sgdw", [(0.1, 0.0), (0.2, 0.001)])
-    chunk, fresh, older = (_Chunk(digits, job, cells, 2) for _ in range(3))
+    chunk, fresh, older = (Chunk(digits, job, cells, 2) for _ in range(3))
     chunk.epoch(0)
     chunk.trace = chunk.trace._replace(spike_at=torch.tensor([0, 7]))
     Checkpoint(tmp_path / "c", "this", every=0).save(1, chunk.state())

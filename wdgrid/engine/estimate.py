@@ -4,17 +4,18 @@ Knows FLOPs, seconds and bytes of one chunk and of the device. Knows nothing of 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from wdgrid import data as datasets
 from wdgrid import models
 from wdgrid.cells import Cell
-from wdgrid.engine.loop import Job, Workbench, _Chunk
+from wdgrid.engine.loop import EVALUATION_BATCH, Chunk, Job, Workbench
 
-REPEATS = 5
+REPEATS, ENOUGH_S = 10, 3.0
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Cost:
     """What one chunk of K cells costs.
 
     `train_flops` and `test_flops` are the model's, a cell and epoch (multiply and add count as two; matrix products and
-    convolutions only); `epoch_seconds` is measured, for the whole chunk, one process, the fastest of a few epochs;
-    `state_bytes` are weights, gradients and moments of all K cells.
+    convolutions only); `epoch_seconds` is for the whole chunk and one process, from a few measured steps; `state_bytes`
+    are weights, gradients and moments of all K cells.
     """
 
     train_flops: int
@@ -33,20 +34,29 @@ class Cost:
 
 
 def cost(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cost:
-    """Trains a chunk for a moment and throws it away."""
-    chunk = _Chunk(bench, job, cells, size)
-    chunk.epoch(0)  # allocations, caches
-    times = []
-    for _ in range(REPEATS):
+    """Trains a chunk for a few steps and throws it away."""
+    chunk, data = Chunk(bench, job, cells, size), bench.data
+    batches = datasets.epoch(data, cells[0].seed, 0, bench.task.batch_size)
+    order = _fastest(lambda: datasets.epoch(data, cells[0].seed, 0, bench.task.batch_size))
+    step = _fastest(lambda: chunk.step(*batches(0), 0))
+    some = min(len(data.test_x), EVALUATION_BATCH)
+    images = len(data.test_x) + (0 if data.val_x is None else len(data.val_x))
+    test = _fastest(lambda: chunk.evaluate(data.test_x[:some], data.test_y[:some])) * images / some
+    tensors = (chunk.network.theta, chunk.network.gradient, *chunk.rule.state)
+    held = sum(t.numel() * t.element_size() for t in tensors)
+    return Cost(*_flops(bench), order + bench.steps_per_epoch * step + test, held)
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few runs, the first apart: it allocates, and fills caches."""
+    times: list[float] = []
+    while len(times) <= REPEATS and sum(times) < ENOUGH_S:
         started = time.perf_counter()
-        chunk.epoch(0)
-        if bench.device.type == "cuda":
+        work()
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-        if sum(times) > 10:
-            break
-    tensors = (chunk.network.theta, chunk.network.gradient, *chunk.rule.state)
-    return Cost(*_flops(bench), min(times), sum(t.numel() * t.element_size() for t in tensors))
+    return min(times[1:] or times)
 
 
 def _flops(bench: Workbench) -> tuple[int, int]:

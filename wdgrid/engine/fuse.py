@@ -41,9 +41,9 @@ class FusedNetwork:
     """K copies of one module.
 
     `theta` [K, P] holds all parameters of a cell in a row (zero padding between them), `gradient` [K, P] their
-    gradients; `parameters`, `gradients` and `buffers` are named [K, …] tensors; parameters that the
-    module has frozen count as buffers. Forward: x [B, …], shared by all cells → [K, B, C] logits. With `products` given,
-    products and activations are in that shorter format; weights, gradients and statistics stay in x's.
+    gradients; `parameters`, `gradients` and `buffers` are named [K, …] tensors; parameters that the module has frozen
+    count as buffers. Forward: x [B, …], shared by all cells → [K, B, C] logits. With `products` given, products and
+    activations are in that shorter format; weights, gradients and statistics stay in x's.
     """
 
     def __init__(

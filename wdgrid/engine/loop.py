@@ -102,7 +102,7 @@ def train(
     checkpoint, training goes on where the last one left it, and ends in the same bits as if it had never stopped.
     """
     started = time.monotonic()
-    chunk = _Chunk(bench, job, cells, size)
+    chunk = Chunk(bench, job, cells, size)
     begin, saved = (checkpoint.load() if checkpoint else None) or (0, None)
     if saved:
         chunk.restore(saved)
@@ -116,7 +116,7 @@ def train(
     return chunk.outcomes(time.monotonic() - started)
 
 
-class _Chunk:
+class Chunk:
     """One chunk in training."""
 
     def __init__(self, bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> None:
@@ -148,23 +148,16 @@ class _Chunk:
         total = torch.zeros(len(self.alive), dtype=torch.float64)
         seen = []
         for i in range(steps):
-            t = number * steps + i
-            x, y = batches(i)
-            noise = datasets.counter(self.seed, t, datasets.NOISE)
-            losses = CrossEntropy.apply(self.network(x, training=True, noise=noise), y)
-            self.network.backward(losses)
-            losses = losses.detach().cpu()
-            self._freeze(losses, t + 1)
-            self.rule.update_(self.network.gradient, self.etas[t], t + 1, self.decays[t])
+            losses = self.step(*batches(i), number * steps + i)
             total += losses
             seen.append(losses)
         self._follow(torch.stack(seen), number * steps)
         data = self.bench.data
-        errors, test_losses = self._evaluate(data.test_x, data.test_y)
+        errors, test_losses = self.evaluate(data.test_x, data.test_y)
         self._freeze(test_losses, (number + 1) * steps)
         validation_errors = None
         if data.val_x is not None and data.val_y is not None:
-            validation_errors, losses = self._evaluate(data.val_x, data.val_y)
+            validation_errors, losses = self.evaluate(data.val_x, data.val_y)
             self._freeze(losses, (number + 1) * steps)
         for k, curve in enumerate(self.curves):
             if self.alive[k]:
@@ -173,6 +166,16 @@ class _Chunk:
                 curve.train_loss.append(float(total[k]) / steps)
                 if validation_errors is not None:
                     curve.validation_error.append(float(validation_errors[k]))
+
+    def step(self, x: Tensor, y: Tensor, t: int) -> Tensor:
+        """Step t (from 0) on a minibatch x [B, …], y [B]; its losses [K] on the CPU."""
+        noise = datasets.counter(self.seed, t, datasets.NOISE)
+        losses = CrossEntropy.apply(self.network(x, training=True, noise=noise), y)
+        self.network.backward(losses)
+        losses = losses.detach().cpu()
+        self._freeze(losses, t + 1)
+        self.rule.update_(self.network.gradient, self.etas[t], t + 1, self.decays[t])
+        return losses
 
     def _follow(self, losses: Tensor, done: int) -> None:
         """Remembers an epoch's losses [steps, K]; a schedule that raised the rate makes a new beginning."""
@@ -191,7 +194,7 @@ class _Chunk:
                 self.diverged_at[k] = step
 
     @torch.no_grad()
-    def _evaluate(self, all_x: Tensor, all_y: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, all_x: Tensor, all_y: Tensor) -> tuple[Tensor, Tensor]:
         """Error in percent and mean loss over stored images [M, …] and classes [M], each [K] on the CPU."""
         errors = torch.zeros(len(self.alive), dtype=torch.float64)
         losses = torch.zeros(len(self.alive), dtype=torch.float64)
