@@ -1,11 +1,13 @@
 """The study files that ship with wdgrid: found by name anywhere, what they cost, and that they are the paper's."""
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,21 @@ from synthetic_tables import make_study
 from torch.utils.flop_counter import FlopCounterMode
 
 from wdgrid import models, shipped
+from wdgrid.analysis.surface import paper_surfaces
 from wdgrid.cli import main
 from wdgrid.cli.again import SweepCommand, sweep_of
 from wdgrid.cli.common import database_folder, stored
+from wdgrid.schedule import periods
 from wdgrid.studyfile import StudyFileError, load_study
 
 ROOT = Path(__file__).parents[1]
 NAMES = shipped.names()
 FILES = {name: shipped.folder() / f"{name}.toml" for name in NAMES}
 ONE_CELL = ["--set", "axes.lr.values=[1]", "--set", "axes.weight_decay.values=[1]", "--set", "task.epochs=1"]
+
+
+def task_of(name):
+    return load_study(FILES[name]).task
 
 
 @pytest.fixture
@@ -150,27 +158,78 @@ def test_the_list_is_one_line_each(capsys):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_file_is_a_study_with_a_heading_and_a_cost(name):
-    text = FILES[name].read_text(encoding="utf-8")
-    assert text.startswith("# ") and len(text.partition("\n\n")[0]) > 60
+def test_every_file_says_what_it_shows_and_costs(name):
+    lines = FILES[name].read_text(encoding="utf-8").splitlines(keepends=True)
+    heading = "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
     study = load_study(FILES[name])
-    assert study.title and shipped.cost(study).pflop > 0
+    one = shipped.cost(study)
+    assert f"# Cost: {one.cells} cells, {float(f'{one.pflop:.3g}'):g} PFLOP." in heading
+    assert study.title and heading.count("\n") >= 3
+    if name.endswith("-small"):
+        assert "# Shows: " in heading and "Does not show: " in heading.replace("\n# ", " ")
+
+
+def test_every_experiment_has_its_twin():
+    full = {"figure1", "figure2", "budgets", "restarts", "generalization", "epsilon"}
+    assert set(NAMES) >= {"digits"} | full | {f"{name}-small" for name in full if name.startswith("figure")}
+
+
+@pytest.mark.parametrize(("name", "figure"), [("figure1", 1), ("figure2", 2)])
+def test_the_papers_figures_to_the_cell(name, figure):
+    """Every panel has exactly the rates and decays that stand at the published figure's axes."""
+    surfaces = paper_surfaces(figure=figure)
+    study = load_study(FILES[name])
+    schedules = {"fixed": "constant", "step": "step", "cos": "cosine"}
+    found = {}
+    for panel, cells in study.cells().items():
+        one = study.panel_names()[panel]
+        found[one.optimizer, one.schedule.kind] = {
+            tuple(c.hyperparameters[a] for a in ("lr", "weight_decay")) for c in cells
+        }
+        assert len(cells) == len(found[one.optimizer, one.schedule.kind]) == (88 if figure == 1 else 121)
+    wanted = {}
+    for title, surface in surfaces.items():
+        optimizer, _, schedule = title.lower().partition(" ")
+        grid = {(float(row), float(col)) for row in surface.rows for col in surface.cols}
+        wanted[optimizer, schedules.get(schedule, "cosine")] = grid
+        assert study.axes["lr"].values == tuple(map(Fraction, surface.row_labels))
+        assert study.axes["weight_decay"].values == tuple(map(Fraction, surface.col_labels))
+    assert found == wanted
+    assert study.task.epochs == 100 and study.task.batch_size == 128 and study.report.error_range == (3, 7)
+
+
+def test_the_budgets_are_those_of_the_supplement():
+    study = load_study(FILES["budgets"])
+    decays = {n: {c.hyperparameters["weight_decay"] for c in cells} for n, cells in study.cells().items()}
+    for epochs in (25, 100, 400):
+        assert decays[f"raw-{epochs}"] == {0.001 / 2**i for i in range(5)}
+        assert decays[f"normalized-{epochs}"] == {1 / 5, 1 / 10, 1 / 20, 1 / 40, 1 / 80}
+    normalized = [study.normalized(panel) for panel in study.panels]
+    assert normalized == [False] * 3 + [True] * 3 and [p.epochs for p in study.panels] == [25, 100, 400] * 2
+
+
+def test_the_restarts_are_the_papers():
+    study = load_study(FILES["restarts"])
+    for panel in study.panels:
+        ends = list(itertools.accumulate(periods(panel.schedule, study.panel_epochs(panel))))
+        assert ends == ([100, 300, 700, 1500] if panel.schedule.kind == "restarts" else [1500])
 
 
 def test_the_tables_flops_are_torchs():
+    """Counted on torch's meta device: shapes without numbers."""
     seen = {}
-    for path in FILES.values():
-        task = load_study(path).task
+    for task in {shipped.network_name(task): task for task in map(task_of, NAMES)}.values():
         side = int(shipped.network_name(task).rpartition("×")[2])
         shape = torch.Size([1 if task.dataset == "digits" else 3, side, side])
-        module = models.build(task, shape, 10, seed=0)
-        x, y = torch.zeros(2, *shape), torch.zeros(2, dtype=torch.int64)
-        counter = FlopCounterMode(display=False)
-        with counter:
-            torch.nn.functional.cross_entropy(module(x), y).backward()
-        train = counter.get_total_flops()
-        with torch.no_grad(), counter:
-            module.eval()(x)
+        with torch.device("meta"):
+            module = models.build(task, shape, 10, seed=0)
+            x, y = torch.zeros(2, *shape), torch.zeros(2, dtype=torch.int64)
+            counter = FlopCounterMode(display=False)
+            with counter:
+                torch.nn.functional.cross_entropy(module(x), y).backward()
+            train = counter.get_total_flops()
+            with torch.no_grad(), counter:
+                module.eval()(x)
         seen[shipped.network_name(task)] = (train // 2, counter.get_total_flops() // 2)
     assert seen == shipped.FLOPS
 

@@ -19,6 +19,10 @@ SIDES = {"digits": 8, "cifar10": 32}
 # add count as two. Counted by torch on the networks themselves, and again by a test.
 FLOPS = {
     "mlp hidden=[64, 64, 64] batch_norm=True 8×8": (69_376, 25_856),
+    "resnet depth=8 width=8 32×32": (18_974_592, 6_472_320),
+    "resnet depth=14 width=16 32×32": (159_059_712, 53_314_816),
+    "shake-shake depth=26 width=64 level=image 32×32": (10_112_154_624, 3_371_013_120),
+    "shake-shake depth=26 width=96 level=image 32×32": (22_660_471_296, 7_553_785_344),
 }
 
 
@@ -44,7 +48,7 @@ def study_path(word: str) -> Path:
         for path in (Path("studies", f"{word}.toml"), folder() / f"{word}.toml"):
             if path.is_file():
                 return path
-    near = get_close_matches(Path(word).name.removesuffix(".toml"), names(), n=3)
+    near = get_close_matches(Path(word).name.removesuffix(".toml"), names(), n=3, cutoff=0.65)
     ask = f"did you mean {', '.join(near)}?" if near else "wdgrid studies lists them"
     raise StudyFileError([f"{word}: no such file, and no study of that name ships with wdgrid; {ask}"])
 

@@ -19,6 +19,6 @@ def studies(as_json: AsJson = False) -> None:
     typer.echo(f"{'study':22} {'cells':>5}  {'epochs':>12}  {'images':>6}  {'PFLOP':>8}  what it shows")
     for name, study in loaded.items():
         one = cost(study)
-        epochs = ", ".join(map(str, one.epochs))
-        typer.echo(f"{name:22} {one.cells:5}  {epochs:>12}  {one.images:6}  {one.pflop:8.3g}  {study.title}")
+        epochs, pflop = ", ".join(map(str, one.epochs)), f"{float(f'{one.pflop:.3g}'):g}"
+        typer.echo(f"{name:22} {one.cells:5}  {epochs:>12}  {one.images:6}  {pflop:>8}  {study.title}")
     say("a cell is trained once a seed, on so many images an epoch; wdgrid plan STUDY measures how long it takes here")
