@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from wdgrid.engine import Checkpoint, Job, Workbench, layers, train
 from wdgrid.engine.fuse import FusedNetwork
+from wdgrid.models.shake import shake_shake
 from wdgrid.sections import Constant, Cosine, Task
 
 
@@ -62,7 +63,19 @@ class Backward(Functional):
         return self.last(Shaken.apply(x) if self.training else 0.5 * x)
 
 
-FORMS = [(Dropped, "stacked"), (Functional, "stacked"), (Noisy, "vmap"), (Backward, "one by one")]
+def shake():
+    """The built-in network that draws."""
+    torch.manual_seed(0)
+    return shake_shake(1, 10, depth=8, width=2, level="image")
+
+
+FORMS = [
+    (Dropped, "stacked"),
+    (shake, "stacked"),
+    (Functional, "stacked"),
+    (Noisy, "vmap"),
+    (Backward, "one by one"),
+]
 
 
 @pytest.fixture
