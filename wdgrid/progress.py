@@ -63,24 +63,26 @@ def _new_bar() -> "Bar":
         rich.BarColumn(),
         rich.MofNCompleteColumn(),
         rich.TimeElapsedColumn(),
-        rich.TextColumn("left"),
-        rich.TimeRemainingColumn(elapsed_when_finished=False),
+        rich.TextColumn("{task.fields[left]}"),
         rich.TextColumn("{task.fields[best]}"),
     )
-    return rich.Progress(*columns, console=Console(stderr=True), speed_estimate_period=600)
+    return rich.Progress(*columns, console=Console(stderr=True))
 
 
 @contextmanager
 def _bar(cells: int) -> Iterator[Tell]:
     best = _Best()
     with _new_bar() as bar:
-        task = bar.add_task("cells", total=cells, best="best –")
+        task = bar.add_task("cells", total=cells, left="", best="best –")
         prepare = _preparing_bar(bar)
 
         def tell(progress: Progress) -> None:
             if progress.preparing:
                 prepare(progress.preparing.what, progress.preparing.done, progress.preparing.of)
-            bar.update(task, completed=math.floor(progress.cells_done), best=best.update(progress))
+            if progress.note:
+                bar.console.print(progress.note)
+            left = "" if progress.left is None else f"about {_span(progress.left)} left"
+            bar.update(task, completed=math.floor(progress.cells_done), left=left, best=best.update(progress))
 
         yield tell
 
@@ -91,7 +93,7 @@ def _preparing_bar(bar: "Bar") -> TellPreparing:
 
     def tell(what: str, done: int, of: int) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(what, total=of, best="")
+            tasks[what] = bar.add_task(what, total=of, left="", best="")
         bar.update(tasks[what], completed=done, visible=done < of)
 
     return tell
@@ -114,22 +116,30 @@ class _Lines:
     """One plain line a chunk."""
 
     def __init__(self) -> None:
-        self.best, self.started = _Best(), time.monotonic()
+        self.best = _Best()
         self.prepare = _preparing_lines()
 
     def __call__(self, progress: Progress) -> None:
         if progress.preparing:
             self.prepare(progress.preparing.what, progress.preparing.done, progress.preparing.of)
+        if progress.note:
+            print(progress.note, file=sys.stderr, flush=True)
         if progress.chunk is None:
             return
         best = self.best.update(progress)
         panel, seed, outcomes, seconds = progress.chunk
         diverged = sum(o.diverged_at is not None for o in outcomes)
-        elapsed = time.monotonic() - self.started
-        left = elapsed * (progress.cells_total / max(progress.cells_done, 1) - 1)
         print(
             f"{progress.cells_done:.0f}/{progress.cells_total} cells  {panel} seed {seed}: {len(outcomes)} cells in "
-            f"{seconds:.1f} s, {diverged} diverged; {best}; about {left:.0f} s left",
+            f"{seconds:.1f} s, {diverged} diverged; {best}; about {_span(progress.left or 0.0)} left",
             file=sys.stderr,
             flush=True,
         )
+
+
+def _span(seconds: float) -> str:
+    """A time to go, to two figures at most: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from wdgrid.cells import Outcome
+from wdgrid.pace import Pace, chunk_epochs
 from wdgrid.store import Claim, Store, owner_name
 from wdgrid.study import Study
-from wdgrid.worker import Done, Epoch, Fault, Order, Preparing, Ready, Worker
+from wdgrid.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Ready, Worker
 
 LEASE_S = 120.0
 RENEW_S = 30.0
@@ -42,6 +43,8 @@ class Progress:
     cells_total: int
     chunk: tuple[str, int, list[Outcome], float] | None = None  # panel, seed, outcomes, seconds; when one finished
     preparing: Preparing | None = None  # before training
+    left: float | None = None  # seconds to go; None while unknown
+    note: str | None = None  # something that happened on the way
 
 
 @dataclass
@@ -51,8 +54,10 @@ class _Running:
     worker: Worker
     claims: list[Claim] = field(default_factory=list)
     epochs: int = 1
+    size: int = 1
     epochs_done: int = 0
     started: float = 0.0
+    epoch_at: float = 0.0  # when the last epoch ended
 
 
 def panel_attrs(study: Study) -> dict[str, dict[str, Any]]:
@@ -95,6 +100,8 @@ class Sweep:
         self.done = 0
         self.deaths = 0
         self.size = store.attrs(name).get("chunk")
+        self.pace: Pace | None = None  # from the first worker that stands
+        self.began = 0.0
         self.failures: list[str] = []
 
     def run(self) -> None:
@@ -113,6 +120,7 @@ class Sweep:
                 if time.monotonic() - renewed > RENEW_S:
                     self.store.renew(self.owner, LEASE_S)
                     renewed = time.monotonic()
+        self._remember_pace()
         if set(self.store.table(self.name)["state"]) == {"complete"}:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         if self.failures:
@@ -147,12 +155,15 @@ class Sweep:
                 else:
                     self._assign(running, crew)
             case Preparing():
-                self.tell(Progress(self.done, self.total, preparing=message))
+                self._tell(crew, preparing=message)
             case Epoch():
-                running.epochs_done = message.done
-                self.tell(Progress(self._cells_done(crew), self.total))
+                self._note_epoch(running, message.done)
+                self._tell(crew)
             case Done():
                 self._finish(running, message, crew)
+                self._assign(running, crew)
+            case OutOfMemory():
+                self._shrink(running, message.why, crew)
                 self._assign(running, crew)
             case Fault() if message.users:
                 raise UsersFaultError(message.why)
@@ -166,9 +177,11 @@ class Sweep:
             cells = math.prod(len(axis.values) for axis in self.study.axes.values())
             self.size = even_chunk(cells, ready.chunk)
             self.store.set_attrs(self.name, {"chunk": self.size})
-        attrs = self.store.attrs(self.name)
-        environment = {**attrs.get("environment", {}), **ready.environment, "workers": self.wanted}
-        self.store.set_attrs(self.name, {"environment": environment})
+        if self.pace is None:
+            budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}
+            self.pace = Pace(chunk_epochs(self.pending, budgets, self.size), self.wanted)
+            self.began = time.monotonic()
+        self._remember(**ready.environment, workers=self.wanted)
 
     def _assign(self, running: _Running, crew: list[_Running]) -> None:
         """The next chunk for a worker, or its end."""
@@ -180,7 +193,8 @@ class Sweep:
                 continue
             panel = self.panels[panel_name]
             running.claims, running.epochs = claims, self.study.panel_epochs(panel)
-            running.started = time.monotonic()
+            running.size = self.size or 1
+            running.started = running.epoch_at = time.monotonic()
             cells = [c.cell for c in claims]
             try:
                 running.worker.send(
@@ -190,7 +204,7 @@ class Sweep:
                         running.epochs,
                         self.study.normalized(panel),
                         cells,
-                        self.size or 1,
+                        running.size,
                         self.checkpoints,
                         self.study.digest(),
                         self.every,
@@ -211,12 +225,27 @@ class Sweep:
         cell = running.claims[0].cell
         running.claims = []
         seconds = time.monotonic() - running.started
-        self.tell(Progress(self._cells_done(crew), self.total, (cell.panel, cell.seed, message.outcomes, seconds)))
+        self._tell(crew, chunk=(cell.panel, cell.seed, message.outcomes, seconds))
 
     def _fail(self, running: _Running, why: str) -> None:
         self.store.fail([c.trial_id for c in running.claims], why, self.owner)
         self.failures.append(why)
         running.claims = []
+
+    def _shrink(self, running: _Running, why: str, crew: list[_Running]) -> None:
+        """Memory ran out: the cells go back, and from here on half as many go together. One alone is a failure."""
+        if running.size == 1:
+            self._fail(running, why)
+            return
+        self.store.release([c.trial_id for c in running.claims], self.owner)
+        running.claims = []
+        self.pending = self.store.pending(self.name)
+        if self.size == running.size:  # the first to tell; others may still be at the old size
+            self.size = math.ceil(running.size / 2)
+            note = f"memory ran out with {running.size} cells at once: {self.size} from here on"
+            self.store.set_attrs(self.name, {"chunk": self.size})
+            self._remember(memory=note)
+            self._tell(crew, note=note)
 
     def _bury(self, running: _Running, crew: list[_Running]) -> None:
         """A worker process died: its cells go back, another takes its place, up to a point."""
@@ -230,8 +259,32 @@ class Sweep:
             raise MachineError(f"{self.deaths} worker processes died (out of memory?); what was finished is kept")
         crew.append(_Running(Worker(self.study.task)))
 
-    def _cells_done(self, crew: list[_Running]) -> float:
-        return self.done + sum(len(r.claims) * r.epochs_done / r.epochs for r in crew)
+    def _note_epoch(self, running: _Running, done: int) -> None:
+        """A worker's epoch: how fast it goes. One that went on from a checkpoint tells nothing of that."""
+        now, new = time.monotonic(), done - running.epochs_done
+        running.epochs_done = done
+        if self.pace and new == 1:
+            self.pace.epoch(now - running.epoch_at, now - self.began)
+        elif self.pace:
+            self.pace.to_go -= new
+        running.epoch_at = now
+
+    def _tell(self, crew: list[_Running], **what: Any) -> None:
+        cells = self.done + sum(len(r.claims) * r.epochs_done / r.epochs for r in crew)
+        self.tell(Progress(cells, self.total, left=self.pace and self.pace.left, **what))
+
+    def _remember_pace(self) -> None:
+        """For the report: how far off the first guess was."""
+        if self.pace is None or self.pace.first is None:
+            return
+        expected, took = self.pace.first, time.monotonic() - self.began
+        off = f"{100 * (expected / took - 1):+.0f} %"
+        self._remember(training=f"{took:.0f} s; {expected:.0f} s were expected after the first epochs ({off})")
+
+    def _remember(self, **entries: Any) -> None:
+        """Adds to what the study says of the machine and of the run."""
+        environment = self.store.attrs(self.name).get("environment", {})
+        self.store.set_attrs(self.name, {"environment": {**environment, **entries}})
 
 
 def even_chunk(cells: int, at_most: int) -> int:

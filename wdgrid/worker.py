@@ -80,6 +80,13 @@ class Fault:
     users: bool
 
 
+@dataclass(frozen=True)
+class OutOfMemory:
+    """Worker to parent: the chunk did not fit; nothing but its time is lost."""
+
+    why: str
+
+
 class Worker:
     """The parent's handle of one worker process."""
 
@@ -140,7 +147,8 @@ def _serve(connection: Connection, task: Task) -> None:
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except Exception as error:
-                connection.send(_fault(error, task, setting_up=False))
+                told = _fault(error, task, setting_up=False)
+                connection.send(OutOfMemory(told.why) if _is_memory(error) else told)
 
 
 def _set_up(task: Task, tell: Callable[[str, int, int], None]) -> tuple[Any, Ready]:
@@ -195,13 +203,20 @@ def _checkpoint(bench: Any, order: Order) -> Any:
 
 def _fault(error: Exception, task: Task, *, setting_up: bool) -> Fault:
     """Who is at fault: while setting up, whoever wrote the study (unless memory ran out); later, the machine."""
-    import torch
-
     line = " ".join(str(error).split()) or type(error).__name__
-    machine = isinstance(error, MemoryError | torch.OutOfMemoryError | OSError)
+    machine = _is_memory(error) or isinstance(error, OSError)
     if not type(error).__module__.startswith("wdgrid."):
         # Somebody else's code: what it was, and where.
         place = traceback.extract_tb(error.__traceback__)[-1]
         own = f"{task.model}, {task.dataset}: " if setting_up else ""
         line = f"{own}{type(error).__name__}: {line} ({place.filename}, line {place.lineno})"
     return Fault(line, users=setting_up and not machine)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out; what a GPU still holds of the failed chunk is given back."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -23,6 +23,7 @@ def plan(
     """Say what a study will cost: cells, steps, FLOPs, memory and time, from a few measured steps; trains nothing."""
     from wdgrid.engine import Job, Workbench, chunk_size, one_thread
     from wdgrid.engine.estimate import cost
+    from wdgrid.pace import seconds
     from wdgrid.progress import show_preparing
     from wdgrid.shipped import study_path
     from wdgrid.studyfile import load_study
@@ -49,7 +50,7 @@ def plan(
                 "cells": len(cells[name]),
                 "steps": len(cells[name]) * epochs * bench.steps_per_epoch,
                 "tflop": len(cells[name]) * epochs * (one.train_flops + one.test_flops) / 1e12,
-                "seconds": chunks * epochs * one.epoch_seconds / min(processes, chunks),
+                "seconds": seconds(chunks * epochs, one.epoch_seconds, min(processes, chunks)),
                 "state_mib": one.state_bytes / 2**20,
             }
         )

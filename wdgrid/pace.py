@@ -1,0 +1,44 @@
+"""How long training will take: epochs of chunks to go, times the seconds of one, shared by the workers.
+
+One model for `wdgrid plan`, which measures an epoch beforehand, and for a sweep, which learns it from its own workers.
+Knows numbers only.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+
+REMEMBERED = 200  # epochs whose mean is the pace
+
+
+def chunk_epochs(cells: Mapping[tuple[str, int], int], epochs: Mapping[str, int], size: int) -> int:
+    """Epochs of chunks that `cells` by (panel, seed) need, in chunks of `size`; `epochs` is each panel's budget."""
+    return sum(math.ceil(n / size) * epochs[panel] for (panel, _), n in cells.items())
+
+
+def seconds(chunk_epochs: float, epoch_seconds: float, workers: int) -> float:
+    """Wall time of so many epochs of chunks, where one takes a worker `epoch_seconds`."""
+    return chunk_epochs * epoch_seconds / workers
+
+
+class Pace:
+    """What a sweep has learnt of its own speed. `to_go` counts epochs of chunks."""
+
+    def __init__(self, to_go: int, workers: int) -> None:
+        self.to_go, self.workers = to_go, workers
+        self._seen: deque[float] = deque(maxlen=REMEMBERED)
+        self.first: float | None = None  # seconds that the whole was expected to take once every worker had told of one
+
+    def epoch(self, took: float, since_start: float) -> None:
+        """A worker finished an epoch of its chunk in `took` seconds, `since_start` after training began."""
+        self.to_go -= 1
+        self._seen.append(took)
+        if self.first is None and len(self._seen) >= self.workers:
+            self.first = since_start + (self.left or 0.0)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go; None before the first epoch."""
+        if not self._seen:
+            return None
+        return seconds(max(0, self.to_go), sum(self._seen) / len(self._seen), self.workers)
