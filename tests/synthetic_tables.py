@@ -76,6 +76,15 @@ def make_table(study: Study, *, diverged: bool = True, missing: bool = True, noi
     return pd.DataFrame(rows).astype({"diverged_at": "Int64", "divergence": "string", "divergence_step": "Int64"})
 
 
+def flagged(table: pd.DataFrame, classes: dict[tuple[str, str, str, int], tuple[str, int]]) -> pd.DataFrame:
+    """The table with the divergence classes and steps given by (panel, row, column, seed)."""
+    changed = table.copy()
+    for (panel, row, col, seed), (kind, step) in classes.items():
+        at = (table["panel"] == panel) & (table["row"] == row) & (table["col"] == col) & (table["seed"] == seed)
+        changed.loc[at, ["divergence", "divergence_step"]] = [kind, step]
+    return changed
+
+
 def make_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Curves that fall to the cell's error; a diverged cell has one epoch only."""
     rows = []

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from synthetic_tables import make_curves, make_study, make_table
+from synthetic_tables import flagged, make_curves, make_study, make_table
 
 from wdgrid.analysis.separability import analyse
 from wdgrid.analysis.surface import surfaces
@@ -240,6 +240,40 @@ def test_lines_of_equal_product_and_of_equal_time(visit, tmp_path, png):
     upright = tab.locator(".panel").nth(1).locator(".iso").first.get_attribute("points").split()
     assert len({p.split(",")[0] for p in upright}) == 1
     assert "τ = " in tab.locator(".iso-text").first.inner_text()
+
+
+def test_cells_that_went_wrong_are_marked_and_told_in_words(visit, report, tmp_path, png):
+    classes = {
+        ("adam", "1/2", "0", 0): ("late blow-up", 700),
+        ("adam", "1/4", "0", 1): ("late blow-up", 650),
+        ("adam", "1/16", "4", 0): ("stuck at chance", 1),
+        ("sgd", "1", "2", 1): ("spike", 5),  # whose other seed diverged
+    }
+    study = make_study(seeds=[0, 1])
+    table = flagged(make_table(study, missing=False), classes)
+    at = (table["panel"] == "sgd") & (table["row"] == "1") & (table["col"] == "2") & (table["seed"] == 1)
+    table.loc[at, "test_error"] = 50.0
+    tab = visit(write(tmp_path / "r.html", study, table, png))
+    assert tab.locator("#flags").inner_text().strip() == "late blow-up stuck at chance spike"
+    marks = tab.locator(".panel").nth(2).locator(".flag")
+    drawn = {marks.nth(k).get_attribute("data-kind"): marks.nth(k).get_attribute("d") for k in range(marks.count())}
+    assert drawn["late blow-up"].startswith("M0.5 1.5m") and "M0.5 2.5m" in drawn["late blow-up"]
+    assert drawn["stuck at chance"].startswith("M6.5 4.5m")
+    assert not tab.locator(".panel").nth(0).locator(".flag").first.get_attribute("d")  # under a cross there is no mark
+    tab.locator(".surface").nth(2).hover(position=cell(tab, 2, 1, 0))
+    assert tab.locator("#tip").inner_text().endswith("late blow-up at step 700, with 1 of 2 seeds")
+    tab.locator(".surface").nth(0).hover(position=cell(tab, 0, 0, 5))
+    assert (
+        "diverged with 1 of 2 seeds at step 17\nother seeds: 50 %\nspike at step 5" in tab.locator("#tip").inner_text()
+    )
+    tab.locator("#clear").focus()
+    for key in ("Tab", "Tab", "Tab", "End", *["ArrowDown"] * 9):
+        tab.keyboard.press(key)
+    assert "stuck at chance from step 1 on, with 1 of 2 seeds" in tab.locator("#status").inner_text()
+    wrong = tab.locator("#wrong").inner_text()
+    assert "Adam 2 cells blew up late, the first at step 650; a larger ε or a smaller rate helps" in wrong
+    healthy = visit(report)
+    assert healthy.locator("#flags").inner_text() == "" and healthy.locator("#wrong").count() == 0
 
 
 def test_budget_slider_only_where_budgets_differ(visit, report, tmp_path, png):

@@ -55,6 +55,7 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
     """Show a study: its state, its best cells, and whether it is separable."""
     from wdgrid.report import analyse_table
     from wdgrid.report.findings import finding_lines, findings
+    from wdgrid.report.grids import grids
     from wdgrid.report.summary import summary_rows
 
     name, url = stored(study, storage)
@@ -63,7 +64,7 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
         attrs = store.attrs(name)
     environment = attrs.get("environment", {})
     numbers = analyse_table(definition, table, attrs)
-    words = findings(definition, numbers)
+    words = findings(definition, numbers, grids(definition, table))
     states = {str(k): int(v) for k, v in table["state"].value_counts().items()}
     if as_json:
         print_json(

@@ -7,7 +7,7 @@ an object of its own, so nothing needs closing and nothing depends on a display.
 import warnings
 from pathlib import Path
 from textwrap import shorten, wrap
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -20,18 +20,23 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch, Rectangle
+from matplotlib.path import Path as MarkerPath
 from matplotlib.typing import ColorType
 from scipy.ndimage import distance_transform_edt
 
+from wdgrid.report.flags import FLAGS, worst
 from wdgrid.report.grids import Grid, caption_lines, error_range, error_words, grids, thinned
 from wdgrid.study import Study
 
 DIVERGED, MISSING, HATCH = "#c4c4c4", "#ffffff", "#8a8a8a"
+# Told apart by shape alone, white with a black edge: neither the colour scale nor colour blindness hides them.
+BAR = MarkerPath([(-1, -0.3), (1, -0.3), (1, 0.3), (-1, 0.3), (-1, -0.3)], closed=True)
+GLYPHS = {"late blow-up": "*", "stuck at chance": BAR, "spike": "^"}
 Style = Literal["cells", "paper"]
 
 
 def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "cells", device: str = "") -> Figure:
-    """One heatmap per panel: circles around the best cells, crosses on diverged ones, one colourbar for all.
+    """One heatmap per panel: circles around the best cells, marks on those that went wrong, one colourbar for all.
 
     `cells` shows each cell as it is, on a colour-blind-safe scale; `paper` is jet with interpolated shading.
     """
@@ -42,7 +47,10 @@ def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "ce
     shape = np.clip(len(panels[0].row_labels) / len(panels[0].col_labels), 0.5, 1.3)  # of one heatmap
     width, height = 1.3 + 4.5 * columns, 0.7 + (0.7 + 3.8 * shape) * rows
     caption = [part for line in caption_lines(study, name, panels, device) for part in wrap(line, int(14 * width))]
-    foot = 0.55 + 0.17 * len(caption)  # inches below the heatmaps: the legend, then the caption
+    legend = _legend(study, panels, style)
+    across = min(3, columns + 1)
+    lines = max(1, -(-len(legend) // across))
+    foot = 0.32 + 0.23 * lines + 0.17 * len(caption)  # inches below the heatmaps: the legend, then the caption
     figure = Figure(figsize=(width, height + foot), layout="constrained")
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", h_pad=0.09, rect=(0, foot / (height + foot), 1, height / (height + foot)))
@@ -53,8 +61,8 @@ def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "ce
     _colourbar(figure, list(axes.flat), drawn[0], panels, limits, error_words(study))
     title = "\n".join(wrap(study.title or name, int(7 * width)))
     figure.suptitle(title, fontsize=15, parse_math=False)
-    at = (0.5, (foot - 0.45) / (height + foot))
-    figure.legend(handles=_legend(study, panels, style), loc="lower center", bbox_to_anchor=at, ncols=3, frameon=False)
+    at = (0.5, (foot - 0.22 - 0.23 * lines) / (height + foot))
+    figure.legend(handles=legend, loc="lower center", bbox_to_anchor=at, ncols=across, frameon=False)
     below = 0.1 / (height + foot)
     small = {"fontsize": 8.5, "color": "#404040", "va": "bottom", "linespacing": 1.4}
     figure.text(0.1 / width, below, "\n".join(caption), parse_math=False, label="caption", **small)
@@ -81,6 +89,9 @@ def draw_panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) 
     at_row, at_col = np.nonzero(grid.diverged)
     ink = "white" if style == "paper" else "#404040"
     ax.plot(at_col + 0.5, at_row + 0.5, "x", color=ink, ms=cell * 0.28, mew=1.0, label="diverged")
+    for kind, where in worst(grid.flags, grid.diverged).items():
+        at_row, at_col = np.nonzero(where)
+        ax.plot(at_col + 0.5, at_row + 0.5, label=kind, **_glyph(kind, cell * 0.3))
     for row, col in grid.best:
         ring = Ellipse((col + 0.5, row + 0.5), 0.66, 0.66, fill=False, ec="black", lw=min(2.0, cell / 10))
         ring.set_label("best")
@@ -94,6 +105,12 @@ def draw_panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) 
         ax.set_aspect("equal")
     ax.tick_params(length=2)
     return image
+
+
+def _glyph(kind: str, size: float) -> dict[str, Any]:
+    """How a class is marked: line properties."""
+    size *= 1.4 if kind == "late blow-up" else 1.0  # a star's points are thin
+    return {"marker": GLYPHS[kind], "ls": "", "mfc": "white", "mec": "black", "ms": size, "mew": 0.9}
 
 
 def _cells(ax: Axes, grid: Grid, limits: tuple[float, float]) -> QuadMesh:
@@ -185,6 +202,10 @@ def _legend(study: Study, panels: list[Grid], style: Style) -> list[Patch | Line
         words = "diverged" if len(study.seeds) == 1 else "diverged with at least one seed"
         square = {"marker": "s", "ls": "", "mfc": colour, "mec": "none", "ms": 12}
         entries.append(Line2D([], [], label=f"× {words}", **square))
+    for kind in FLAGS:
+        if any(kind in g.flags for g in panels):
+            words = kind if len(study.seeds) == 1 else f"{kind} (any seed)"
+            entries.append(Line2D([], [], label=words, **_glyph(kind, 8)))
     if any(g.missing.any() for g in panels):
         entries.append(Patch(fc=MISSING, ec=HATCH, hatch="////", label="not trained yet"))
     return entries

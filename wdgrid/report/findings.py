@@ -1,30 +1,44 @@
-"""What a panel's numbers mean, in sentences: the verdict, the axes on which it is separable, its best cell elsewhere.
+"""What a panel's numbers mean, in sentences: the verdict, the axes on which it is separable, its best cell elsewhere,
+and how training went wrong.
 
 Knows words. What they stand on is in `wdgrid.analysis`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wdgrid.analysis.conversion import convert
+from wdgrid.report.flags import counts, sentence
 
 if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
+    from wdgrid.report.grids import Grid
     from wdgrid.study import Study
 
-Finding = dict[str, str | None]
+Finding = dict[str, Any]
 # Where the other half of the world would look: the libraries' line for the paper's decay, and the other way round.
 ELSEWHERE = {"sgdw": "timm", "adamw": "torch", "sgdw-torch": "paper", "adamw-torch": "paper"}
 
 
-def findings(study: "Study", numbers: "Mapping[str, Separability]") -> list[Finding]:
-    """Per panel `best_axes` and `conversion` (of the best cell, decoupled variants only); None where there is none."""
+def findings(study: "Study", numbers: "Mapping[str, Separability]", drawn: "Sequence[Grid]") -> list[Finding]:
+    """Per panel `best_axes`, `conversion` (of the best cell, decoupled variants only) and `divergence` (what training
+    went wrong with a finite error); None where there is none. `divergences` counts the latter by class.
+    """
     from wdgrid.analysis.best_axes import best_axes
 
+    flags = {grid.panel: grid.flags for grid in drawn}
     found = []
     for name, panel in numbers.items():
-        axes = best_axes(panel, study.panel_names()[name].optimizer)
-        found.append({"best_axes": axes and axes.sentence, "conversion": _conversion(study, name, panel)})
+        optimizer = study.panel_names()[name].optimizer
+        axes = best_axes(panel, optimizer)
+        found.append(
+            {
+                "best_axes": axes and axes.sentence,
+                "conversion": _conversion(study, name, panel),
+                "divergence": sentence(flags[name], optimizer),
+                "divergences": counts(flags[name]),
+            }
+        )
     return found
 
 
@@ -68,4 +82,6 @@ def finding_lines(numbers: "Mapping[str, Separability]", found: Sequence[Finding
             lines.append(f"  best axes: {words['best_axes']}")
         if words["conversion"]:
             lines.append(f"  best cell in {words['conversion']}")
+        if words["divergence"]:
+            lines.append(f"  {words['divergence']}")
     return lines

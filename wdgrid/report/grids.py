@@ -5,7 +5,7 @@ forms are worded. Knows nothing of matplotlib or HTML.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +16,7 @@ from wdgrid.analysis.words import percent
 from wdgrid.axes import label, scale
 from wdgrid.cells import selection_error
 from wdgrid.report.findings import multiplier_words
+from wdgrid.report.flags import Flags, caption_words, flags_of
 from wdgrid.study import Study
 
 OPTIMIZERS = {
@@ -57,7 +58,8 @@ class Grid:
     `error` is the mean over seeds in percent: +inf where any seed diverged (a mean over the survivors would
     flatter the cell), NaN where no seed is complete yet. `spread` is the standard deviation over seeds, NaN for one.
     `best` lists the (row, column) of the k lowest errors, the best first. Errors are over the images by which cells are
-    picked; where that is validation, `test_error` holds the same means on test, else None.
+    picked; where that is validation, `test_error` holds the same means on test, else None. `flags` are the classes of
+    training that went wrong with a finite error.
     """
 
     panel: str
@@ -77,6 +79,7 @@ class Grid:
     diverged_at: np.ndarray
     best: list[tuple[int, int]]
     test_error: np.ndarray | None = None
+    flags: Flags = field(default_factory=dict)
 
     @property
     def diverged(self) -> np.ndarray:
@@ -133,6 +136,7 @@ def _grid(study: Study, name: str, cells: pd.DataFrame, picked_on: str) -> Grid:
         diverged_at=arranged(measured, "diverged_at", "min", np.nan),
         best=best_cells(error, study.report.top_k),
         test_error=None if picked_on == "test_error" else tested,
+        flags=flags_of(measured, arranged),
     )
 
 
@@ -220,6 +224,7 @@ def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -
     facts = [
         f"{name}: {cells} cells",
         *([f"{diverged} diverged"] if diverged else []),
+        *caption_words([g.flags for g in all_grids]),
         *([f"{missing} not trained"] if missing else []),
         seeds,
         f"{', '.join(map(str, epochs))} epochs",

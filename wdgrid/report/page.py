@@ -20,6 +20,7 @@ from wdgrid import __version__
 from wdgrid.analysis.conversion import OPTIMIZERS, convert
 from wdgrid.analysis.words import interval, number, percent, with_interval
 from wdgrid.report.findings import groups_warning
+from wdgrid.report.flags import FLAGS, MEANING, sentence
 from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words
 from wdgrid.report.payload import curve_data, page_data
 from wdgrid.report.summary import certainty_words
@@ -63,6 +64,8 @@ def write_page(
         numbers=[_numbers(found, study) for found in numbers.values()],
         best=[(grid.title, grid.row_title, grid.col_title, list(_best(grid))) for grid in panels],
         elsewhere=[(grid.title, list(_elsewhere(study, grid))) for grid in panels],
+        wrong=[(grid.title, words) for grid in panels if (words := sentence(grid.flags, _optimizer(study, grid)))],
+        meanings=[(kind, MEANING[kind]) for kind in FLAGS if any(kind in grid.flags for grid in panels)],
         error_words=error_words(study),
         validated=bool(study.task.validation_size),
         selection=selection_words(study),
@@ -81,6 +84,10 @@ def embedded(data: object) -> Markup:
     """JSON that is safe inside a script element, whatever its strings hold."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _optimizer(study: Study, grid: Grid) -> str:
+    return study.panel_names()[grid.panel].optimizer
 
 
 def _template(name: str) -> str:

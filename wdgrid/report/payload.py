@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wdgrid.report.flags import FLAGS, as_lists
 from wdgrid.report.grids import Grid, error_range, error_words, thinned
 from wdgrid.study import Study
 
@@ -29,6 +30,7 @@ def page_data(study: Study, panels: list[Grid], table: pd.DataFrame) -> dict[str
         "error_words": error_words(study),
         "steps_per_epoch": study.task.train_size and -(-study.task.train_size // study.task.batch_size),
         "seeds": len(study.seeds),
+        "flags": [kind for kind in FLAGS if any(kind in grid.flags for grid in panels)],
         "panels": [_panel(study, grid, table.loc[table["panel"] == grid.panel]) for grid in panels],
     }
 
@@ -59,6 +61,7 @@ def _panel(study: Study, grid: Grid, cells: pd.DataFrame) -> dict[str, Any]:
         "done": grid.seeds_done.tolist(),
         "diverged": grid.seeds_diverged.tolist(),
         "diverged_at": numbers(grid.diverged_at),
+        "flags": as_lists(grid.flags, numbers),
         "best": grid.best,
         "trials": _trials(grid, cells),
     }

@@ -14,6 +14,14 @@ function place(p, i, j) {
   return `${part(data.row, p.row_labels[i], p.row_values[i])}, ${part(data.column, p.col_labels[j], p.col_values[j])}`;
 }
 
+// How training went wrong with a finite error, a line a class.
+function flagLines(p, i, j) {
+  return Object.entries(p.flags).filter(([, { seeds }]) => seeds[i][j]).map(([kind, { seeds, step }]) => {
+    const at = kind === "stuck at chance" ? `from step ${step[i][j]} on` : `at step ${step[i][j]}`;
+    return `${kind} ${at}` + (p.done[i][j] > 1 ? `, with ${seeds[i][j]} of ${p.done[i][j]} seeds` : "");
+  });
+}
+
 // Everything a reader may ask about one cell, a line each.
 function describe(p, i, j) {
   const lines = [`${p.title}: ${place(p, i, j)}`];
@@ -24,12 +32,13 @@ function describe(p, i, j) {
     lines.push(`diverged${share}` + (p.diverged_at[i][j] === null ? "" : ` at step ${p.diverged_at[i][j]}`));
     const rest = p.trials[i][j].filter((t) => t[2] !== null).map((t) => `${digits(t[2])} %`);
     if (rest.length) lines.push(`other seeds: ${rest.join(", ")}`);
-    return lines;
+    return [...lines, ...flagLines(p, i, j)];
   }
   const spread = p.spread[i][j] === null ? "" : ` ± ${digits(p.spread[i][j], 2)}`;
   lines.push(`${data.error_words} ${p.error[i][j].toFixed(2)}${spread} %` + (done > 1 ? ` (${done} seeds)` : ""));
   if (p.test_error) lines.push(`test error ${p.test_error[i][j].toFixed(2)} %`);
   if (p.loss[i][j] !== null) lines.push(`test loss ${digits(p.loss[i][j], 3)}`);
+  lines.push(...flagLines(p, i, j));
   const rank = p.best.findIndex(([r, c]) => r === i && c === j);
   if (rank >= 0) lines.push(rank ? `number ${rank + 1} of this panel` : "best of this panel");
   return lines;

@@ -44,6 +44,37 @@ function paint({ p, canvas }) {
   context.putImageData(image, 0, 0);
 }
 
+// Marks of cells that went wrong with a finite error, around the middle of a cell: told apart by shape, white with a
+// black edge, so that they show on every colour.
+const GLYPHS = {
+  "late blow-up": "m0 -0.21l0.053 0.137 0.147 0.008 -0.114 0.093 0.037 0.142 -0.123 -0.08 -0.123 0.08 0.037 -0.142 -0.114 -0.093 0.147 -0.008z",
+  "stuck at chance": "m-.17-.05h.34v.1h-.34z",
+  spike: "m-.17 .14l.17-.3l.17 .3z",
+};
+
+function glyphs(parent, kind, cells) {
+  const d = cells.map(([i, j]) => `M${j + 0.5} ${i + 0.5}${GLYPHS[kind]}`).join("");
+  svg("path", { class: "flag", d, "data-kind": kind }, parent);
+}
+
+// Each class's cells; a cell that has several classes with several seeds shows the worst, one that diverged a cross.
+function drawFlags({ p, marks }) {
+  const taken = p.diverged.map((row) => row.map((n) => n > 0));
+  for (const [kind, { seeds }] of Object.entries(p.flags)) {
+    const cells = [];
+    seeds.forEach((row, i) => row.forEach((n, j) => { if (n && !taken[i][j]) { cells.push([i, j]); taken[i][j] = true; } }));
+    glyphs(marks, kind, cells);
+  }
+}
+
+function addFlagLegend() {
+  for (const kind of data.flags) {
+    const sample = svg("svg", { viewBox: "0.2 0.2 0.6 0.6", class: "sample", "aria-hidden": "true" }, byId("flags"));
+    glyphs(sample, kind, [[0, 0]]);
+    byId("flags").append(`${kind} `);
+  }
+}
+
 // Circles, crosses and hatches, in units of cells.
 function mark({ p, marks }) {
   let crosses = "", hatches = "";
@@ -53,6 +84,7 @@ function mark({ p, marks }) {
   }));
   svg("path", { class: "hatches", d: hatches }, marks);
   svg("path", { class: "crosses", d: crosses }, marks);
+  drawFlags({ p, marks });
   for (const [i, j] of p.best) svg("ellipse", { class: "best", cx: j + 0.5, cy: i + 0.5, rx: 0.33, ry: 0.33 }, marks);
 }
 

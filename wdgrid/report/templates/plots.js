@@ -118,6 +118,7 @@ function start() {
   byId("panels").style.setProperty("--columns", panels.length > 4 ? 3 : Math.min(2, panels.length));
   panels.forEach(addPanel);
   drawBar();
+  addFlagLegend();
   addBudget();
   for (const view of views) if (view.p.best.length) addPin(view, ...view.p.best[0]);
   const first = views.find((v) => v.p.best.length) || views[0];
