@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -116,7 +117,9 @@ def processor() -> str:
 
 def versions() -> str:
     """Versions of what is compared."""
-    names = ("wdgrid", "torch", "optuna", "sqlalchemy", "numpy")
+    names = ["wdgrid", "torch", "torchvision", "optuna", "sqlalchemy", "numpy", "pillow"]
+    if find_spec("ray"):
+        names.append("ray")
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
 
 

@@ -4,7 +4,8 @@ A study names them as "networks:small_cnn"; wdgrid finds this file because the b
 build the same modules.
 """
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def mlp(width: int = 64, depth: int = 3) -> nn.Sequential:
@@ -44,3 +45,37 @@ def cnn(channels: int = 16) -> nn.Sequential:
 
 def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+
+
+class ResNet8(nn.Module):
+    """What wdgrid calls `resnet` of depth 8; x [B, 3, 32, 32]."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*_block(3, width))
+        self.stages = nn.Sequential(
+            _Residual(width, width), _Residual(width, 2 * width, 2), _Residual(2 * width, 4 * width, 2)
+        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, 10]."""
+        return self.head(self.stages(self.stem(x)))
+
+
+class _Residual(nn.Module):
+    """Two convolutions and a way around them, 1 × 1 where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs),
+        )  # fmt: skip
+        self.around = nn.Identity()
+        if inputs != outputs:
+            self.around = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, inputs, H, W] → [B, outputs, H/stride, W/stride]."""
+        return torch.relu(self.body(x) + self.around(x))

@@ -1,9 +1,11 @@
 """Benchmarks: wdgrid beside what a user would run instead, whole command against whole command, in one run.
 
-    python benchmarks/run.py [--quick] [--cells N] [--epochs E] [--rows mlp,small-cnn,cnn] [--repeats N]
-                             [--parts peers,growth,storage] [--style careful|usual] [--no-malloc] [--no-full]
+    python benchmarks/run.py [--quick] [--cells N] [--epochs E] [--rows mlp,small-cnn,cnn,resnet8] [--repeats N]
+                             [--parts peers,growth,storage] [--peers loop,two,ray] [--style careful|usual]
+                             [--no-malloc] [--no-full]
 
-Markdown goes to stdout, to be pasted into RESULTS.md; progress to stderr. Runs are interleaved: A B C A B C.
+Markdown goes to stdout, to be pasted into RESULTS.md; progress to stderr. Runs are interleaved: A B C A B C. Ray Tune
+takes part when named, where `pip install "ray[tune]"` was run beside wdgrid.
 """
 
 import argparse
@@ -22,10 +24,8 @@ import bookkeeping
 import growth
 import machine
 import table
-from work import HERE, NETWORKS, Network, Work, full, least, subset
-
-WDGRID = [sys.executable, "-c", "import sys; from wdgrid.cli import main; sys.exit(main())"]
-PEERS = {"loop": 1, "two": 2}  # contender → processes
+from contenders import CONTENDERS, HERE, WDGRID
+from work import NETWORKS, Network, Work, full, least, subset
 
 
 def main() -> None:
@@ -36,11 +36,15 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(NETWORKS), help="networks (default: %(default)s)")
     parser.add_argument("--parts", default="peers,growth,storage", help="what is measured (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each contender (default: %(default)s)")
-    parser.add_argument("--style", choices=("careful", "usual"), default="careful", help="how the peers are written")
+    peers = ", ".join(name for name, contender in CONTENDERS.items() if not contender.is_wdgrid)
+    parser.add_argument("--peers", help=f"of {peers}; each row's own if not given")
+    parser.add_argument("--style", choices=("careful", "usual"), help="how peers are written; each row's own")
     parser.add_argument("--no-malloc", action="store_true", help="withhold wdgrid's malloc settings from the peers")
     parser.add_argument("--no-full", action="store_true", help="do not run wdgrid on the whole digits study")
     parser.add_argument("--quick", action="store_true", help="all tiny, once: does it work? Numbers mean nothing")
     options = parser.parse_args()
+    if unknown := [name for name in (options.peers or "").split(",") if name and name not in CONTENDERS]:
+        parser.error(f"--peers: {', '.join(unknown)}; there are {peers}")
     if options.quick:
         options.cells, options.epochs = options.cells or 4, options.epochs or 1
         options.repeats, options.no_full = 1, True
@@ -61,6 +65,8 @@ def main() -> None:
             _print(growth.table(list(growth.points(WDGRID, bench.fresh(), sizes, [1, 2]))))
         if "storage" in parts:
             _print(bench.storage())
+        for note in sorted(bench.notes):
+            print(f"\n{note}.")
         for failure in bench.failures:
             print(f"\nFailed: {failure}")
     print(f"\n{time.perf_counter() - began:.0f} s in all.")
@@ -102,6 +108,7 @@ class Bench:
         self.folder, self.options = folder, options
         self.malloc = {} if options.no_malloc else MALLOC
         self.failures: list[str] = []
+        self.notes: set[str] = set()
         self.count = 0
 
     def fresh(self) -> Path:
@@ -114,10 +121,13 @@ class Bench:
     def network(self, network: Network) -> table.Row:
         """One network: start-up, the shared piece of work and, for wdgrid, the full study; interleaved."""
         cells, epochs = self.options.cells or network.cells, self.options.epochs or network.epochs
-        row = table.Row(subset(network, cells, epochs), full(network), least(network), self.options.style)
+        peers = self.options.peers.split(",") if self.options.peers else network.contenders
+        contenders = dict.fromkeys([n for n in network.contenders if CONTENDERS[n].is_wdgrid] + list(peers))
+        style = self.options.style or network.style
+        row = table.Row(subset(network, cells, epochs), full(network), least(network), style, tuple(contenders))
         for repeat in range(self.options.repeats):
             for work in (row.least, row.shared):
-                for contender in ("wdgrid", *PEERS):
+                for contender in row.contenders:
                     self._measure(row, contender, work, repeat)
             if network.full and not self.options.no_full:
                 self._measure(row, "wdgrid", row.full, repeat)
@@ -127,18 +137,20 @@ class Bench:
         say(f"{work.network.factory} {work}: {contender}, run {repeat + 1} of {self.options.repeats}")
         folder = self.fresh()
         study, cells = work.write(folder)
-        url = f"sqlite:///{(folder / 'trials.db').as_posix()}"
+        command = CONTENDERS[contender].command(study, cells, folder, row.style)
         try:
-            if contender == "wdgrid":
-                extra = ["--storage", url, "--out", str(folder), "--workers", str(machine.cores()), "-q"]
-                row.add(contender, work, machine.run([*WDGRID, "sweep", str(study), *extra]), work.cells)
+            if CONTENDERS[contender].is_wdgrid:  # with nothing prepared: images are decoded within the time
+                done, trials = machine.run(command, {"WDGRID_DATA": str(folder / "data")}), work.cells
+                if diverged := sum(panel["diverged"] for panel in json.loads(done.out)):
+                    what = f"{work.network.title}, {work}, {CONTENDERS[contender].title}"
+                    self.notes.add(f"{what}: {diverged} cells diverged; peers train such cells to the end")
             else:
-                extra = ["--storage", url, "--processes", str(PEERS[contender]), "--style", self.options.style]
-                done = machine.run([sys.executable, str(HERE / "peers.py"), str(cells), *extra], self.malloc)
+                done = machine.run(command, self.malloc)
                 told = json.loads(done.out.splitlines()[-1])
                 if told["cells"] != work.cells:
                     raise machine.RunError(f"{contender} {work}: {told['cells']} of {work.cells} cells are there")
-                row.add(contender, work, done, told["trials"])
+                trials = told["trials"]
+            row.add(contender, work, done, trials)
         except machine.RunError as error:
             say(str(error))
             self.failures.append(str(error))

@@ -2,17 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from contenders import CONTENDERS
 from machine import Run
-from work import STEPS_PER_EPOCH, Work, flops
-
-NAMES = {
-    "wdgrid": "`wdgrid sweep`",
-    "loop": "GridSampler loop, 1 process, default threads",
-    "two": "GridSampler loop, 2 processes, 1 thread each",
-}
+from work import Work, flops
 
 
 @dataclass
@@ -23,6 +18,7 @@ class Row:
     full: Work
     least: Work
     style: str
+    contenders: tuple[str, ...]
     runs: dict[tuple[str, Work], list[tuple[Run, int]]] = field(default_factory=dict)
 
     def add(self, contender: str, work: Work, run: Run, trials: int) -> None:
@@ -67,19 +63,30 @@ class Row:
         """Achieved GFLOP/s: training steps alone, and with the test after every epoch."""
         step, test = flops(work.network)
         training = work.cell_steps * step
-        testing = work.cell_steps / STEPS_PER_EPOCH * test
+        testing = work.cells * work.epochs * test
         return training / seconds / 1e9, (training + testing) / seconds / 1e9
+
+    def ratios(self, contender: str, seconds: float, wdgrid: Callable[[str], float]) -> str:
+        """A peer's seconds over those of wdgrid, in each of wdgrid's precisions; `wdgrid` says what it took."""
+        if contender == "wdgrid":
+            return "1"
+        against = [name for name in self.contenders if CONTENDERS[name].is_wdgrid]
+        if CONTENDERS[contender].is_wdgrid:
+            against = against[:1]
+        return " / ".join(f"**{seconds / wdgrid(name):.2f}**" for name in against)
 
 
 def peers(rows: list[Row], peaks: list[float], malloc: str) -> Iterator[str]:
     """Both tables: the same work done by all, then the full study."""
     peak = max(peaks)
     measured = ", ".join(f"{p:.0f}" for p in peaks)
+    styles = ", ".join(f"{row.shared.network.title} *{row.style}*" for row in rows)
     yield (
         f"Float32 GEMM peak of all cores: {peak:.0f} GFLOP/s (2048³, the larger of processes and threads; measured "
-        f"before and after: {measured}). Peers are written in the *{rows[0].style}* style and {malloc} wdgrid's malloc "
-        "settings. Every time is of a whole command, imports, storage and (wdgrid) report included. GFLOP/s and shares "
-        "of the peak: training steps alone / with tests."
+        f"before and after: {measured}); bfloat16 is set against it, too. Peers {malloc} wdgrid's malloc settings. How "
+        f"they are written: {styles}. Every time is of a whole command, imports, storage and (wdgrid) report included. "
+        "GFLOP/s and shares of the peak: training steps alone / with tests. Where wdgrid ran in two precisions, peers' "
+        "ratios are to float32 / to bfloat16."
     )
     yield ""
     yield "**The same work, measured by all** (times: median, least–most)"
@@ -87,7 +94,7 @@ def peers(rows: list[Row], peaks: list[float], malloc: str) -> Iterator[str]:
     yield "| network | cells × epochs | what ran | n | trials | s | start-up s | time / wdgrid's | GFLOP/s | share |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for row in rows:
-        for contender in NAMES:
+        for contender in row.contenders:
             yield _shared(row, contender, peak)
     yield ""
     yield (
@@ -96,7 +103,7 @@ def peers(rows: list[Row], peaks: list[float], malloc: str) -> Iterator[str]:
     )
     yield ""
     yield (
-        "**The digits study, 484 × 100.** Extrapolated (~): start-up + cell-steps × the measured time a cell-step and "
+        "**The full study, 484 × 100.** Extrapolated (~): start-up + cell-steps × the measured time a cell-step and "
         "trial; GridSampler's growing cost and duplicates are left out, which favours the peers. "
         "(?): the work lasted less than start-up again, so that its noise decides: give more --cells or --epochs."
     )
@@ -104,35 +111,37 @@ def peers(rows: list[Row], peaks: list[float], malloc: str) -> Iterator[str]:
     yield "| network | what ran | µs a cell-step | s | time / wdgrid's | GFLOP/s | share |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
-        for contender in NAMES:
+        for contender in row.contenders:
             yield _full(row, contender, peak)
 
 
 def _shared(row: Row, contender: str, peak: float) -> str:
     work, times = row.shared, row.seconds(contender, row.shared)
     if not times:
-        return f"| {work.network.title} | {work} | {NAMES[contender]} | 0 | | failed | | | | |"
+        return f"| {work.network.title} | {work} | {CONTENDERS[contender].title} | 0 | | failed | | | | |"
     seconds = statistics.median(times)
-    ratio = f"**{seconds / row.median('wdgrid', work):.2f}**" if contender != "wdgrid" else "1"
+    ratio = row.ratios(contender, seconds, lambda name: row.median(name, work))
     spread = f"{seconds:.1f} ({min(times):.1f}–{max(times):.1f})"
     trials, start = row.trials(contender, work), row.median(contender, row.least)
+    title = CONTENDERS[contender].title
     return (
-        f"| {work.network.title} | {work} | {NAMES[contender]} | {len(times)} | {trials:g} | {spread} | {start:.1f} "
-        f"| {ratio} | {_rates(row, work, seconds, peak)} |"
+        f"| {work.network.title} | {work} | {title} | {len(times)} | {trials:g} | {spread} | {start:.1f} | {ratio} | "
+        f"{_rates(row, work, seconds, peak)} |"
     )
 
 
 def _full(row: Row, contender: str, peak: float) -> str:
     seconds, measured = row.at_full(contender)
     if math.isnan(seconds):
-        return f"| {row.full.network.title} | {NAMES[contender]} | | failed | | | |"
-    ratio = f"**{seconds / row.at_full('wdgrid')[0]:.2f}**" if contender != "wdgrid" else "1"
+        return f"| {row.full.network.title} | {CONTENDERS[contender].title} | | failed | | | |"
+    ratio = row.ratios(contender, seconds, lambda name: row.at_full(name)[0])
     n = len(row.seconds(contender, row.full))
     told = f"{seconds:.1f} (measured, n = {n})" if measured else f"~{seconds:.0f}"
     mark = " (?)" if row.is_noise(contender) else ""
+    title = CONTENDERS[contender].title
     return (
-        f"| {row.full.network.title} | {NAMES[contender]} | {1e6 * row.per_step(contender):.0f}{mark} | {told} "
-        f"| {ratio} | {_rates(row, row.full, seconds, peak)} |"
+        f"| {row.full.network.title} | {title} | {1e6 * row.per_step(contender):.0f}{mark} | {told} | {ratio} | "
+        f"{_rates(row, row.full, seconds, peak)} |"
     )
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-BATCH, TRAIN, TEST = 50, 900, 897
-STEPS_PER_EPOCH = TRAIN // BATCH
+import photos
+
 ROWS = ["1", *(f"1/{2**k}" for k in range(1, 11))]
 COLUMNS = ["0", *(f"1/{2**k}" for k in range(5, 0, -1)), "1", "2", "4", "8", "16"]
 PANELS = {"sgd": 1.0, "sgdw": 1.0, "adam": 0.1, "adamw": 0.1}  # with their units of the learning rate
@@ -20,11 +19,9 @@ FULL_CELLS, FULL_EPOCHS = 484, 100
 STUDY = """\
 title = "benchmark"
 [task]
-dataset = "digits"
-dataset_args = {{ shift = 1 }}
-train_size = {train}
+{images}
 model = "{model}"
-{model_args}
+model_args = {{ {model_args} }}
 batch_size = {batch}
 epochs = {epochs}
 device = "cpu"
@@ -42,6 +39,29 @@ lr_unit = {unit}
 
 
 @dataclass(frozen=True)
+class Images:
+    """What is trained and tested on: how many of what shape [C, H, W], in minibatches of how many."""
+
+    shape: tuple[int, int, int]
+    train: int
+    test: int
+    batch: int
+    toml: str  # how a study file names them
+    jpeg: bool = False  # whether they are files, made anew for every run
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return self.train // self.batch
+
+
+DIGITS = Images((1, 8, 8), 900, 897, 50, 'dataset = "digits"\ndataset_args = { shift = 1 }\ntrain_size = 900')
+PHOTOS = Images(
+    (3, 32, 32), 896, 448, 128, 'dataset = "folder"\ndataset_args = { crop = 4, flip = true, root = ROOT }', jpeg=True
+)
+
+
+@dataclass(frozen=True)
 class Network:
     """One row of the table: how wdgrid and the peers call the network, and how much of it is measured by default."""
 
@@ -51,13 +71,25 @@ class Network:
     cells: int
     epochs: int
     full: bool = False  # whether wdgrid runs the full study too
+    model_args: str = ""
+    images: Images = DIGITS
+    style: str = "careful"  # in which the peers are written
+    contenders: tuple[str, ...] = ("wdgrid", "loop", "two")
 
 
 NETWORKS = {
-    "mlp": Network("MLP 64-64-64-10, batch norm", "mlp", "mlp", 48, 20, full=True),
+    "mlp": Network(
+        "MLP 64-64-64-10, batch norm", "mlp", "mlp", 48, 20, full=True,
+        model_args="hidden = [64, 64, 64], batch_norm = true",
+    ),
     "small-cnn": Network("small CNN, 8 channels at 8 × 8", "networks:small_cnn", "small_cnn", 48, 10),
     "cnn": Network("CNN, 16–32 channels at 8 × 8", "networks:cnn", "cnn", 24, 5),
-}
+    "resnet8": Network(
+        "ResNet-8, width 16, 32 × 32 JPEG", "resnet", "ResNet8", 16, 2,
+        model_args="depth = 8, width = 16", images=PHOTOS, style="usual",
+        contenders=("wdgrid", "wdgrid-bf16", "loop", "two", "loop-bf16"),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,30 +110,35 @@ class Work:
     @property
     def cell_steps(self) -> int:
         """Steps of all cells."""
-        return self.cells * self.epochs * STEPS_PER_EPOCH
+        return self.cells * self.epochs * self.network.images.steps
 
     def __str__(self) -> str:
         """As the tables say it."""
         return f"{self.cells} × {self.epochs}"
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """The study file and the peers' JSON, with the very numbers that wdgrid reads from its file."""
+        """The study file and the peers' JSON, with the very numbers that wdgrid reads from its file; JPEG files."""
         from wdgrid.studyfile import load_study
 
+        images, root = self.network.images, folder / "images"
+        if images.jpeg:
+            photos.make(root, images.train, images.test)
         study_path, peers_path = folder / "study.toml", folder / "work.json"
-        study_path.write_text(self._toml(), encoding="utf-8")
+        study_path.write_text(self._toml(root), encoding="utf-8")
         panels: list[dict[str, Any]] = []
         for name, cells in load_study(study_path).cells().items():
             values = {axis: sorted({c.hyperparameters[axis] for c in cells}) for axis in ("lr", "weight_decay")}
             panels.append({"optimizer": name, **values})
-        told = {"network": self.network.factory, "panels": panels, "epochs": self.epochs}
-        peers_path.write_text(json.dumps({**told, "batch_size": BATCH, "seed": 0}), encoding="utf-8")
+        told = {"network": self.network.factory, "panels": panels, "epochs": self.epochs, "seed": 0}
+        told |= {"batch_size": images.batch, "images": str(root) if images.jpeg else None}
+        peers_path.write_text(json.dumps(told), encoding="utf-8")
         return study_path, peers_path
 
-    def _toml(self) -> str:
-        mlp = "model_args = { hidden = [64, 64, 64], batch_norm = true }" if self.network.model == "mlp" else ""
+    def _toml(self, root: Path) -> str:
+        network, images = self.network, self.network.images
         head = STUDY.format(
-            model=self.network.model, model_args=mlp, train=TRAIN, batch=BATCH, epochs=self.epochs,
+            images=images.toml.replace("ROOT", json.dumps(str(root))), batch=images.batch, epochs=self.epochs,
+            model=network.model, model_args=network.model_args,
             rows=json.dumps(self.rows), columns=json.dumps(self.columns),
         )  # fmt: skip
         return head + "".join(PANEL.format(optimizer=name, unit=PANELS[name]) for name in self.panels)
@@ -116,7 +153,7 @@ def subset(network: Network, cells: int, epochs: int) -> Work:
 
 
 def full(network: Network) -> Work:
-    """The digits study: 484 cells, 100 epochs."""
+    """The digits study's grid: 484 cells, 100 epochs."""
     return Work(network, tuple(ROWS), tuple(COLUMNS), FULL_EPOCHS)
 
 
@@ -132,7 +169,7 @@ def _spaced(values: list[str], n: int) -> tuple[str, ...]:
 
 
 def flops(network: Network) -> tuple[float, float]:
-    """Floating-point operations of one step (forward and backward, B = 50) and of one test of all 897 images.
+    """Floating-point operations of one step (forward and backward of a minibatch) and of one test of all images.
 
     Matrix products and convolutions only; no optimizer, no normalisation. The first layer's input needs no gradient,
     so a step of P weights in linear layers is a little under 6·P·B.
@@ -142,10 +179,10 @@ def flops(network: Network) -> tuple[float, float]:
     import torch.nn.functional as F
     from torch.utils.flop_counter import FlopCounterMode
 
-    module = getattr(networks, network.factory)()
-    x, y = torch.randn(BATCH, 1, 8, 8), torch.zeros(BATCH, dtype=torch.int64)
+    module, images = getattr(networks, network.factory)(), network.images
+    x, y = torch.randn(images.batch, *images.shape), torch.zeros(images.batch, dtype=torch.int64)
     with FlopCounterMode(display=False) as step:
         F.cross_entropy(module(x), y).backward()
     with FlopCounterMode(display=False) as test, torch.no_grad():
-        module.eval()(torch.randn(TEST, 1, 8, 8))
+        module.eval()(torch.randn(images.test, *images.shape))
     return float(step.get_total_flops()), float(test.get_total_flops())

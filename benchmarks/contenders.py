@@ -1,0 +1,45 @@
+"""Who is compared: each contender's name in the tables and its whole command."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import machine
+
+HERE = Path(__file__).parent
+WDGRID = [sys.executable, "-c", "import sys; from wdgrid.cli import main; sys.exit(main())"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What a table calls it, its script (wdgrid: none), and what it is given beside the work."""
+
+    title: str
+    script: str = ""
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def is_wdgrid(self) -> bool:
+        """Whether it is wdgrid, in whatever precision."""
+        return not self.script
+
+    def command(self, study: Path, cells: Path, folder: Path, style: str) -> list[str]:
+        """The command that does the work of a study file, or of the same cells as JSON, and keeps it in a folder."""
+        storage = ["--storage", f"sqlite:///{(folder / 'trials.db').as_posix()}"]
+        if self.is_wdgrid:
+            own = ["--out", str(folder), "--workers", str(machine.cores()), "--json", "-q"]
+            return [*WDGRID, "sweep", str(study), *storage, *own, *self.arguments]
+        kept = ["--results", str(folder)] if self.script == "ray_tune.py" else storage
+        return [sys.executable, str(HERE / self.script), str(cells), *kept, "--style", style, *self.arguments]
+
+
+ONE, TWO, SHORT = ("--processes", "1"), ("--processes", "2"), ("--precision", "bfloat16")
+CONTENDERS = {
+    "wdgrid": Contender("`wdgrid sweep`"),
+    "wdgrid-bf16": Contender("`wdgrid sweep`, bfloat16", arguments=("--set", "task.precision=bfloat16")),
+    "loop": Contender("GridSampler loop, 1 process, default threads", "peers.py", ONE),
+    "two": Contender("GridSampler loop, 2 processes, 1 thread each", "peers.py", TWO),
+    "loop-bf16": Contender("GridSampler loop, 1 process, bfloat16 autocast", "peers.py", (*ONE, *SHORT)),
+    "two-bf16": Contender("GridSampler loop, 2 processes, bfloat16 autocast", "peers.py", (*TWO, *SHORT)),
+    "ray": Contender("Ray Tune grid_search, 1 thread a trial", "ray_tune.py"),
+}
