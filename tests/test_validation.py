@@ -270,7 +270,7 @@ def test_the_page_and_the_summary_say_which_was_used(tmp_path, split):
     text = (tmp_path / "r.html").read_text("utf-8").partition('<script type="application/json"')[0]
     best = numbers["adamw"]
     rows = {row["panel"]: row for row in summary_rows(numbers)}
-    shown = page_data(study, grids(study, table), table)
+    shown = page_data(study, grids(study, table), table, {})
     words = summary_table(numbers)
     if split:
         assert "picked on 200 validation images kept out of training and reported on test" in text

@@ -150,6 +150,7 @@ def test_the_alarms_command_is_one_that_extend_accepts(here, capsys):
     assert only_adds(study.canonical(), grown)
     assert main(["report", "s", "-q"]) == 0
     assert capsys.readouterr().err == ""
+    assert "<td>sqlite:///studies/s.db</td>" in (here / "reports/s/report.html").read_text("utf-8")
 
 
 def test_the_command_keeps_what_was_extended_before_and_other_overrides(here):

@@ -11,8 +11,9 @@ def redraw(store: Any, name: str, out: Path, style: Literal["cells", "paper"]) -
     """Writes a stored study's report into `out`/name."""
     from wdgrid.report import write_report
 
-    study = stored_study(store, name)
-    return write_report(study, name, store.table(name), store.curves(name), store.attrs(name), out / name, style)
+    study, attrs = stored_study(store, name), store.attrs(name)
+    attrs["environment"] = {**attrs.get("environment", {}), "storage": store.url}
+    return write_report(study, name, store.table(name), store.curves(name), attrs, out / name, style)
 
 
 def draw(

@@ -25,7 +25,7 @@ from matplotlib.typing import ColorType
 from scipy.ndimage import distance_transform_edt
 
 from wdgrid.report.flags import FLAGS, worst
-from wdgrid.report.grids import Grid, caption_lines, error_range, error_words, grids, thinned
+from wdgrid.report.grids import Grid, caption_lines, error_range, error_words, grids, panel_columns, thinned
 from wdgrid.study import Study
 
 DIVERGED, MISSING, HATCH = "#c4c4c4", "#ffffff", "#8a8a8a"
@@ -42,7 +42,7 @@ def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "ce
     """
     panels = grids(study, table)
     limits = error_range(study, panels)
-    columns = min(len(panels), 3 if len(panels) > 4 else 2)
+    columns = panel_columns(len(panels))
     rows = -(-len(panels) // columns)
     shape = np.clip(len(panels[0].row_labels) / len(panels[0].col_labels), 0.5, 1.3)  # of one heatmap
     width, height = 1.3 + 4.5 * columns, 0.7 + (0.7 + 3.8 * shape) * rows

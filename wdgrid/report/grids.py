@@ -235,6 +235,13 @@ def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -
     return [*lines, " · ".join(facts), _selection_line(study, all_grids)]
 
 
+def panel_columns(n: int) -> int:
+    """In how many columns n panels stand: variants beside each other, their budgets or schedules below."""
+    if n <= 4:
+        return min(2, n)
+    return 4 if n % 4 == 0 else 3
+
+
 def thinned(labels: list[str], at_most: int) -> list[int]:
     """Which positions of an axis are labelled, so that labels stay apart on large grids."""
     step = math.ceil(len(labels) / at_most)

@@ -17,8 +17,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from wdgrid import __version__
+from wdgrid.analysis.best_axes import best_axes
 from wdgrid.analysis.conversion import OPTIMIZERS, convert
-from wdgrid.analysis.words import interval, number, percent, with_interval
+from wdgrid.analysis.words import HYPERPARAMETERS, interval, number, percent
 from wdgrid.report.findings import groups_warning
 from wdgrid.report.flags import FLAGS, MEANING, sentence
 from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 SCRIPTS = ("cells.js", "map.js", "plots.js")
 LIBRARIES = ("torch", "timm", "composer", "optax", "keras", "pytorch_optimizer")
 INTERVALS = {"seeds": "seeds", "residual": "the residuals of one seed; more seeds would tell more"}
+LONG_WORDS = {"lr": "learning rate", "weight_decay": "weight decay"}
 # No address is allowed at all: what is not in the file does not exist for the page.
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -61,7 +63,10 @@ def write_page(
         plotly=Markup(get_plotlyjs()),
         picture=base64.b64encode(figure_png.read_bytes()).decode(),
         caption=caption_lines(study, name, panels, str(environment.get("device") or "")),
-        numbers=[_numbers(found, study) for found in numbers.values()],
+        numbers=list(_numbers(study, panels, numbers)),
+        long_words=[LONG_WORDS.get(axis, axis) for axis in (study.row, study.column)],
+        row=HYPERPARAMETERS.get(study.row, study.row),
+        col=HYPERPARAMETERS.get(study.column, study.column),
         best=[(grid.title, grid.row_title, grid.col_title, list(_best(grid))) for grid in panels],
         elsewhere=[(grid.title, list(_elsewhere(study, grid))) for grid in panels],
         wrong=[(grid.title, words) for grid in panels if (words := sentence(grid.flags, _optimizer(study, grid)))],
@@ -73,7 +78,7 @@ def write_page(
         study=json.dumps(json.loads(study.canonical()), ensure_ascii=False, indent=2),
         digest=study.digest(),
         environment=list(_flat(environment)),
-        data=embedded(page_data(study, panels, table)),
+        data=embedded(page_data(study, panels, table, {name: _verdict(found) for name, found in numbers.items()})),
         curves=embedded(curve_data(curves)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,35 +99,48 @@ def _template(name: str) -> str:
     return files("wdgrid.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _numbers(found: "Separability", study: Study) -> dict[str, Any]:
-    """One panel's numbers, worded."""
+Measured = tuple[str, str]  # a number and what stands in small beside it: its interval, its place
 
-    def measured(key: str) -> str:
-        return with_interval(getattr(found, key), found.intervals.get(key))
 
-    where = " (validation)" if found.selected_on == "validation" else ""
+def _numbers(study: Study, panels: list[Grid], numbers: Mapping[str, "Separability"]) -> Iterator[dict[str, Any]]:
+    """The panels' numbers, worded."""
+    titles = {grid.panel: grid.title for grid in panels}
+    for name, found in numbers.items():
+        axes = best_axes(found, study.panel_names()[name].optimizer)
+        yield {
+            "title": titles[name],
+            "verdict": found.verdict,
+            "sentence": found.sentence,
+            "best_axes": axes.sentence if axes and found.verdict != "can't tell" else None,
+            "alarms": [alarm.text for alarm in found.alarms],
+            "best": _best_words(found),
+            **{key: _measured(found, key) for key in ("interaction", "kappa", "regret_decay", "regret_rate", "rho")},
+            "cells": f"{found.n_cells} × {len(study.seeds)}",
+            "diverged": found.n_diverged,
+            "missing": found.n_missing,
+            "cap": percent(found.cap),
+            "certainty": "" if found.test_interval is None else certainty_words(found),
+            "kind": INTERVALS.get(found.interval_kind or "", "nothing: too little to draw from"),
+        }
+
+
+def _verdict(found: "Separability") -> str:
+    """`coupled (κ = −0.87)`: what stands below a panel's title."""
+    return found.verdict + ("" if found.kappa is None else f" (κ = {number(found.kappa)})")
+
+
+def _measured(found: "Separability", key: str) -> Measured:
+    within = found.intervals.get(key)
+    return number(getattr(found, key)), "" if within is None else interval(within)
+
+
+def _best_words(found: "Separability") -> Measured:
+    """The best error, and its interval, place and test error."""
     span = "" if found.test_interval is None else f" {interval(found.test_interval)}"
-    tested = "" if found.best_test_error is None else f"; test error {percent(found.best_test_error)}{span}"
-    own = span if found.best_test_error is None else ""
-    place = f"{found.best_row_label}, {found.best_col_label}" if found.best_row_label else "–"
-    return {
-        "panel": found.panel,
-        "verdict": found.verdict,
-        "sentence": found.sentence,
-        "alarms": [getattr(alarm, "text", str(alarm)) for alarm in found.alarms],
-        "best": "–" if found.best_error is None else f"{percent(found.best_error)}{own}{where} at {place}{tested}",
-        "interaction": measured("interaction"),
-        "kappa": measured("kappa") + (f" ({found.kappa_rows} rows)" if found.kappa is not None else ""),
-        "regret_decay": measured("regret_decay"),
-        "regret_rate": measured("regret_rate"),
-        "rho": measured("rho"),
-        "cells": f"{found.n_cells} × {len(study.seeds)}",
-        "diverged": found.n_diverged,
-        "missing": found.n_missing,
-        "cap": percent(found.cap),
-        "certainty": "" if found.test_interval is None else certainty_words(found),
-        "kind": INTERVALS.get(found.interval_kind or "", "nothing: too little to draw from"),
-    }
+    at = f"at {found.best_row_label}, {found.best_col_label}" if found.best_row_label else ""
+    if found.best_test_error is None:
+        return percent(found.best_error), f"{span} {at}".strip()
+    return f"{percent(found.best_error)} (validation)", f"test error {percent(found.best_test_error)}{span} {at}"
 
 
 def _best(grid: Grid) -> Iterator[tuple[str, str, str, str, str]]:
@@ -130,12 +148,18 @@ def _best(grid: Grid) -> Iterator[tuple[str, str, str, str, str]]:
     for row, col in grid.best:
         spread = grid.spread[row, col]
         yield (
-            f"{grid.row_labels[row]} = {grid.row_values[row]:.4g}",
-            f"{grid.col_labels[col]} = {grid.col_values[col]:.4g}",
+            _value(grid.row_labels[row], grid.row_values[row]),
+            _value(grid.col_labels[col], grid.col_values[col]),
             number(grid.error[row, col]),
             f"± {number(spread)}" if math.isfinite(spread) else "",
             "" if grid.test_error is None else number(grid.test_error[row, col]),
         )
+
+
+def _value(label: str, value: float) -> str:
+    """`1/8 = 0.0125`, or one of them where they are the same."""
+    plain = f"{value:.4g}"
+    return plain if label == plain else f"{label} = {plain}"
 
 
 def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:

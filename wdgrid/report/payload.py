@@ -3,21 +3,25 @@
 Knows the shape of the JSON that `templates/*.js` read. Knows nothing of HTML.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from wdgrid.report.flags import FLAGS, as_lists
-from wdgrid.report.grids import Grid, error_range, error_words, thinned
+from wdgrid.report.grids import Grid, error_range, error_words, panel_columns, thinned
 from wdgrid.study import Study
 
 CURVES = ("test_error", "validation_error", "test_loss", "train_loss")
 MOST_POINTS = 400_000  # per kind of curve; a larger study keeps fewer epochs of each, or its page could not be sent
 
 
-def page_data(study: Study, panels: list[Grid], table: pd.DataFrame) -> dict[str, Any]:
-    """Everything but the curves: axes, errors, circles and trials by panel, and the shared colour scale."""
+def page_data(study: Study, panels: list[Grid], table: pd.DataFrame, verdicts: Mapping[str, str]) -> dict[str, Any]:
+    """Everything but the curves: axes, errors, circles and trials by panel, and the shared colour scale.
+
+    `verdicts` are the words below each panel's title, as far as there are any.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -31,11 +35,12 @@ def page_data(study: Study, panels: list[Grid], table: pd.DataFrame) -> dict[str
         "steps_per_epoch": study.task.train_size and -(-study.task.train_size // study.task.batch_size),
         "seeds": len(study.seeds),
         "flags": [kind for kind in FLAGS if any(kind in grid.flags for grid in panels)],
-        "panels": [_panel(study, grid, table.loc[table["panel"] == grid.panel]) for grid in panels],
+        "columns": [panel_columns(shown) for shown in range(len(panels) + 1)],
+        "panels": [_panel(study, grid, table.loc[table["panel"] == grid.panel], verdicts) for grid in panels],
     }
 
 
-def _panel(study: Study, grid: Grid, cells: pd.DataFrame) -> dict[str, Any]:
+def _panel(study: Study, grid: Grid, cells: pd.DataFrame, verdicts: Mapping[str, str]) -> dict[str, Any]:
     panel = study.panel_names()[grid.panel]
     kind, normalized = panel.schedule.model_dump_json(), study.normalized(panel)
     return {
@@ -46,6 +51,7 @@ def _panel(study: Study, grid: Grid, cells: pd.DataFrame) -> dict[str, Any]:
         "normalized": normalized,
         "family": f"{panel.optimizer} {kind} {normalized}",
         "decay_form": grid.decay_form,
+        "verdict": verdicts.get(grid.panel, ""),
         "row_title": grid.row_title,
         "col_title": grid.col_title,
         "row_labels": grid.row_labels,

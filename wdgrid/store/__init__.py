@@ -43,6 +43,11 @@ class Store:
         """Close every connection."""
         self._database.close()
 
+    @property
+    def url(self) -> str:
+        """Where this is, for people: a password is hidden."""
+        return self._database.name
+
     # Planning
 
     def create(

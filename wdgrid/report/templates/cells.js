@@ -40,7 +40,7 @@ function describe(p, i, j) {
   if (p.loss[i][j] !== null) lines.push(`test loss ${digits(p.loss[i][j], 3)}`);
   lines.push(...flagLines(p, i, j));
   const rank = p.best.findIndex(([r, c]) => r === i && c === j);
-  if (rank >= 0) lines.push(rank ? `number ${rank + 1} of this panel` : "best of this panel");
+  if (rank >= 0) lines.push(rank ? `one of this panel's ${p.best.length} best (place ${rank + 1})` : "best of this panel");
   return lines;
 }
 
@@ -99,7 +99,7 @@ function isoLines(p, kind) {
   const power = kind === "product" || library ? 1 : 0;
   const [rate, decay] = rateIsRow ? anchor : [anchor[1], anchor[0]];
   const lines = [];
-  for (let k = -12; k <= 12; k++) {
+  for (let k = -3; k <= 3; k++) {
     const constant = rate ** power * decay * 4 ** k;
     const points = [];
     const rates = rateIsRow ? p.row_values : p.col_values;
@@ -107,12 +107,16 @@ function isoLines(p, kind) {
       const other = position(decays, constant / value ** power);
       if (other !== null) points.push(rateIsRow ? [other, at] : [at, other]);
     });
-    if (points.length > 1) lines.push({ points, text: kind === "tau" ? tauWords(1 / constant) : `αλ = ${constant.toExponential(1)}` });
+    if (points.length > 1) lines.push({ points, text: short(kind === "tau" ? 1 / constant / (data.steps_per_epoch || 1) : constant) });
   }
   return lines;
 }
 
-function tauWords(steps) {
-  if (!data.steps_per_epoch) return `τ = ${digits(steps, 2)} steps`;
-  return `τ = ${digits(steps / data.steps_per_epoch, 2)} epochs`;
-}
+const short = (value) => (value < 0.01 || value >= 1e4 ? value.toExponential(1).replace(".0", "") : digits(value, 2));
+
+// What the dotted lines are, and what to look for.
+const LINES_ARE = {
+  "": "",
+  product: "Dotted: equal α·λ (the number on each), four-fold apart. Where the best cells lie along a line, only the product counts: halve the rate and double the decay.",
+  tau: `Dotted: equal τ = the ${data.steps_per_epoch ? "epochs" : "steps"} over which weights average their updates (the number on each), four-fold apart. L2 and normalized decay have none.`,
+};

@@ -3,8 +3,9 @@
 // resize nor a hover redraws anything, and the map answers before Plotly (see plots.js) has even been read.
 
 const views = []; // one per panel: { p, box, canvas, marks, surface, cursor, at }
-const pins = []; // { view, i, j, colour, mark }
+const pins = []; // { view, i, j, colour, dash, mark }
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c564b", "#7f7f7f"];
+const DASHES = { solid: "solid", dashed: "dash", dotted: "dot" }; // CSS's words and Plotly's, once colours are used up
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 const theme = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -93,8 +94,8 @@ function drawLines({ p, marks, surface }) {
   surface.querySelectorAll(".iso-text").forEach((text) => text.remove());
   for (const { points, text } of isoLines(p, byId("lines").value)) {
     svg("polyline", { class: "iso", points: points.map(([x, y]) => `${x + 0.5},${y + 0.5}`).join(" ") }, marks);
-    const [x, y] = points[Math.floor(points.length / 2)], label = element("span", "iso-text", surface, text);
-    label.style.left = `${(100 * (x + 0.5)) / p.col_labels.length}%`;
+    const [x, y] = points.at(-1), label = element("span", "iso-text", surface, text);
+    label.style.left = `clamp(1.4em, ${(100 * (x + 0.5)) / p.col_labels.length}%, 100% - 1.4em)`;
     label.style.top = `${(100 * (y + 0.5)) / p.row_labels.length}%`;
   }
 }
@@ -141,11 +142,12 @@ function leave(view) {
 }
 
 function addPin(view, i, j) {
-  const colour = COLOURS.find((c) => pins.every((q) => q.colour !== c)) || COLOURS[pins.length % COLOURS.length];
+  const free = Object.keys(DASHES).flatMap((dash) => COLOURS.map((colour) => ({ colour, dash })));
+  const { colour, dash } = free.find((f) => !pins.some((q) => q.colour === f.colour && q.dash === f.dash)) || free[0];
   const mark = element("div", "pin", view.surface);
-  mark.style.borderColor = colour;
+  Object.assign(mark.style, { borderColor: colour, borderStyle: dash });
   put(mark, view.p, i, j);
-  pins.push({ view, i, j, colour, mark });
+  pins.push({ view, i, j, colour, dash, mark });
 }
 
 function unpin(one) {
@@ -182,6 +184,7 @@ function addPanel(p) {
   const box = element("div", "panel", byId("panels"));
   element("h3", "", box, p.title);
   element("p", "form", box, p.decay_form);
+  if (p.verdict) element("p", "said", box, p.verdict);
   const chart = element("div", "chart", box);
   element("div", "y-title", chart, p.row_title);
   ticks(element("div", "y-ticks", chart), p.row_labels, p.row_ticks, "top");
@@ -229,10 +232,16 @@ function addBudget() {
   slider.max = budgets.length;
   const show = () => {
     const budget = budgets[slider.value - 1];
-    byId("budget-is").textContent = budget === undefined ? "all" : `${budget} epoch${budget > 1 ? "s" : ""}`;
+    byId("budget-is").textContent = budget === undefined ? "all budgets" : `${budget} epoch${budget > 1 ? "s" : ""}`;
     slider.setAttribute("aria-valuetext", byId("budget-is").textContent);
     for (const v of several) v.box.hidden = budget !== undefined && v.p.epochs !== budget;
+    byId("panels").style.setProperty("--columns", data.columns[views.filter((v) => !v.box.hidden).length]);
+    const from = views.find((v) => v.p === chosen[0]);
+    const to = from.box.hidden ? views.find((v) => !v.box.hidden && v.p.family === from.p.family) : from;
+    if (to) chosen = [to.p, chosen[1], chosen[2]]; // the same cell at the budget that is shown
+    drawPlots();
   };
   slider.addEventListener("input", show);
+  slider.value = 0; // browsers keep a slider where it was when a page is loaded again
   show();
 }

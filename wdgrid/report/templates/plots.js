@@ -34,15 +34,17 @@ function axes(x, y) {
 
 const LOG_TICKS = [-4, -3, -2, -1, 0, 1, 2].flatMap((k) => [1, 1.5, 2, 3, 5, 7].map((m) => Number(`${m}e${k}`)));
 
+const shown = () => pins.filter(({ view }) => !view.box.hidden); // pins of the budget that is looked at
+
 const pinName = ({ view, i, j }) => `${view.p.title}: ${view.p.row_labels[i]}, ${view.p.col_labels[j]}`;
 
 // The legend: one button per pinned cell, which takes the pin out again.
 function listPins() {
   byId("pins").replaceChildren();
-  for (const one of pins) {
+  for (const one of shown()) {
     const button = element("button", "chip", byId("pins"), `${pinName(one)} ×`);
     button.type = "button";
-    button.style.borderLeftColor = one.colour;
+    Object.assign(button.style, { borderLeftColor: one.colour, borderLeftStyle: one.dash });
     button.setAttribute("aria-label", `Unpin ${pinName(one)}`);
     button.addEventListener("click", () => { unpin(one); drawPlots(); });
   }
@@ -50,11 +52,11 @@ function listPins() {
 
 function drawCurves() {
   const kind = byId("kind").value, words = byId("kind").selectedOptions[0].textContent;
-  const drawn = pins.flatMap(({ view, i, j, colour }) => {
+  const drawn = shown().flatMap(({ view, i, j, colour, dash }) => {
     const { epochs, kinds, trials } = curvesOf(view.p), k = kinds.indexOf(kind);
     const name = pinName({ view, i, j });
     return view.p.trials[i][j].filter(([, number]) => k >= 0 && trials[number]).map(([seed, number, error], at) => ({
-      type: "scatter", mode: trials[number][k].length > 1 ? "lines" : "markers", x: epochs, y: trials[number][k], line: { color: colour, width: 2 }, marker: { color: colour }, opacity: at ? 0.6 : 1,
+      type: "scatter", mode: trials[number][k].length > 1 ? "lines" : "markers", x: epochs, y: trials[number][k], line: { color: colour, width: 2, dash: DASHES[dash] }, marker: { color: colour }, opacity: at ? 0.6 : 1,
       hovertemplate: `${name}, seed ${seed}${error === null ? " (diverged)" : ""}<br>epoch %{x}: %{y:.4g}<extra></extra>`,
     }));
   });
@@ -84,8 +86,8 @@ function drawProfile(id, p, cells, labels, ticks, title, here) {
   if (data.seeds > 1)
     drawn.push({ type: "scatter", mode: "markers", x: dots.map((d) => d[0]), y: dots.map((d) => d[1]), text: dots.map((d) => `seed ${d[2]}`),
       marker: { size: 4, color: ink, opacity: 0.6 }, hovertemplate: "%{text}: %{y:.2f} %<extra></extra>" });
-  if (fine.includes(here))
-    drawn.push({ type: "scatter", mode: "markers", x: [here], y: [Math.min(value(here), top)], hoverinfo: "skip",
+  if (fine.includes(here) || blown.includes(here))
+    drawn.push({ type: "scatter", mode: "markers", x: [here], y: [Math.min(value(here) ?? top, top)], hoverinfo: "skip",
       marker: { symbol: "circle-open", size: 15, color: ink, line: { width: 2, color: ink } } });
   const x = { title: { text: title }, tickvals: ticks, ticktext: ticks.map((k) => labels[k]), range: [-0.5, labels.length - 0.5] };
   const range = [low - 0.06 * (high - low), high + 0.12 * (high - low)];
@@ -115,17 +117,17 @@ function start() {
   byId("picture").hidden = true;
   byId("live").hidden = false;
   byId("lines-label").hidden = !(rateIsRow || rateIsColumn);
-  byId("panels").style.setProperty("--columns", panels.length > 4 ? 3 : Math.min(2, panels.length));
+  byId("panels").style.setProperty("--columns", data.columns[panels.length]);
   panels.forEach(addPanel);
   drawBar();
   addFlagLegend();
-  addBudget();
   for (const view of views) if (view.p.best.length) addPin(view, ...view.p.best[0]);
   const first = views.find((v) => v.p.best.length) || views[0];
   chosen = [first.p, ...first.at];
+  addBudget();
   drawPlots();
   byId("scale").addEventListener("change", () => { views.forEach(paint); drawBar(); });
-  byId("lines").addEventListener("change", () => views.forEach(drawLines));
+  byId("lines").addEventListener("change", () => { views.forEach(drawLines); byId("lines-are").textContent = LINES_ARE[byId("lines").value]; });
   byId("kind").addEventListener("change", drawPlots);
   byId("clear").addEventListener("click", () => { [...pins].forEach(unpin); drawPlots(); });
   dark.addEventListener("change", () => { views.forEach(paint); drawPlots(); });
