@@ -179,6 +179,10 @@ def test_profiles_follow_the_cell_clicked_last(visit, report):
         assert along_row[3]["x"] == [col] and along_column[3]["x"] == [4 - row]  # the ring
         assert tab.locator("#chosen").inner_text().startswith(f"SGDW: rate {sgdw['row_labels'][row]}")
     assert along_row[3]["y"] == [along_row[1]["y"][0]]  # around the cross
+    tab.locator(".surface").nth(0).click(position=cell(tab, 0, 4, 0))  # an error beyond the colours' end
+    (ring,) = plotted(tab, "along-row")[3]["y"]
+    axis = tab.evaluate("() => document.getElementById('along-row').layout.yaxis.range")
+    assert tab.evaluate("high") < ring < axis[1]
 
 
 def test_curves_of_another_kind_and_more_pins_than_colours(visit, report):
@@ -247,6 +251,8 @@ def test_budget_slider_shows_one_budget_with_its_pins_and_its_profile(visit, rep
     tab.keyboard.press("ArrowRight")
     assert tab.evaluate(visible) == ["AdamW, 1 epoch", "Adam, 3 epochs"]
     assert tab.locator("#budget-is").inner_text() == "1 epoch"
+    legend = tab.locator("#live > .hint").nth(3).inner_text()
+    assert "× diverged" in legend and "not trained" in legend
     assert len(plotted(tab, "curves")) == 2 and tab.locator("#pins button").count() == 2
     tab.keyboard.press("ArrowRight")
     assert tab.evaluate(visible) == ["AdamW, 2 epochs", "Adam, 3 epochs"]

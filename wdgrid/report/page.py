@@ -71,6 +71,8 @@ def write_page(
         elsewhere=[(grid.title, list(_elsewhere(study, grid))) for grid in panels],
         wrong=[(grid.title, words) for grid in panels if (words := sentence(grid.flags, _optimizer(study, grid)))],
         meanings=[(kind, MEANING[kind]) for kind in FLAGS if any(kind in grid.flags for grid in panels)],
+        some_diverged=any(grid.diverged.any() for grid in panels),
+        some_missing=any(grid.missing.any() for grid in panels),
         error_words=error_words(study),
         validated=bool(study.task.validation_size),
         selection=selection_words(study),

@@ -95,7 +95,7 @@ function drawLines({ p, marks, surface }) {
   for (const { points, text } of isoLines(p, byId("lines").value)) {
     svg("polyline", { class: "iso", points: points.map(([x, y]) => `${x + 0.5},${y + 0.5}`).join(" ") }, marks);
     const [x, y] = points.at(-1), label = element("span", "iso-text", surface, text);
-    label.style.left = `clamp(1.4em, ${(100 * (x + 0.5)) / p.col_labels.length}%, 100% - 1.4em)`;
+    label.style.left = `clamp(2.1em, ${(100 * (x + 0.5)) / p.col_labels.length}%, 100% - 2.1em)`;
     label.style.top = `${(100 * (y + 0.5)) / p.row_labels.length}%`;
   }
 }

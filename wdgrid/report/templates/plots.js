@@ -69,11 +69,11 @@ function drawCurves() {
 
 // One slice of a panel: mean with its spread, every seed as a dot, a cross at the top edge where a cell diverged.
 function drawProfile(id, p, cells, labels, ticks, title, here) {
-  const top = high + 0.06 * (high - low), ink = theme("ink");
+  const value = (k) => p.error[cells[k][0]][cells[k][1]];
+  const end = Math.max(high, value(here) ?? high), top = end + 0.06 * (end - low), ink = theme("ink");
   const at = (test) => cells.map((_, k) => k).filter((k) => test(...cells[k]));
   const fine = at((i, j) => p.error[i][j] !== null), blown = at((i, j) => p.diverged[i][j] > 0);
   const dots = fine.flatMap((k) => p.trials[cells[k][0]][cells[k][1]].map((t) => [k, t[2], t[0]]));
-  const value = (k) => p.error[cells[k][0]][cells[k][1]];
   const y = cells.map(([i, j]) => p.error[i][j]);
   const spread = cells.map(([i, j]) => p.spread[i][j] ?? 0);
   const text = cells.map(([i, j]) => describe(p, i, j).slice(1).join("<br>"));
@@ -87,10 +87,10 @@ function drawProfile(id, p, cells, labels, ticks, title, here) {
     drawn.push({ type: "scatter", mode: "markers", x: dots.map((d) => d[0]), y: dots.map((d) => d[1]), text: dots.map((d) => `seed ${d[2]}`),
       marker: { size: 4, color: ink, opacity: 0.6 }, hovertemplate: "%{text}: %{y:.2f} %<extra></extra>" });
   if (fine.includes(here) || blown.includes(here))
-    drawn.push({ type: "scatter", mode: "markers", x: [here], y: [Math.min(value(here) ?? top, top)], hoverinfo: "skip",
+    drawn.push({ type: "scatter", mode: "markers", x: [here], y: [value(here) ?? top], hoverinfo: "skip",
       marker: { symbol: "circle-open", size: 15, color: ink, line: { width: 2, color: ink } } });
   const x = { title: { text: title }, tickvals: ticks, ticktext: ticks.map((k) => labels[k]), range: [-0.5, labels.length - 0.5] };
-  const range = [low - 0.06 * (high - low), high + 0.12 * (high - low)];
+  const range = [low - 0.06 * (end - low), end + 0.12 * (end - low)];
   Plotly.react(byId(id), drawn, axes(x, { title: { text: `${data.error_words} (%)` }, range }), QUIET);
 }
 
