@@ -13,7 +13,7 @@ from wdgrid.sections import Cosine, Restarts, Step
 
 
 def eta(schedule, t, epochs, steps):
-    """η_t, written from SCIENCE's formulas and not from wdgrid.schedule."""
+    """η_t, written from the paper's formulas and not from wdgrid.schedule."""
     share = t / (epochs * steps)
     if isinstance(schedule, Step):
         return math.prod(schedule.factor for m in schedule.milestones if share >= m)

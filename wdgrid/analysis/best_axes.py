@@ -1,7 +1,7 @@
 """The axes on which a panel would be separable: λ·α^p beside α.
 
 Knows the numbers of one panel and what the parametrisations are called. On the axis λ·α^p a valley of slope
-κ has the slope κ + p, so p = −κ stands it upright (SCIENCE.md, "Separability, in numbers").
+κ has the slope κ + p, so p = −κ stands it upright (docs/separability.md).
 """
 
 from dataclasses import dataclass

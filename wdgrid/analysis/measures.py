@@ -1,7 +1,7 @@
 """The four numbers of separability, over any stack of error grids at once.
 
 Every function takes capped errors E [..., R, C] in percent (NaN: missing) and answers [...], NaN where a
-grid does not define the number. Definitions: SCIENCE.md, "Separability, in numbers". Ties go to the first
+grid does not define the number. Definitions: docs/separability.md. Ties go to the first
 cell, so callers hand in grids sorted as the paper prints them: row values falling, column values rising.
 """
 

@@ -1,6 +1,6 @@
 """Is a panel's space separable? The numbers with intervals, the verdict and the alarms, per panel of one study.
 
-Definitions and the paper's values under them: SCIENCE.md, "Separability, in numbers" (Loshchilov & Hutter,
+Definitions and the paper's values under them: docs/separability.md (Loshchilov & Hutter,
 ICLR 2019, Figures 1 and 2). Surfaces in, frozen dataclasses out; a surface that defines no number gets a
 reason, not an error.
 """
@@ -82,7 +82,7 @@ class Separability:
 
 
 def error_cap(best: float, chance: float = 90.0) -> float:
-    """The default cap in percent: the larger of 1.75 · best and best + 3 points, never above chance (SCIENCE.md)."""
+    """The default cap in percent: the larger of 1.75 · best and best + 3 points, never above chance."""
     return min(max(1.75 * best, best + 3.0), chance)
 
 

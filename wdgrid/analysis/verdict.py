@@ -2,7 +2,7 @@
 
 Knows the numbers and their intervals; knows no arrays. κ decides, since it alone tells an upright valley
 from a slanted one (an interaction well above zero also comes from large decays that kill slow rates,
-SCIENCE.md). Its whole 90 % interval must lie on one side of one half, where a doubled rate moves the best
+docs/separability.md). Its whole 90 % interval must lie on one side of one half, where a doubled rate moves the best
 decay by more, or less, than √2.
 """
 
