@@ -14,7 +14,7 @@ from wdgrid.analysis.bootstrap import mean_over_seeds
 from wdgrid.analysis.separability import LIMITS, analyse, error_cap
 from wdgrid.analysis.surface import paper_surfaces, surfaces
 
-# Of the figures: best, interaction, rho, kappa, rows, regret of a decay tuned at a wrong rate, of a rate at a wrong decay
+# The figures: best, interaction, rho, kappa, rows, regret of a decay tuned at a wrong rate, of a rate at a wrong decay
 PAPER = {
     (2, "SGD"): (3.99, 0.752, -0.92, -0.83, 10, 1.91, 1.79),
     (2, "SGDW"): (3.97, 0.141, -0.15, 0.06, 11, 0.03, 0.42),
