@@ -17,14 +17,21 @@ def fabricated(error: float) -> Outcome:
     return Outcome(error, loss, loss, 0.1, 7.0, 17 if blown else None, 0.1, curve)
 
 
-def fill(store: Store, name: str, study: Study, error: Callable[[Cell], float], at_most: int = 10**9) -> int:
-    """Finishes up to `at_most` waiting cells with the errors given; how many were."""
+def fill(
+    store: Store,
+    name: str,
+    study: Study,
+    error: Callable[[Cell], float],
+    at_most: int = 10**9,
+    only: dict[str, list[tuple[str, str]]] | None = None,
+) -> int:
+    """Finishes up to `at_most` waiting cells (of those in `only`) with the errors given; how many were."""
     planned = {(c.panel, c.seed, c.multiples): c for cells in study.cells().values() for c in cells}
     done = 0
-    for (panel, seed), waiting in store.pending(name).items():
+    for (panel, seed), waiting in store.pending(name, only).items():
         wanted = min(waiting, at_most - done)
         if wanted > 0:
-            claims = store.claim(name, panel, seed, wanted, "test")
+            claims = store.claim(name, panel, seed, wanted, "test", only=only)
             cells = [planned[c.panel, c.seed, c.multiples] for c in (claim.cell for claim in claims)]
             store.finish([(k, fabricated(error(c))) for k, c in zip(claims, cells, strict=True)], "test")
             done += len(claims)

@@ -190,6 +190,43 @@ def test_killed_and_resumed_is_uninterrupted(finished, here):
 
 
 @pytest.mark.slow
+def test_a_search_is_killed_goes_on_and_is_completed_to_the_same_bits(finished, here):
+    """SIGKILL in the coarse pass and in a round; then a search that ends, one with nothing to do, the whole grid."""
+    search = ["sweep", "studies/small.toml", "--workers", "1", "--coarse", "--checkpoint-minutes", "0"]
+    for kept in ("small@coarse.db.checkpoints", "small.db.checkpoints"):
+        process = subprocess.Popen([*WDGRID, *search], cwd=here, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not list((here / "studies" / kept).glob("*.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    ended = wdgrid(*search, cwd=here)
+    assert ended.returncode == 0, ended.stderr
+    assert "small@coarse: 12 of 12 cells are there" in ended.stderr and "put back from a run that died" in ended.stderr
+    frame = table(here)
+    done = frame.loc[frame["state"] == "complete"]
+    assert done.groupby("panel").size().to_dict() == {"sgd": 4, "adamw": 4}  # ⌊24/4 − 6/3⌋
+    assert all(p["verdict"] == "can't tell" for p in json.loads(wdgrid(*search, "--json", cwd=here).stdout))
+    pd.testing.assert_frame_equal(table(here), frame)  # there was nothing to do
+    whole = wdgrid(*search[:4], cwd=here)
+    assert "8 of 48 cells are there, training the 40 missing" in whole.stderr
+    pd.testing.assert_frame_equal(table(here), table(finished[0]))  # to the bit
+    pd.testing.assert_frame_equal(done, table(here).loc[done.index], check_dtype=False)
+    assert not list((here / "studies").glob("*.checkpoints"))
+    more = ["--set", "axes.lr.values=2..1/8"]
+    assert wdgrid(*search[:4], *more, "--extend", cwd=here).returncode == 0
+    grown = wdgrid(*search, *more, cwd=here)
+    assert grown.returncode == 2 and "has grown since its coarse pass; leave --coarse out" in grown.stderr
+
+
+@pytest.mark.slow
+def test_a_grid_too_small_for_a_search_is_refused_before_anything_is_stored(here):
+    refused = wdgrid("sweep", "studies/small.toml", "--coarse", "--set", "task.epochs=1", cwd=here)
+    assert refused.returncode == 2 and "leave --coarse out" in refused.stderr and "Traceback" not in refused.stderr
+    assert not (here / "studies" / "small.db").exists()
+
+
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(here):
     process = subprocess.Popen(
         [*WDGRID, "sweep", "studies/small.toml", "--set", "task.epochs=400", "--set", "axes.lr.values=1..1/64", *ONE],

@@ -528,3 +528,14 @@ def test_a_foreign_optuna_study_of_the_same_name_is_left_alone(store, url):
     with pytest.raises(StoreError, match="not wdgrid's"):
         plan(store)
     assert store.studies() == []
+
+
+def test_only_the_cells_meant_are_counted_and_claimed(store):
+    plan(store, grid(3, 4, seeds=(0, 1)))
+    only = {"adamw": [("1", "0"), ("2", "3")]}
+    assert store.pending("digits", only) == {("adamw", 0): 2, ("adamw", 1): 2}
+    got = [claim.cell.multiples for claim in store.claim("digits", "adamw", 1, 99, "o", only=only)]
+    assert got == only["adamw"] and store.pending("digits", only) == {("adamw", 0): 2}
+    for none in ({}, {"adamw": []}, {"sgd": only["adamw"]}):
+        assert store.pending("digits", none) == {} and store.claim("digits", "adamw", 0, 99, "o", only=none) == []
+    assert store.pending("digits") == {("adamw", 0): 12, ("adamw", 1): 10}

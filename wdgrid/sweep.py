@@ -18,7 +18,7 @@ from typing import Any
 
 from wdgrid.cells import Outcome
 from wdgrid.pace import Pace, chunk_epochs
-from wdgrid.store import Claim, Store, owner_name
+from wdgrid.store import Claim, Only, Store, owner_name
 from wdgrid.study import Study
 from wdgrid.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Ready, Worker
 
@@ -77,7 +77,8 @@ def plan(store: Store, name: str, study: Study) -> int:
 class Sweep:
     """One run over a planned study's pending cells. Use as `Sweep(...).run()`; progress comes by callback.
 
-    Long chunks leave checkpoints in the folder `checkpoints`, one every `every` seconds.
+    Long chunks leave checkpoints in the folder `checkpoints`, one every `every` seconds. `only` names the cells to be
+    trained, by panel their multiples; all cells if not given.
     """
 
     def __init__(
@@ -89,12 +90,13 @@ class Sweep:
         tell: Callable[[Progress], None],
         checkpoints: Path,
         every: float = 300.0,
+        only: Only = None,
     ) -> None:
-        self.store, self.name, self.study, self.tell = store, name, study, tell
+        self.store, self.name, self.study, self.tell, self.only = store, name, study, tell, only
         self.checkpoints, self.every = checkpoints.absolute(), every
         self.owner = owner_name()
         self.panels = study.panel_names()
-        self.pending = store.pending(name)
+        self.pending = store.pending(name, only)
         self.total = sum(self.pending.values())
         self.wanted = min(workers, self.total)
         self.done = 0
@@ -187,7 +189,7 @@ class Sweep:
         """The next chunk for a worker, or its end."""
         running.claims, running.epochs_done = [], 0
         for panel_name, seed in list(self.pending):
-            claims = self.store.claim(self.name, panel_name, seed, self.size or 1, self.owner, LEASE_S)
+            claims = self.store.claim(self.name, panel_name, seed, self.size or 1, self.owner, LEASE_S, self.only)
             if not claims:
                 del self.pending[panel_name, seed]
                 continue

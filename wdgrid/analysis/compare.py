@@ -33,7 +33,7 @@ class Side:
     def tested(self) -> Surface:
         """The surface of test errors, whatever cells are picked on: what is compared."""
         errors = self.surface.errors if self.surface.test_errors is None else self.surface.test_errors
-        return replace(self.surface, errors=errors, circled=None, test_errors=None)
+        return replace(self.surface, errors=errors, circled=None, test_errors=None, planned=None)
 
     @property
     def mean(self) -> np.ndarray:

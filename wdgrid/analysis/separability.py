@@ -118,12 +118,15 @@ def analyse(
     }
 
 
-def _holes(mean: np.ndarray) -> np.ndarray:
-    """Cells of mean [R, C] still to be run: all missing ones, but those beyond a row's ends in a column of others.
+def _holes(mean: np.ndarray, planned: np.ndarray | None) -> np.ndarray:
+    """Cells of mean [R, C] still to be run: those planned that are missing.
 
-    A map re-plotted on λ/α is a slanted band with empty corners; its rows are whole all the same.
+    Where it is not known which were planned, all missing ones but those beyond a row's ends in a column of others: a
+    map re-plotted on λ/α is a slanted band with empty corners; its rows are whole all the same.
     """
     there = ~np.isnan(mean)
+    if planned is not None:
+        return planned & ~there
     within = np.logical_or.accumulate(there, 1) & np.logical_or.accumulate(there[:, ::-1], 1)[:, ::-1]
     return ~there & (within | ~there.any(1, keepdims=True) | ~there.any(0, keepdims=True))
 
@@ -150,7 +153,7 @@ def _why_not(
     for name, values in ((row, surface.rows), (col, surface.cols)):
         if len(values) < 2:
             return f"the grid has a single {name}; it needs three or more"
-    missing = int(_holes(mean).sum())
+    missing = int(_holes(mean, surface.planned).sum())
     if missing > MISSING_SHARE * mean.size:
         return f"{missing} of {mean.size} cells are missing; finish the sweep"
     seen = np.minimum(mean[~np.isnan(mean)], cap)

@@ -27,6 +27,7 @@ class Surface:
     `rows` [R] and `cols` [C] are hyperparameter values, the labels their multiples as printed. `circled`
     [R, C] is given only where a published figure marks its best cells. With a validation split `errors` are
     those on validation, by which cells are picked, and `test_errors` [R, C, S] stand beside them; else None.
+    `planned` [R, C], where it is known, says which cells there are to be, trained yet or not.
     Raises ValueError where shapes disagree.
     """
 
@@ -40,6 +41,7 @@ class Surface:
     errors: np.ndarray
     circled: np.ndarray | None = None
     test_errors: np.ndarray | None = None
+    planned: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.rows), len(self.cols))
@@ -49,8 +51,9 @@ class Surface:
             raise ValueError("every axis value needs one label")
         if self.test_errors is not None and self.test_errors.shape != self.errors.shape:
             raise ValueError(f"test_errors must be {list(self.errors.shape)}, not {list(self.test_errors.shape)}")
-        if self.circled is not None and self.circled.shape != shape:
-            raise ValueError(f"circled must be [{shape[0]}, {shape[1]}], not {list(self.circled.shape)}")
+        for name, mask in (("circled", self.circled), ("planned", self.planned)):
+            if mask is not None and mask.shape != shape:
+                raise ValueError(f"{name} must be [{shape[0]}, {shape[1]}], not {list(mask.shape)}")
 
     @property
     def axes(self) -> tuple[tuple[str, np.ndarray, tuple[str, ...]], ...]:
@@ -69,6 +72,7 @@ class Surface:
             errors=self.errors[np.ix_(down, up)],
             circled=None if self.circled is None else self.circled[np.ix_(down, up)],
             test_errors=None if self.test_errors is None else self.test_errors[np.ix_(down, up)],
+            planned=None if self.planned is None else self.planned[np.ix_(down, up)],
         )
 
 
@@ -108,6 +112,8 @@ def surfaces(frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_
         if "state" in group.columns:
             done = (group["state"].astype(str).str.lower() == "complete").to_numpy()
         done = done & group[picked_on].notna().to_numpy()
+        planned = np.zeros((len(rows), len(cols)), bool)
+        planned[row_at, col_at] = True
         arrays = {}
         for column in {picked_on, "test_error"}:
             arrays[column] = np.full((len(rows), len(cols), len(seeds)), np.nan)
@@ -123,6 +129,7 @@ def surfaces(frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_
             col_labels=_labels(col_values, group.get("col")),
             errors=arrays[picked_on],
             test_errors=None if picked_on == "test_error" else arrays["test_error"],
+            planned=planned,
         )
     return result
 

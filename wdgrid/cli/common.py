@@ -70,8 +70,11 @@ def study_name(study: str) -> str:
 
 def stored(study: str, storage: str | None) -> tuple[str, str]:
     """Name and storage URL of what a user calls a stored study: its name or its file."""
+    from wdgrid.coarse import SUFFIX
+
     name = study_name(study)
-    return name, storage_url(storage, database_folder(study, name), name)
+    database = name.removesuffix(SUFFIX)  # a coarse pass is kept beside its study
+    return name, storage_url(storage, database_folder(study, database), database)
 
 
 def open_store(url: str, *, create: bool = False) -> Any:

@@ -9,11 +9,14 @@ from wdgrid.cli.common import print_summary, say, stored_study
 
 def redraw(store: Any, name: str, out: Path, style: Literal["cells", "paper"]) -> Any:
     """Writes a stored study's report into `out`/name."""
+    from wdgrid.coarse import coarse_name
     from wdgrid.report import write_report
 
-    study, attrs = stored_study(store, name), store.attrs(name)
+    study, attrs, coarse = stored_study(store, name), store.attrs(name), None
     attrs["environment"] = {**attrs.get("environment", {}), "storage": store.url}
-    return write_report(study, name, store.table(name), store.curves(name), attrs, out / name, style)
+    if store.definition(coarse_name(name)):
+        coarse = stored_study(store, coarse_name(name)), store.table(coarse_name(name))
+    return write_report(study, name, store.table(name), store.curves(name), attrs, out / name, style, coarse)
 
 
 def draw(

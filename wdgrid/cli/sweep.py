@@ -1,6 +1,7 @@
 """`wdgrid sweep`: plan, agree, train what is missing, draw."""
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,15 @@ from wdgrid.cli.common import (
     Storage,
     StudyWord,
     Style,
+    UsageError,
     database_folder,
     open_store,
     say,
     storage_url,
 )
 from wdgrid.cli.drawing import draw
+
+WORTH = 0.4  # a search that takes more of the whole grid's time than that says so
 
 
 def sweep(
@@ -35,6 +39,14 @@ def sweep(
     extend: Annotated[
         bool, typer.Option("--extend", help="Let the stored study grow by new axis values, seeds or panels.")
     ] = False,
+    coarse: Annotated[
+        bool,
+        typer.Option(
+            help="Look for the best cells only, at no more than a quarter of the grid's cells × epochs: every second "
+            "value of each axis at a quarter of the epochs, then in full the cells where that was best. The others "
+            "stay untrained, and separability untold; without --coarse the same command trains them.",
+        ),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one a core if not given (one in all on a GPU).")
     ] = None,
@@ -46,15 +58,16 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Train what a study has not trained yet, then draw its report. Give the same command again to go on."""
-    from wdgrid.progress import show as show_progress
+    from wdgrid.search import coarse_pass
     from wdgrid.shipped import study_path
     from wdgrid.studyfile import load_study
-    from wdgrid.sweep import Sweep, cores, now, plan
+    from wdgrid.sweep import plan
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]
     path = study_path(study_word)
     study = load_study(path, overrides)
     name = name or path.stem
+    small = coarse_pass(name, study) if coarse else None
     folder = database_folder(study_word, name)
     url = storage_url(storage, folder, name)
     again = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None)
@@ -62,23 +75,80 @@ def sweep(
         _agree(store.definition(name), study, name, extend)
         added = plan(store, name, study)
         store.set_attrs(name, again.attrs())
-        back = store.reclaim() + store.retry_failed(name)
-        n_all = sum(len(cells) for cells in study.cells().values())
-        missing = sum(store.pending(name).values())
-        say(_what_is_to_do(name, n_all, missing, added, back), quiet)
-        if missing:
-            environment = {**_versions(), "commit": _commit(), "started": now()}
-            store.set_attrs(name, {"environment": {**store.attrs(name).get("environment", {}), **environment}})
-            with show_progress(missing, quiet) as tell:
-                try:
-                    checkpoints = folder / f"{name}.db.checkpoints"
-                    Sweep(store, name, study, workers or cores(), tell, checkpoints, 60 * checkpoint_minutes).run()
-                except KeyboardInterrupt:
-                    kept = n_all - sum(store.pending(name).values())
-                    say(f"interrupted; {kept} of {n_all} cells are kept. To go on:\n  {again}")
-                    raise typer.Exit(130) from None
-            store.set_attrs(name, {"environment": {**store.attrs(name)["environment"], "finished": now()}})
+        same = f"{again} --coarse" if coarse else str(again)
+        run = _Run(store, folder, workers, 60 * checkpoint_minutes, quiet, same)
+        if small:
+            run.search(name, study, small)
+        else:
+            run.whole(name, study, added)
         draw(store, name, out, style, as_json, quiet, again)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one command trains, and what all of that has in common."""
+
+    store: Any
+    folder: Path  # of the checkpoints
+    workers: int | None
+    every: float  # seconds between checkpoints
+    quiet: bool
+    again: str  # the command that goes on after an interrupt
+
+    def whole(self, name: str, study: Any, added: int) -> None:
+        """Trains all that is missing of a planned study, to which so many cells were just added."""
+        back = self.store.reclaim() + self.store.retry_failed(name)
+        n_all, missing = len(self.store.table(name)), sum(self.store.pending(name).values())
+        say(_what_is_to_do(name, n_all, missing, added, back), self.quiet)
+        self._train(name, study)
+
+    def search(self, name: str, study: Any, small: Any) -> None:
+        """Trains the coarse pass of a planned study, then what that leads to."""
+        from wdgrid.coarse import coarse_name
+        from wdgrid.search import rounds, time_share
+        from wdgrid.sweep import plan
+
+        small_name = coarse_name(name)
+        definition = self.store.definition(small_name)
+        if definition is not None and definition[1] != small.digest():
+            raise UsageError(f"{name}: the study has grown since its coarse pass; leave --coarse out")
+        self.whole(small_name, small, plan(self.store, small_name, small))
+        share = time_share(study, self.store.attrs(small_name).get("chunk", 1))
+        if share > WORTH:
+            words = "so many of this network's cells train together that the search takes about"
+            say(f"{name}: {words} {100 * share:.0f} % of the whole grid's time", self.quiet)
+        self.store.retry_failed(name)
+        if (elsewhere := int((self.store.table(small_name)["state"] == "running").sum())) == 0:
+            for chosen in rounds(self.store, name, study):
+                self._train(name, study, chosen)
+            elsewhere = int((self.store.table(name)["state"] == "running").sum())
+        if elsewhere:
+            say(f"{name}: another process is at {elsewhere} cells; when it is done, go on:\n  {self.again}", self.quiet)
+
+    def _train(self, name: str, study: Any, only: Any = None) -> None:
+        from wdgrid.progress import show as show_progress
+        from wdgrid.sweep import Sweep, cores, now
+
+        missing = sum(self.store.pending(name, only).values())
+        if not missing:
+            return
+        n_all = len(self.store.table(name))
+        if only is not None:
+            say(f"{name}: the next {missing} of {n_all} cells in full, where the best may be", self.quiet)
+        environment = {**_versions(), "commit": _commit(), "started": now()}
+        self._set_environment(name, environment)
+        with show_progress(missing, self.quiet) as tell:
+            try:
+                checkpoints = self.folder / f"{name}.db.checkpoints"
+                Sweep(self.store, name, study, self.workers or cores(), tell, checkpoints, self.every, only).run()
+            except KeyboardInterrupt:
+                kept = n_all - sum(self.store.pending(name).values())
+                say(f"interrupted; {kept} of {n_all} cells are kept. To go on:\n  {self.again}")
+                raise typer.Exit(130) from None
+        self._set_environment(name, {"finished": now()})
+
+    def _set_environment(self, name: str, found: dict[str, Any]) -> None:
+        self.store.set_attrs(name, {"environment": {**self.store.attrs(name).get("environment", {}), **found}})
 
 
 def _agree(definition: tuple[str, str] | None, study: Any, name: str, extend: bool) -> None:

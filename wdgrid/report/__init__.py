@@ -42,22 +42,34 @@ def write_report(
     attrs: Mapping[str, Any],
     out: Path,
     style: Literal["cells", "paper"] = "cells",
+    coarse: "tuple[Study, pd.DataFrame] | None" = None,
 ) -> Written:
     """Writes heatmaps.png, heatmaps.svg, trials.csv and report.html into `out`; `attrs` as the store keeps them.
 
+    `coarse` is the study and table of a coarse pass: coarse.png and coarse.svg, a section of the page.
     Each file is replaced whole: whoever reads meanwhile sees the old one or the new one, never half of one.
     """
+    from wdgrid.coarse import coarse_name
     from wdgrid.export import export
     from wdgrid.report.figures import heatmaps, save_heatmaps
+    from wdgrid.report.grids import search_words
     from wdgrid.report.page import write_page
 
     environment = dict(attrs.get("environment", {}))
     numbers = analyse_table(study, table, attrs)
-    figure = heatmaps(study, name, table, style=style, device=environment.get("device", ""))
+    device = environment.get("device", "")
+    notes = [search_words(study, table, *coarse)] if coarse else []
+    figure = heatmaps(study, name, table, style=style, device=device, notes=notes)
     with replaced(out) as fresh:
         pictures = save_heatmaps(figure, fresh)
+        coarse_pictures = []
+        if coarse:
+            drawn = heatmaps(coarse[0], coarse_name(name), coarse[1], style=style, device=device)
+            coarse_pictures = save_heatmaps(drawn, fresh, "coarse")
         export(table, "csv", fresh / "trials.csv")
-        write_page(study, name, table, curves, numbers, environment, pictures[0], fresh / "report.html")
+        shown = (notes[0], coarse_pictures[0]) if coarse else None
+        write_page(study, name, table, curves, numbers, environment, pictures[0], fresh / "report.html", shown)
+        pictures += coarse_pictures
     return Written([out / name for name in (*(p.name for p in pictures), "trials.csv", "report.html")], numbers)
 
 

@@ -5,6 +5,7 @@ an object of its own, so nothing needs closing and nothing depends on a display.
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any, Literal
@@ -35,7 +36,15 @@ GLYPHS = {"late blow-up": "*", "stuck at chance": BAR, "spike": "^"}
 Style = Literal["cells", "paper"]
 
 
-def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "cells", device: str = "") -> Figure:
+def heatmaps(
+    study: Study,
+    name: str,
+    table: pd.DataFrame,
+    *,
+    style: Style = "cells",
+    device: str = "",
+    notes: Sequence[str] = (),
+) -> Figure:
     """One heatmap per panel: circles around the best cells, marks on those that went wrong, one colourbar for all.
 
     `cells` shows each cell as it is, on a colour-blind-safe scale; `paper` is jet with interpolated shading.
@@ -46,7 +55,8 @@ def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "ce
     rows = -(-len(panels) // columns)
     shape = np.clip(len(panels[0].row_labels) / len(panels[0].col_labels), 0.5, 1.3)  # of one heatmap
     width, height = 1.3 + 4.5 * columns, 0.7 + (0.7 + 3.8 * shape) * rows
-    caption = [part for line in caption_lines(study, name, panels, device) for part in wrap(line, int(14 * width))]
+    words = [*caption_lines(study, name, panels, device), *notes]
+    caption = [part for line in words for part in wrap(line, int(14 * width))]
     legend = _legend(study, panels, style)
     across = min(3, columns + 1)
     lines = max(1, -(-len(legend) // across))
@@ -69,10 +79,10 @@ def heatmaps(study: Study, name: str, table: pd.DataFrame, *, style: Style = "ce
     return figure
 
 
-def save_heatmaps(figure: Figure, out_dir: Path) -> list[Path]:
+def save_heatmaps(figure: Figure, out_dir: Path, stem: str = "heatmaps") -> list[Path]:
     """Writes heatmaps.png and heatmaps.svg; the same figure gives the same bytes."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    png, svg = out_dir / "heatmaps.png", out_dir / "heatmaps.svg"
+    png, svg = out_dir / f"{stem}.png", out_dir / f"{stem}.svg"
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "wdgrid", "svg.fonttype": "path"}):
         # A title in a script the font lacks is drawn with boxes; that is no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

@@ -178,6 +178,23 @@ def _selection_line(study: Study, all_grids: list[Grid]) -> str:
     return f"{words} Test error of the best cells: {', '.join(found)}" if found else words
 
 
+def search_words(study: Study, table: pd.DataFrame, coarse: Study, coarse_table: pd.DataFrame) -> str:
+    """What a coarse pass and what was trained in full after it took of the whole grid, and what they cannot tell."""
+    cells = study.cells()
+    whole = sum(len(cells[name]) * study.panel_epochs(panel) for name, panel in study.panel_names().items())
+    done, seen = (t.loc[t["state"] == "complete"] for t in (table, coarse_table))
+    n_all, share = len(table), 100 * float(done["epochs"].sum() + seen["epochs"].sum()) / whole
+    epochs = ", ".join(map(str, sorted({coarse.panel_epochs(p) for p in coarse.panels})))
+    words = f"Coarse pass: {len(seen)} cells at {epochs} epochs, every second value of each axis"
+    if len(done) == n_all:
+        return f"{words}, before all {n_all} cells were trained in full."
+    return (
+        f"{words}; then {len(done)} of {n_all} cells in full, where the best may be: {share:.1f} % of the whole grid's "
+        "cells × epochs. The best cells are the best of those; the others are not trained, and separability takes the "
+        "whole grid."
+    )
+
+
 def axis_title(axis: str, unit: float, optimizer: str, normalized: bool) -> str:
     """Title of an axis with its unit, worded as in the paper: L2 has a regularization factor, not a decay."""
     words = AXES[axis] if axis in AXES else DECAY_WORDS[optimizer in ("sgd", "adam")]

@@ -47,8 +47,12 @@ def write_page(
     environment: Mapping[str, Any],
     figure_png: Path,
     path: Path,
+    coarse: tuple[str, Path] | None = None,
 ) -> None:
-    """Writes the report to `path`. `figure_png` is what readers without scripts see."""
+    """Writes the report to `path`. `figure_png` is what readers without scripts see.
+
+    `coarse` is what a coarse pass came to, in words and as a picture.
+    """
     from plotly.offline import get_plotlyjs  # imported here: it takes most of a second
 
     panels = grids(study, table)
@@ -61,7 +65,8 @@ def write_page(
         style=Markup(_template("report.css")),
         scripts=[Markup(_template(script)) for script in SCRIPTS],
         plotly=Markup(get_plotlyjs()),
-        picture=base64.b64encode(figure_png.read_bytes()).decode(),
+        picture=_embedded_png(figure_png),
+        coarse=coarse and (coarse[0], _embedded_png(coarse[1])),
         caption=caption_lines(study, name, panels, str(environment.get("device") or "")),
         numbers=list(_numbers(study, panels, numbers)),
         long_words=[LONG_WORDS.get(axis, axis) for axis in (study.row, study.column)],
@@ -95,6 +100,10 @@ def embedded(data: object) -> Markup:
 
 def _optimizer(study: Study, grid: Grid) -> str:
     return study.panel_names()[grid.panel].optimizer
+
+
+def _embedded_png(picture: Path) -> str:
+    return base64.b64encode(picture.read_bytes()).decode()
 
 
 def _template(name: str) -> str:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Self
 from wdgrid.cells import Cell, Outcome
 from wdgrid.store import leases, plan, read
 from wdgrid.store.database import Database, StoreError
-from wdgrid.store.leases import Claim, owner_name
+from wdgrid.store.leases import Claim, Only, owner_name
 from wdgrid.store.read import StudySummary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Claim", "Store", "StoreError", "StudySummary", "owner_name"]
+__all__ = ["Claim", "Only", "Store", "StoreError", "StudySummary", "owner_name"]
 
 
 class Store:
@@ -108,15 +108,23 @@ class Store:
 
     # The queue
 
-    def pending(self, study: str) -> dict[tuple[str, int], int]:
-        """How many cells of each (panel, seed) are WAITING, in study order; groups without any are left out."""
-        with self._database.read() as connection:
-            return read.pending(connection, study)
+    def pending(self, study: str, only: Only = None) -> dict[tuple[str, int], int]:
+        """How many cells of each (panel, seed) are WAITING, in study order; groups without any are left out.
 
-    def claim(self, study: str, panel: str, seed: int, k: int, owner: str, lease_s: float = 120) -> list[Claim]:
-        """Take up to k WAITING cells of one panel and seed, lowest number first; no other process gets the same."""
+        `only` names the cells meant, by panel the multiples in axis order; all cells if not given.
+        """
+        with self._database.read() as connection:
+            return read.pending(connection, study, only)
+
+    def claim(
+        self, study: str, panel: str, seed: int, k: int, owner: str, lease_s: float = 120, only: Only = None
+    ) -> list[Claim]:
+        """Take up to k WAITING cells of one panel and seed, lowest number first; no other process gets the same.
+
+        `only` as in `pending`.
+        """
         with self._database.write() as connection:
-            return leases.claim(connection, study, panel, seed, k, owner, lease_s)
+            return leases.claim(connection, study, panel, seed, k, owner, lease_s, only)
 
     def renew(self, owner: str, lease_s: float = 120) -> int:
         """Let every lease of this owner run from now; how many it still holds."""

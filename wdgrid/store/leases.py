@@ -9,7 +9,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -42,6 +42,8 @@ LOSS_CURVES = {"test_loss_curve": "test_loss", "train_loss_curve": "train_loss"}
 # A trial's value and intermediate values are the error by which cells are picked. Where that is the validation error,
 # the test error and its curve stand beside it under these names, and a trial that has them had a validation split.
 TEST_ERROR, TEST_ERROR_CURVE = "test_error", "test_error_curve"
+
+Only = Mapping[str, Collection[tuple[str, str]]] | None  # by panel, the multiples of the cells meant; None: all cells
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,23 @@ def _is_dead(owner: str) -> bool:
     return False
 
 
+def among(only: Only, panel: str) -> sa.ColumnElement[bool]:
+    """The condition that a cell of the panel is meant."""
+    if only is None:
+        return sa.true()
+    places = list(only.get(panel, ()))
+    return sa.tuple_(cells.c.row, cells.c.col).in_(places) if places else sa.false()
+
+
 def claim(
-    connection: sa.Connection, study: str, panel: str, seed: int, k: int, owner: str, lease_s: float
+    connection: sa.Connection,
+    study: str,
+    panel: str,
+    seed: int,
+    k: int,
+    owner: str,
+    lease_s: float,
+    only: Only = None,
 ) -> list[Claim]:
     """Take up to k WAITING cells of one panel and one seed, lowest number first."""
     found = next((p for p in need_panels(connection, study) if p.name == panel), None)
@@ -117,7 +134,7 @@ def claim(
         sa.select(trials.c.trial_id)
         .join(cells, cells.c.trial_id == trials.c.trial_id)
         .where(trials.c.study_id == found.study_id, cells.c.study_id == found.study_id, cells.c.seed == seed)
-        .where(trials.c.state == TrialState.WAITING)
+        .where(trials.c.state == TrialState.WAITING, among(only, panel))
         .order_by(trials.c.number)
         .limit(k)
         .with_for_update(skip_locked=True, of=trials)  # PostgreSQL; on SQLite the transaction is alone anyway

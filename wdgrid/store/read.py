@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from wdgrid.cells import TABLE_COLUMNS
 from wdgrid.store.database import cells, intermediates, params, trial_attrs, trials, values
-from wdgrid.store.leases import DIVERGENCE, LOSS_CURVES, SCALARS, TEST_ERROR, TEST_ERROR_CURVE
+from wdgrid.store.leases import DIVERGENCE, LOSS_CURVES, SCALARS, TEST_ERROR, TEST_ERROR_CURVE, Only, among
 from wdgrid.store.plan import need_panels, panels_of
 
 if TYPE_CHECKING:
@@ -90,13 +90,14 @@ def summaries(connection: sa.Connection) -> list[StudySummary]:
     return found
 
 
-def pending(connection: sa.Connection, study: str) -> dict[tuple[str, int], int]:
+def pending(connection: sa.Connection, study: str, only: Only = None) -> dict[tuple[str, int], int]:
     """How many cells of each panel and seed are WAITING, in study order; groups without any are left out."""
     panels = need_panels(connection, study)
+    wanted = sa.or_(*[sa.and_(cells.c.study_id == p.study_id, among(only, p.name)) for p in panels])
     counted = (
         sa.select(cells.c.study_id, cells.c.seed, sa.func.count())
         .join(trials, trials.c.trial_id == cells.c.trial_id)
-        .where(cells.c.study_id.in_([p.study_id for p in panels]), trials.c.state == TrialState.WAITING)
+        .where(wanted, trials.c.state == TrialState.WAITING)
         .group_by(cells.c.study_id, cells.c.seed)
         .order_by(cells.c.seed)
     )
