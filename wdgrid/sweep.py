@@ -241,7 +241,7 @@ class Sweep:
             return
         self.store.release([c.trial_id for c in running.claims], self.owner)
         running.claims = []
-        self.pending = self.store.pending(self.name)
+        self.pending = self.store.pending(self.name, self.only)
         if self.size == running.size:  # the first to tell; others may still be at the old size
             self.size = math.ceil(running.size / 2)
             note = f"memory ran out with {running.size} cells at once: {self.size} from here on"
