@@ -21,7 +21,9 @@ from wdgrid.analysis.surface import paper_surfaces
 from wdgrid.cli import main
 from wdgrid.cli.again import SweepCommand, sweep_of
 from wdgrid.cli.common import database_folder, stored
-from wdgrid.schedule import periods
+from wdgrid.engine import Job, Workbench, train
+from wdgrid.models.decay import multipliers
+from wdgrid.schedule import etas, periods
 from wdgrid.studyfile import StudyFileError, load_study
 
 ROOT = Path(__file__).parents[1]
@@ -79,13 +81,11 @@ def test_where_the_database_of_a_study_goes(here):
     assert stored("digits", "sqlite:///x.db") == ("digits", "sqlite:///x.db")
 
 
-@pytest.mark.parametrize("folder", ["studies", "."])
-def test_stored_studies_go_by_name_wherever_they_lie(here, capsys, folder):
+def test_stored_studies_go_by_name_without_a_studies_folder(here, capsys):
     panels = [{"optimizer": "sgd", "lr_unit": 1.0}, {"optimizer": "adamw", "lr_unit": 0.1}]
     make_store(here, "digits", make_study(panels=panels), lambda cell: 5 + cell.hyperparameters["lr"])
-    if folder == ".":
-        (here / "studies").rename(here / "gone")
-        (here / "gone/digits.db").rename(here / "digits.db")
+    (here / "studies/digits.db").rename(here / "digits.db")
+    shutil.rmtree(here / "studies")
     (here / "notes.db").write_bytes(b"SQLite format 3\0")
     assert main(["show", "digits", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cells"] == {"complete": 70}
@@ -96,8 +96,7 @@ def test_stored_studies_go_by_name_wherever_they_lie(here, capsys, folder):
     assert "digits/adamw" in capsys.readouterr().out
     assert main(["list", "--json"]) == 0
     out, err = capsys.readouterr()
-    at = "digits.db" if folder == "." else "studies/digits.db"
-    assert [(s["name"], s["storage"]) for s in json.loads(out)] == [("digits", f"sqlite:///{at}")]
+    assert [(s["name"], s["storage"]) for s in json.loads(out)] == [("digits", "sqlite:///digits.db")]
     assert "left out" in err and "notes.db" in err
 
 
@@ -170,8 +169,8 @@ def test_every_file_says_what_it_shows_and_costs(name):
 
 
 def test_every_experiment_has_its_twin():
-    full = {"figure1", "figure2", "budgets", "restarts", "generalization", "epsilon"}
-    assert set(NAMES) >= {"digits"} | full | {f"{name}-small" for name in full if name.startswith("figure")}
+    full = {"figure1", "figure2", "budgets", "restarts", "generalization", "epsilon", "tf_tutorial"}
+    assert set(NAMES) >= {"digits"} | full | {f"{name}-small" for name in full}
 
 
 @pytest.mark.parametrize(("name", "figure"), [("figure1", 1), ("figure2", 2)])
@@ -232,6 +231,49 @@ def test_the_tables_flops_are_torchs():
                 module.eval()(x)
         seen[shipped.network_name(task)] = (train // 2, counter.get_total_flops() // 2)
     assert seen == shipped.FLOPS
+
+
+@pytest.mark.parametrize("name", ["tf_tutorial", "tf_tutorial-small"])
+def test_the_tutorial_decays_two_layers(name):
+    """Its own setting is a cell of the grid, and the row of its rate is the same in both panels (Proposition 1)."""
+    study = load_study(FILES[name])
+    sgd, sgdw = ([c.hyperparameters for c in cells] for cells in study.cells().values())
+    assert {"lr": 0.1, "weight_decay": 0.004, "momentum": 0.0} in sgd
+    for l2, decoupled in zip(sgd, sgdw, strict=True):
+        assert l2["lr"] == decoupled["lr"] and 0.1 * l2["weight_decay"] == pytest.approx(decoupled["weight_decay"])
+    with torch.device("meta"):
+        module = models.build(study.task, torch.Size([3, 24, 24]), 10, seed=0)
+    assert sum(p.numel() for p in module.parameters()) == 1_068_298
+    decayed = {parameter for parameter, m in multipliers(module, study.task.decay_multipliers).items() if m}
+    assert decayed == {"fc3.weight", "fc4.weight"}
+    if name == "tf_tutorial":
+        table = etas(study.panels[0].schedule, study.task.epochs, 1)
+        assert [table.index(eta) for eta in dict.fromkeys(table)] == [0, 350, 700, 1050]
+
+
+def photographs(n=60):
+    """Noise in the place of CIFAR-10, which tests cannot download."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (n, 3, 32, 32), generator=random, dtype=torch.uint8)
+    y = torch.arange(n) % 10
+    return x[:40], y[:40], x[40:], y[40:]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-small")])
+def test_a_miniature_trains(name, monkeypatch):
+    """An epoch of two cells a panel, on little data, as a worker would train them."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    less = ["task.device=cpu", "task.train_size=40", "task.test_size=20", "task.batch_size=20"]
+    if task_of(name).dataset != "digits":
+        less += ["task.dataset='test_studies:photographs'", "task.dataset_args={}"]
+    study = load_study(FILES[name], less)
+    bench = Workbench(study.task)
+    for panel, cells in study.cells().items():
+        one = study.panel_names()[panel]
+        job = Job(one.optimizer, one.schedule, 1, study.normalized(one))
+        gentle = sorted(cells, key=lambda cell: cell.hyperparameters["lr"])[:2]
+        outcomes = train(bench, job, gentle, 2, lambda done: None)
+        assert all(len(o.curve.train_loss) == 1 and o.diverged_at is None for o in outcomes)
 
 
 @pytest.mark.slow

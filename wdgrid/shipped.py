@@ -19,10 +19,14 @@ SIDES = {"digits": 8, "cifar10": 32}
 # add count as two. Counted by torch on the networks themselves, and again by a test.
 FLOPS = {
     "mlp hidden=[64, 64, 64] batch_norm=True 8×8": (69_376, 25_856),
+    "mlp hidden=[64, 64] batch_norm=True 8×8": (44_800, 17_664),
     "resnet depth=8 width=8 32×32": (18_974_592, 6_472_320),
+    "resnet depth=8 width=8 16×16": (4_745_088, 1_618_560),
     "resnet depth=14 width=16 32×32": (159_059_712, 53_314_816),
     "shake-shake depth=26 width=64 level=image 32×32": (10_112_154_624, 3_371_013_120),
     "shake-shake depth=26 width=96 level=image 32×32": (22_660_471_296, 7_553_785_344),
+    "tf-tutorial 24×24": (105_295_104, 36_941_568),
+    "tf-tutorial 8×8": (11_283_712, 3_829_504),
 }
 
 
@@ -71,10 +75,9 @@ def cost(study: Study) -> Cost:
     """The cost of a shipped study, by formula. Raises KeyError for a network or a dataset that none of them uses."""
     task = study.task
     train, test = FLOPS[network_name(task)]
-    everything, tested = IMAGES[task.dataset]
-    images = task.train_size or everything - task.validation_size
+    images = task.train_size or IMAGES[task.dataset][0] - task.validation_size
     batch = min(task.batch_size, images)
-    epoch = train * (images // batch) * batch + test * (task.test_size or tested)
+    epoch = train * (images // batch) * batch + test * (task.test_size or IMAGES[task.dataset][1])
     panels = study.panel_names()
     counts = [(len(cells), study.panel_epochs(panels[name])) for name, cells in study.cells().items()]
     return Cost(
@@ -87,5 +90,5 @@ def cost(study: Study) -> Cost:
 
 def network_name(task: Task) -> str:
     """A task's network on its images, as FLOPS names it."""
-    side = task.dataset_args.get("crop_size") or SIDES[task.dataset]
+    side = task.dataset_args.get("crop_size") or task.dataset_args.get("size") or SIDES[task.dataset]
     return " ".join([task.model, *(f"{k}={v}" for k, v in task.model_args.items()), f"{side}×{side}"])
