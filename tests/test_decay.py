@@ -191,12 +191,12 @@ def test_l2_is_a_term_of_the_loss(tutorial):
     lam = 0.05
     network = tutorial.network(seed=0, cells=1)
     x, y = tutorial.data.train_x[:25], tutorial.data.train_y[:25]
-    network.backward(nn.functional.cross_entropy(network(x, training=True)[0].T, y)[None])
+    network.backward(nn.functional.cross_entropy(network(x, training=True)[0], y)[None])
     gradients = dict(zip(network.columns, (network.gradient[0, c] for c in network.columns.values()), strict=True))
     term = torch.zeros((), dtype=torch.float64)
     for name, p in network.parameters.items():
         term = term + lam * tutorial.decay_multipliers[name] * (p**2).sum() / 2  # as TensorFlow's l2_loss
-    loss = nn.functional.cross_entropy(network(x, training=True)[0].T, y) + term
+    loss = nn.functional.cross_entropy(network(x, training=True)[0], y) + term
     found = torch.autograd.grad(loss, list(network.parameters.values()))
     for (name, p), whole in zip(network.parameters.items(), found, strict=True):
         form = gradients[name][: p.numel()] + (lam * tutorial.decay_multipliers[name] * p).flatten()
