@@ -10,6 +10,7 @@ import zipfile
 from fractions import Fraction
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from stored import make_store
@@ -120,14 +121,21 @@ def test_a_shipped_study_can_be_planned_by_name(here, capsys):
 
 
 @pytest.mark.slow
-def test_a_shipped_study_is_swept_anywhere(here):
+def test_a_shipped_study_is_swept_anywhere_and_each_panel_has_its_own_decay(here):
+    """√(b/(B T)) is 1/4 for T = 4: a unit four times as large gives the same cells, bit for bit."""
+    raw, normalized = ('{name="raw", optimizer="adamw"', '{name="norm", optimizer="adamw", decay="normalized"')
+    panels = f"panels=[{raw}}}, {normalized}, weight_decay_unit=0.064}}]"
     code = "import sys; from wdgrid.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "sweep", "digits", *ONE_CELL, "--workers", "1"]
-    for says in ("4 cells to train", "4 of 4 cells are there, nothing to train"):
+    command = [sys.executable, "-c", code, "sweep", "budgets-small", "--workers", "1"]
+    command += ["--set", panels, "--set", "task.epochs=4", "--set", "seeds=[0]"]
+    for says in ("54 cells to train", "54 of 54 cells are there, nothing to train"):
         done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=120, check=True)
         assert says in done.stderr
-    assert (here / "reports/digits/report.html").is_file()
-    assert [p for p in here.rglob("*.db*") if not p.name.endswith(("-wal", "-shm"))] == [here / "digits.db"]
+    assert (here / "reports/budgets-small/report.html").is_file()
+    assert [p for p in here.rglob("*.db*") if not p.name.endswith(("-wal", "-shm"))] == [here / "budgets-small.db"]
+    table = pd.read_csv(here / "reports/budgets-small/trials.csv").set_index(["row", "col"])
+    same = [table[table["panel"] == name][["test_error", "train_loss", "weight_norm"]] for name in ("raw", "norm")]
+    pd.testing.assert_frame_equal(*(frame.sort_index() for frame in same), check_exact=True)
 
 
 def test_listing_them_costs_no_torch():
