@@ -314,3 +314,12 @@ lr_unit = 0.1
     best = frame.loc[frame["validation_error"].idxmin()]
     assert row["selected_on"] == "validation" and row["best_error"] == pytest.approx(best["validation_error"])
     assert row["best_test_error"] == pytest.approx(best["test_error"])
+
+
+def test_steps_of_an_epoch_are_the_trainings_own():
+    """τ in epochs is drawn with them: 910 images in minibatches of 50 are 18 steps, the rest waits."""
+    study = make_study()
+    study = study.model_copy(update={"task": study.task.model_copy(update={"train_size": 910, "batch_size": 50})})
+    panels, table = [], make_table(study)
+    assert page_data(study, panels, table, {})["steps_per_epoch"] == 18
+    assert page_data(study, panels, table, {}, 7)["steps_per_epoch"] == 7

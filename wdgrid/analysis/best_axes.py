@@ -34,7 +34,9 @@ def best_axes(panel: Separability, optimizer: str | None = None) -> BestAxes | N
     span = "" if interval is None else f", 90 % interval {number(interval[0])} to {number(interval[1])}"
     found = f"p = {number(power)}{span}: "
     if whole is None:
-        return BestAxes(power, interval, found + f"tune {col} times {row}^{number(power)}, a form no library has")
+        return BestAxes(
+            power, interval, found + f"{col} times {row}^{number(power)} would be upright, a form no library has"
+        )
     plain = {
         0: f"{col} and {row} as they are",
         1: f"the product of {col} and {row}",

@@ -85,7 +85,15 @@ def write_page(
         study=json.dumps(json.loads(study.canonical()), ensure_ascii=False, indent=2),
         digest=study.digest(),
         environment=list(_flat(environment)),
-        data=embedded(page_data(study, panels, table, {name: _verdict(found) for name, found in numbers.items()})),
+        data=embedded(
+            page_data(
+                study,
+                panels,
+                table,
+                {name: _verdict(found) for name, found in numbers.items()},
+                environment.get("steps_per_epoch"),
+            )
+        ),
         curves=embedded(curve_data(curves)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

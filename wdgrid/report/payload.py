@@ -17,11 +17,20 @@ CURVES = ("test_error", "validation_error", "test_loss", "train_loss")
 MOST_POINTS = 400_000  # per kind of curve; a larger study keeps fewer epochs of each, or its page could not be sent
 
 
-def page_data(study: Study, panels: list[Grid], table: pd.DataFrame, verdicts: Mapping[str, str]) -> dict[str, Any]:
+def page_data(
+    study: Study,
+    panels: list[Grid],
+    table: pd.DataFrame,
+    verdicts: Mapping[str, str],
+    steps_per_epoch: int | None = None,
+) -> dict[str, Any]:
     """Everything but the curves: axes, errors, circles and trials by panel, and the shared colour scale.
 
-    `verdicts` are the words below each panel's title, as far as there are any.
+    `verdicts` are the words below each panel's title, as far as there are any. `steps_per_epoch` is what the training
+    said; where it said nothing, the study's own numbers do, if they can.
     """
+    images = study.task.train_size
+    steps = steps_per_epoch or (images and max(1, images // study.task.batch_size))
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -32,7 +41,7 @@ def page_data(study: Study, panels: list[Grid], table: pd.DataFrame, verdicts: M
         "row": study.row,
         "column": study.column,
         "error_words": error_words(study),
-        "steps_per_epoch": study.task.train_size and -(-study.task.train_size // study.task.batch_size),
+        "steps_per_epoch": steps,
         "seeds": len(study.seeds),
         "flags": [kind for kind in FLAGS if any(kind in grid.flags for grid in panels)],
         "columns": [panel_columns(shown) for shown in range(len(panels) + 1)],
