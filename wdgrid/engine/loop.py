@@ -18,7 +18,7 @@ from wdgrid.data import Dataset
 from wdgrid.engine import divergence
 from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.fuse import FusedNetwork, Kind
-from wdgrid.engine.kernels import CrossEntropy, wrong
+from wdgrid.engine.steps import Stepwise
 from wdgrid.models.decay import multipliers, parts
 from wdgrid.optim import Rule
 from wdgrid.schedule import etas, normalization
@@ -136,6 +136,7 @@ class Chunk:
         if job.normalized:
             size_b = min(task.batch_size, len(bench.data.train_x))
             self.decays = normalization(job.schedule, job.epochs, steps, size_b, len(bench.data.train_x))
+        self.steps = Stepwise(self.network, self.rule, self.etas, self.decays, self.seed)
         self.alive = torch.ones(size, dtype=torch.bool)
         self.diverged_at: list[int | None] = [None] * size
         self.curves = [Curve() for _ in cells]
@@ -143,39 +144,25 @@ class Chunk:
 
     def epoch(self, number: int) -> None:
         """Trains and tests epoch `number` (from 0)."""
-        batches = datasets.epoch(self.bench.data, self.seed, number, self.bench.task.batch_size)
-        steps = self.bench.steps_per_epoch
-        total = torch.zeros(len(self.alive), dtype=torch.float64)
-        seen = []
-        for i in range(steps):
-            losses = self.step(*batches(i), number * steps + i)
-            total += losses
-            seen.append(losses)
-        self._follow(torch.stack(seen), number * steps)
-        data = self.bench.data
+        data, steps = self.bench.data, self.bench.steps_per_epoch
+        batches = datasets.epoch(data, self.seed, number, self.bench.task.batch_size)
+        losses = self.steps.train(batches, number * steps, steps)
+        self._note(~losses.isfinite(), number * steps + 1)
+        train_losses = losses.cumsum(0)[-1] / steps
+        self._follow(losses, number * steps)
         errors, test_losses = self.evaluate(data.test_x, data.test_y)
-        self._freeze(test_losses, (number + 1) * steps)
+        self._stop(test_losses, (number + 1) * steps)
         validation_errors = None
         if data.val_x is not None and data.val_y is not None:
             validation_errors, losses = self.evaluate(data.val_x, data.val_y)
-            self._freeze(losses, (number + 1) * steps)
+            self._stop(losses, (number + 1) * steps)
         for k, curve in enumerate(self.curves):
             if self.alive[k]:
                 curve.test_error.append(float(errors[k]))
                 curve.test_loss.append(float(test_losses[k]))
-                curve.train_loss.append(float(total[k]) / steps)
+                curve.train_loss.append(float(train_losses[k]))
                 if validation_errors is not None:
                     curve.validation_error.append(float(validation_errors[k]))
-
-    def step(self, x: Tensor, y: Tensor, t: int) -> Tensor:
-        """Step t (from 0) on a minibatch x [B, …], y [B]; its losses [K] on the CPU."""
-        noise = datasets.counter(self.seed, t, datasets.NOISE)
-        losses = CrossEntropy.apply(self.network(x, training=True, noise=noise), y)
-        self.network.backward(losses)
-        losses = losses.detach().cpu()
-        self._freeze(losses, t + 1)
-        self.rule.update_(self.network.gradient, self.etas[t], t + 1, self.decays[t])
-        return losses
 
     def _follow(self, losses: Tensor, done: int) -> None:
         """Remembers an epoch's losses [steps, K]; a schedule that raised the rate makes a new beginning."""
@@ -183,26 +170,23 @@ class Chunk:
             self.trace = divergence.restart(self.trace)
         self.trace = divergence.follow(self.trace, losses, done, self.bench.chance.loss)
 
-    def _freeze(self, losses: Tensor, step: int) -> None:
-        """Marks the cells whose loss [K] is not finite; their neighbours see nothing of it."""
+    def _note(self, broken: Tensor, begins: int) -> None:
+        """Remembers at which step the loss of a cell was not finite for the first time; `broken` [steps, K] bool."""
+        for k in (self.alive & broken.any(0)).nonzero().flatten().tolist():
+            self.diverged_at[k] = begins + int(broken[:, k].int().argmax())
+        self.alive &= ~broken.any(0)
+
+    def _stop(self, losses: Tensor, step: int) -> None:
+        """Freezes the cells whose loss in a test [K] is not finite."""
         broken = self.alive & ~losses.isfinite()
         if broken.any():
-            self.alive &= ~broken
-            self.rule.freeze(broken)
-            self.network.gradient[broken.to(self.network.gradient.device)] = 0
-            for k in broken.nonzero().flatten().tolist():
-                self.diverged_at[k] = step
+            self._note(broken[None], step)
+            self.steps.freeze(broken)
 
-    @torch.no_grad()
     def evaluate(self, all_x: Tensor, all_y: Tensor) -> tuple[Tensor, Tensor]:
         """Error in percent and mean loss over stored images [M, …] and classes [M], each [K] on the CPU."""
-        errors = torch.zeros(len(self.alive), dtype=torch.float64)
-        losses = torch.zeros(len(self.alive), dtype=torch.float64)
-        for start in range(0, len(all_x), EVALUATION_BATCH):
-            x, y = all_x[start : start + EVALUATION_BATCH], all_y[start : start + EVALUATION_BATCH]
-            logits = self.network(self.bench.data.prepared(x), training=False)
-            errors += wrong(logits, y).cpu()
-            losses += CrossEntropy.apply(logits, y).cpu().double() * len(y)
+        parts = zip(all_x.split(EVALUATION_BATCH), all_y.split(EVALUATION_BATCH), strict=True)
+        errors, losses = self.steps.test((self.bench.data.prepared(x), y) for x, y in parts)
         return 100 * errors / len(all_x), losses / len(all_x)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -223,7 +207,7 @@ class Chunk:
         for name, tensor in self._tensors().items():
             if name in tensors:  # checkpoints from before losses were followed have no trace
                 tensor.copy_(tensors[name])
-        self.rule.freeze(~self.alive)
+        self.steps.freeze(~self.alive)
         self.diverged_at = plain["diverged_at"]
         self.curves = [Curve(**curve) for curve in plain["curves"]]
 

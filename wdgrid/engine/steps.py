@@ -1,0 +1,60 @@
+"""How an epoch's steps and a test pass are run: a step at a time, whatever the network, rule and device.
+
+Knows a fused network, its rule and the tables of its schedule. Knows nothing of data sets, curves or what a cell is.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from wdgrid import data as datasets
+from wdgrid.engine.fuse import FusedNetwork
+from wdgrid.engine.kernels import CrossEntropy, wrong
+from wdgrid.optim import Rule
+
+Minibatch = tuple[Tensor, Tensor]  # x [B, …] as the network sees it, classes y [B]
+
+
+class Stepwise:
+    """Trains and tests the K cells of `network` by `rule`; step t (from 0) is at `etas[t]` and `decays[t]`."""
+
+    def __init__(
+        self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int
+    ) -> None:
+        self.network, self.rule = network, rule
+        self.etas, self.decays, self.seed = etas, decays, seed
+
+    def train(self, batches: Callable[[int], Minibatch], first: int, count: int) -> Tensor:
+        """Steps `first` to `first + count − 1` on minibatches 0 to count − 1; the losses [count, K] float64 on the CPU.
+
+        A cell whose loss is not finite is frozen before that step's update.
+        """
+        return torch.stack([self._step(*batches(i), first + i) for i in range(count)]).double()
+
+    def _step(self, x: Tensor, y: Tensor, t: int) -> Tensor:
+        noise = datasets.counter(self.seed, t, datasets.NOISE)
+        losses = CrossEntropy.apply(self.network(x, training=True, noise=noise), y)
+        self.network.backward(losses)
+        losses = losses.detach().cpu()
+        broken = ~losses.isfinite()
+        if broken.any():
+            self.freeze(broken)
+        self.rule.update_(self.network.gradient, self.etas[t], t + 1, self.decays[t])
+        return losses
+
+    def freeze(self, cells: Tensor) -> None:
+        """Stops some cells ([K] bool on the CPU): weights, moments, rate and decay zero; others see nothing of it."""
+        self.rule.freeze(cells)
+        self.network.gradient[cells.to(self.network.gradient.device)] = 0
+
+    @torch.no_grad()
+    def test(self, batches: Iterable[Minibatch]) -> tuple[Tensor, Tensor]:
+        """How many images are misclassified and the sum of their losses, each [K] float64 on the CPU."""
+        errors = torch.zeros(self.network.cells, dtype=torch.float64)
+        losses = torch.zeros(self.network.cells, dtype=torch.float64)
+        for x, y in batches:
+            logits = self.network(x, training=False)
+            errors += wrong(logits, y).cpu()
+            losses += CrossEntropy.apply(logits, y).cpu().double() * len(y)
+        return errors, losses
