@@ -42,7 +42,9 @@ def test_normalised_decay_is_the_papers_example():
     assert library.value == pytest.approx(1 / 20)
 
 
-@pytest.mark.parametrize(("optimizer", "decay"), [("adamw", 1e-3), ("adamw-torch", 0.1), ("sgdw", 1e-3)])
+@pytest.mark.parametrize(
+    ("optimizer", "decay"), [("adamw", 1e-3), ("adamw-torch", 0.1), ("sgdw", 1e-3), ("kalman", 1e-3)]
+)
 def test_tau_is_when_a_weight_without_gradient_has_lost_its_e_th_part(optimizer, decay):
     tau = convert(LR, decay, optimizer, "tau", steps_per_epoch=100).value
     assert (1 - 1e-3) ** (tau * 100) == pytest.approx(1 / math.e, rel=1e-3)

@@ -48,6 +48,19 @@ def test_where_no_equal_exists_it_says_so(capsys):
     assert "no equal" in out and "warning: " in out
 
 
+def test_the_filter_has_the_papers_decay_and_no_equal_in_a_library(capsys):
+    kalman = [*PAPER[:-1], "kalman"]
+    assert main([*kalman, "--steps-per-epoch", "390", "--epochs", "100"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == ["paper", "normalised", "tau"]
+    assert err.startswith(
+        "torch, timm, composer, optax, keras, pytorch_optimizer: not shown; no library has the filter"
+    )
+    assert main([*kalman, "--to", "torch"]) == 0
+    out, err = capsys.readouterr()
+    assert "no equal" in out and "warning: no library has the filter" in out and err == ""
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
@@ -58,8 +71,9 @@ def test_where_no_equal_exists_it_says_so(capsys):
         (["--schedule", "linear"], "--schedule linear"),
         (["--beta2", "1"], "--beta2"),
         (["--eps", "inf"], "--eps"),
-        (["--to", "tau"], "steps per epoch are needed"),
-        (["--to", "normalised", "--steps-per-epoch", "10"], "needs the epochs"),
+        (["--to", "tau"], "--to tau: needs --batch and --train-size (or --steps-per-epoch)"),
+        (["--to", "tau", "--batch", "128"], "--to tau: needs --batch and --train-size (or --steps-per-epoch)"),
+        (["--to", "Normalized", "--steps-per-epoch", "10"], "--to Normalized: needs --epochs"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(capsys, changed, says):

@@ -11,13 +11,15 @@ decays in the library form, pytorch_optimizer's `fixed_decay=True` by λ θ what
 import math
 from dataclasses import dataclass
 
-OPTIMIZERS = ("sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch")
+OPTIMIZERS = ("sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch", "kalman")
 TARGETS = ("paper", "torch", "timm", "composer", "optax", "keras", "pytorch_optimizer", "normalised", "tau")
+ALIASES = {"normalized": "normalised", "pytorch-optimizer": "pytorch_optimizer"}
 
 OUTSIDE = (
     "this library keeps the rate outside the momentum buffer: equal to Algorithm 1 while the rate is constant, "
     "not under a schedule"
 )
+NO_FILTER = "no library has the filter of the paper's section 3; its decay is the paper's decoupled one"
 EPS_HAT = (
     "Keras adds epsilon to the square root before its bias correction: equal only while epsilon is far below the "
     "gradients' size"
@@ -92,7 +94,7 @@ def convert(
     constant rate only. Raises ValueError with one line on an unknown name, a number out of range or a
     missing one.
     """
-    to = {"normalized": "normalised", "pytorch-optimizer": "pytorch_optimizer"}.get(to.lower(), to.lower())
+    to = ALIASES.get(to.lower(), to.lower())
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}")
     if to not in TARGETS:
@@ -119,6 +121,8 @@ def convert(
         name = optimizer.removesuffix("-torch")
         line = f"{name}: lr = {_number(lr)}, weight_decay = {_number(setting.decay)}"
         return Conversion(optimizer, to, "weight_decay", setting.decay, line)
+    if optimizer == "kalman":
+        return Conversion(optimizer, to, "weight_decay", None, "", NO_FILTER)
     if to == "optax":
         return _optax(setting)
     if to == "keras":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wdgrid.analysis.conversion import OPTIMIZERS, TARGETS, Conversion
+from wdgrid.analysis.conversion import ALIASES, OPTIMIZERS, TARGETS, Conversion
 from wdgrid.analysis.conversion import convert as convert_one
 from wdgrid.cli.common import AsJson, UsageError, print_json, say
 
@@ -43,9 +43,11 @@ def convert(
     if not (math.isfinite(eps) and eps >= 0):
         raise UsageError(f"--eps must be a finite number ≥ 0, not {eps:g}")
     steps_known = steps_per_epoch is not None or (batch is not None and train_size is not None)
-    skipped = {} if to else _not_asked_for(steps_known, epochs is not None)
+    needs = _needs(steps_known, epochs is not None)
     found = []
-    for target in to or [name for name in TARGETS if name not in skipped]:
+    for target in to or [name for name in TARGETS if name not in needs]:
+        if missing := needs.get(ALIASES.get(target.lower(), target.lower())):
+            raise UsageError(f"--to {target}: needs {missing}")
         try:
             one = convert_one(
                 lr, weight_decay, optimizer, target,
@@ -58,17 +60,21 @@ def convert(
     if as_json:
         print_json([_plain(one) for one in found])
         return
+    left_out = {} if to else {target: f"needs {missing}" for target, missing in needs.items()}
     for one in found:
-        _print(one)
-    for target, needs in skipped.items():
-        say(f"{target}: not shown; needs {needs}")
+        if to or one.line:
+            _print(one)
+        else:
+            left_out[one.to] = one.warning or ""
+    for why in dict.fromkeys(left_out.values()):
+        say(f"{', '.join(target for target in left_out if left_out[target] == why)}: not shown; {why}")
 
 
-def _not_asked_for(steps_known: bool, epochs_known: bool) -> dict[str, str]:
-    """Targets that `--to` nothing leaves out, and what they need; asked for by name they are an error instead."""
+def _needs(steps_known: bool, epochs_known: bool) -> dict[str, str]:
+    """Targets that lack options, and which: left out where no `--to` asks for them, else an error."""
     steps = [] if steps_known else ["--batch and --train-size (or --steps-per-epoch)"]
-    needs = {"normalised": steps + ([] if epochs_known else ["--epochs"]), "tau": steps}
-    return {name: " and ".join(missing) for name, missing in needs.items() if missing}
+    lacking = {"normalised": steps + ([] if epochs_known else ["--epochs"]), "tau": steps}
+    return {name: " and ".join(options) for name, options in lacking.items() if options}
 
 
 def _plain(one: Conversion) -> dict[str, str | float | None]:
