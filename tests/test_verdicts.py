@@ -120,12 +120,19 @@ def test_axes_other_than_rate_and_decay():
 
 
 def test_best_axes_in_the_libraries_terms():
-    upright = alone(bowl(0))
-    assert "paper's form" in best_axes(upright, "adamw").sentence
-    assert "libraries' form" in best_axes(upright, "adamw-torch").sentence
+    product = alone(bowl(-1))
+    assert "only the product counts" in best_axes(product, "adam").sentence
+    assert "paper's form" in best_axes(product, "adamw-torch").sentence
     ratio = alone(4 + 2 * (bowl(1, a=0.01) - 4), cap=7.0)
     assert "torch" in best_axes(ratio, "adamw").sentence and "divided by" in best_axes(ratio, "adamw").sentence
     assert best_axes(alone(WHOLE[:1], rows=LR[:1]), "adamw") is None
+
+
+@pytest.mark.parametrize("slope", [0, -0.3])
+def test_a_separable_panel_is_told_of_no_other_axes(slope):
+    found = alone(bowl(slope), cap=7.0)
+    assert found.verdict == "separable" and found.intervals["kappa"][1] < 0.05
+    assert best_axes(found, "adamw") is None
 
 
 def test_the_boundary_alarm_names_the_values_to_add():

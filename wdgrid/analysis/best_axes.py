@@ -7,7 +7,7 @@ Knows the numbers of one panel and what the parametrisations are called. On the 
 from dataclasses import dataclass
 
 from wdgrid.analysis.separability import Separability
-from wdgrid.analysis.words import number
+from wdgrid.analysis.words import Interval, number
 
 NEAR = 0.25
 
@@ -17,58 +17,53 @@ class BestAxes:
     """The power p for which column · row^p is separable from the row, its 90 % interval, and what that means."""
 
     power: float
-    interval: tuple[float, float] | None
+    interval: Interval
     sentence: str
 
 
 def best_axes(panel: Separability, optimizer: str | None = None) -> BestAxes | None:
-    """The best power for a panel, None where it has no κ; `optimizer` names its variant, for the libraries' terms."""
-    if panel.kappa is None:
+    """The best power for a coupled panel; `optimizer` names its variant, for the libraries' terms.
+
+    None where the panel is not coupled: a separable one is tuned as it is, and a slope nobody can tell advises nobody.
+    """
+    if panel.kappa is None or panel.verdict != "coupled":
         return None
     power = 0.0 - panel.kappa
-    within = panel.intervals.get("kappa")
-    interval = None if within is None else (-within[1], -within[0])
-    whole = next((n for n in (0, 1, -1) if _holds(n, power, interval)), None)
+    low, high = panel.intervals["kappa"]
+    interval = -high, -low
+    whole = next((n for n in (1, -1) if _holds(n, power, interval)), None)
     usual = (panel.row_name, panel.col_name) == ("lr", "weight_decay")
     row, col = ("the rate", "the decay") if usual else (panel.row_name, panel.col_name)
-    span = "" if interval is None else f", 90 % interval {number(interval[0])} to {number(interval[1])}"
-    found = f"p = {number(power)}{span}: "
+    found = f"p = {number(power)}, 90 % interval {number(interval[0])} to {number(interval[1])}: "
     if whole is None:
         return BestAxes(
             power, interval, found + f"{col} times {row}^{number(power)} would be upright, a form no library has"
         )
-    plain = {
-        0: f"{col} and {row} as they are",
-        1: f"the product of {col} and {row}",
-        -1: f"{col} divided by {row}",
-    }[whole]
+    plain = {1: f"the product of {col} and {row}", -1: f"{col} divided by {row}"}[whole]
     meaning = _in_libraries(whole, optimizer) if usual else None
     return BestAxes(power, interval, found + f"tune {plain}" + (f"; {meaning}" if meaning else ""))
 
 
-def _holds(whole: int, power: float, interval: tuple[float, float] | None) -> bool:
+def _holds(whole: int, power: float, interval: Interval) -> bool:
     """Whether a whole power is meant: near the estimate, and not refused by an interval wider than the nearness."""
     if abs(power - whole) <= NEAR:
         return True
-    return interval is not None and interval[0] <= whole <= interval[1] and abs(power - whole) < 0.5
+    return interval[0] <= whole <= interval[1] and abs(power - whole) < 0.5
 
 
 def _in_libraries(whole: int, optimizer: str | None) -> str | None:
     if optimizer in ("sgdw", "adamw"):
         return {
-            0: "this is the paper's form (Composer)",
             -1: "this is the libraries' form (torch, timm, optax, Keras), where a step takes lr * weight_decay off",
             1: "the decay per step would have to fall as the rate grows: no library does so",
         }[whole]
     if optimizer in ("sgdw-torch", "adamw-torch"):
         return {
-            0: "this is the libraries' form (torch, timm, optax, Keras)",
             1: "this is the paper's form (Composer), where a step takes weight_decay off whatever the rate",
             -1: "no library divides so",
         }[whole]
     if optimizer in ("sgd", "adam"):
         return {
-            0: "L2 fixes the objective here, as the libraries write it",
             1: "only the product counts: keep it when the rate moves, or decouple the decay (SGDW, AdamW)",
             -1: "no library divides so",
         }[whole]
