@@ -8,6 +8,8 @@ from synthetic_tables import make_curves, make_study, make_table
 from wdgrid.analysis.separability import analyse
 from wdgrid.analysis.surface import surfaces
 from wdgrid.report.figures import heatmaps, save_heatmaps
+from wdgrid.report.findings import findings
+from wdgrid.report.grids import grids
 from wdgrid.report.page import write_page
 from wdgrid.study import Study
 
@@ -23,7 +25,9 @@ def picture(folder: Path) -> Path:
 def write(out: Path, study: Study, table: pd.DataFrame, png: Path, environment: dict | None = None) -> Path:
     small = len(table) < 1000
     numbers = analyse(surfaces(table, study.row, study.column), bootstrap=10, test_images=897) if small else {}
-    write_page(study, "mine", table, make_curves(table), numbers, environment or {"device": "cpu"}, png, out)
+    environment = environment or {"device": "cpu"}
+    found = findings(study, numbers, grids(study, table), environment)
+    write_page(study, "mine", table, make_curves(table), numbers, found, environment, png, out)
     return out
 
 

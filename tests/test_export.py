@@ -1,18 +1,12 @@
-import io
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from synthetic_tables import make_study, make_table
 
-from wdgrid.analysis.separability import analyse
-from wdgrid.analysis.surface import surfaces
-from wdgrid.analysis.words import number
 from wdgrid.cells import TABLE_COLUMNS
 from wdgrid.export import HYPERPARAMETERS, export
-from wdgrid.report.summary import summary_rows, summary_table
 
 STUDY = make_study()
 TABLE = make_table(STUDY)
@@ -66,19 +60,3 @@ def test_integers_stay_integers_where_the_table_holds_floats(capsys):
     table = TABLE.assign(diverged_at=TABLE["diverged_at"].astype(float), row="<b>é")
     export(table, "csv")
     assert "<b>é,2,5,complete,inf,,,,,,17,non-finite,17," in capsys.readouterr().out
-
-
-def test_summary_says_best_diverged_kappa_verdict():
-    numbers = analyse(surfaces(make_table(make_study(), noise=0.01)), bootstrap=20)
-    rows = {row["panel"]: row for row in summary_rows(numbers)}
-    json.dumps(list(rows.values()), allow_nan=False)
-    assert rows["sgd"]["diverged"] == 4 and rows["sgd"]["missing"] == 1 and rows["sgd"]["cells"] == 35
-    assert rows["sgd"]["kappa"] < -0.6 < -0.5 < rows["sgdw"]["kappa"]
-    out = io.StringIO()
-    Console(file=out, width=140).print(summary_table(numbers))
-    text = out.getvalue()
-    assert "4/35" in text and f"{rows['adam']['best_error']:.2f} %" in text and rows["sgd"]["verdict"] in text
-
-
-def test_signs():
-    assert [number(v) for v in (-1.234, -0.001, None, float("nan"), 0.5)] == ["−1.23", "0.00", "–", "–", "0.50"]

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -104,14 +105,15 @@ def test_stored_studies_go_by_name_without_a_studies_folder(here, capsys):
 def test_how_to_go_on_is_said_as_the_study_was_called(here):
     command = SweepCommand("digits", ("task.epochs=1",))
     assert str(command) == "wdgrid sweep digits --set task.epochs=1"
-    attrs = command.attrs()
-    assert sweep_of("digits", "sqlite:///digits.db", attrs, "digits") == command
+    store = SimpleNamespace(attrs=lambda name: {"digits": command.attrs(), "other": command.attrs()}[name])
+    assert sweep_of(store, "digits", "sqlite:///digits.db", "digits") == command
+    coarse = sweep_of(store, "digits@coarse", "sqlite:///digits.db", "digits@coarse")
+    assert str(coarse) == "wdgrid sweep digits --set task.epochs=1 --coarse"
     (here / "studies").mkdir()  # where the default is now another place, the storage is named
-    moved = sweep_of("digits", "sqlite:///digits.db", attrs, "digits")
+    moved = sweep_of(store, "digits", "sqlite:///digits.db", "digits")
     assert moved.storage == "sqlite:///digits.db"
-    assert str(sweep_of("other", "sqlite:///studies/other.db", attrs, "other")).endswith(
-        "--name other --set task.epochs=1"
-    )
+    other = sweep_of(store, "other", "sqlite:///studies/other.db", "other")
+    assert str(other).endswith("--name other --set task.epochs=1")
 
 
 def test_a_shipped_study_can_be_planned_by_name(here, capsys):

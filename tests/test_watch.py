@@ -13,9 +13,11 @@ from synthetic_tables import error_of, make_curves, make_study, make_table
 
 from wdgrid.cli import main
 from wdgrid.cli.again import SweepCommand, alarm_lines
+from wdgrid.coarse import coarse_name, coarse_study
 from wdgrid.report import analyse_table, replaced, write_report
 from wdgrid.store import Store, owner_name
 from wdgrid.studyfile import load_study, only_adds
+from wdgrid.sweep import plan
 
 pytestmark = pytest.mark.slow
 
@@ -199,6 +201,22 @@ def test_no_command_is_printed_that_would_be_refused(here, capsys):
         assert '\n  axes.lr.values = "4..1/16"\n' in out and "wdgrid sweep" not in out
 
 
+def test_the_alarm_of_a_coarse_pass_names_its_study_and_no_values(here, capsys):
+    study = load_study(here / "studies/s.toml")
+    make_store(here, "s", study, towards_the_corner, at_most=3)
+    with Store(f"sqlite:///{here}/studies/s.db") as store:
+        plan(store, coarse_name("s"), coarse_study(study))
+        fill(store, coarse_name("s"), coarse_study(study), towards_the_corner)
+    for command in (["show", "s@coarse"], ["report", "s@coarse"]):
+        assert main(command) == 0
+        told = "".join(capsys.readouterr())
+        assert "adamw: the best cell lies on the highest rate (1)\n" in told
+        assert told.endswith("what to add to its study:\n  wdgrid show s\n")
+        assert "--extend" not in told and "add rate" not in told and "add decay" not in told
+    assert main(["show", "s"]) == 0
+    assert "what to add" not in capsys.readouterr().out
+
+
 def test_the_command_adds_exact_thirds(here):
     study = load_study(here / "studies/s.toml", ["axes.lr.values=[1, '1/3', '1/9']"])
     make_store(here, "s", study, lambda cell: 5 + cell.hyperparameters["lr"])
@@ -224,7 +242,7 @@ def test_show_says_what_the_numbers_mean(here, capsys):
     assert panels["sgd"]["conversion"] is None and panels["sgd"]["sentence"].startswith("coupled")
     assert panels["adamw"]["conversion"].startswith("torch: torch.optim.AdamW(params, lr=0.0125, weight_decay=2.56")
     assert panels["sgdw"]["conversion"].startswith("timm: timm.optim.SGDW(")
-    assert "p = " in panels["adamw"]["best_axes"]
+    assert "p = " in panels["sgd"]["best_axes"] and panels["adamw"]["best_axes"] is None
     assert main(["show", "m"]) == 0
     out = capsys.readouterr().out
     assert "sgd: coupled: " in out and "  best axes: p = " in out and "  best cell in torch: torch.optim.AdamW(" in out

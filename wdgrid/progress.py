@@ -3,10 +3,12 @@
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from wdgrid.analysis.words import divergences
 from wdgrid.sweep import Progress
 
 if TYPE_CHECKING:
@@ -128,10 +130,10 @@ class _Lines:
             return
         best = self.best.update(progress)
         panel, seed, outcomes, seconds = progress.chunk
-        diverged = sum(o.diverged_at is not None for o in outcomes)
+        wrong = divergences(Counter(o.divergence for o in outcomes if o.divergence))
         print(
             f"{progress.cells_done:.0f}/{progress.cells_total} cells  {panel} seed {seed}: {len(outcomes)} cells in "
-            f"{seconds:.1f} s, {diverged} diverged; {best}; about {_span(progress.left or 0.0)} left",
+            f"{seconds:.1f} s{wrong and f' ({wrong})'}; {best}; about {_span(progress.left or 0.0)} left",
             file=sys.stderr,
             flush=True,
         )

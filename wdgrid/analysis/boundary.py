@@ -20,13 +20,22 @@ BELOW_ONE = {"momentum", "beta1", "beta2"}
 
 @dataclass(frozen=True)
 class Boundary:
-    """One edge that holds the best cells, and the multiples to add beyond it, as a study file prints them."""
+    """One edge that holds the best cells, and the multiples to add beyond it, as a study file prints them.
+
+    `where` and `advice` say so in words.
+    """
 
     axis: str
     edge: Edge
     at: str
     add: tuple[str, ...]
-    text: str
+    where: str
+    advice: str
+
+    @property
+    def text(self) -> str:
+        """Both, in one sentence."""
+        return f"{self.where}; {self.advice}"
 
 
 def _beyond(
@@ -87,6 +96,5 @@ def boundaries(
             beyond = f"try a small positive {word}" if values[index] == 0 else f"try a {word} beyond it"
             advice = f"add {word} {', '.join(add)}" if add else beyond
             where = f"at {word} 0" if values[index] == 0 else f"on the {edge} {word} ({labels[index]})"
-            text = f"{what} {where}; {advice}"
-            found.append(Boundary(name, edge, labels[index], add, text))
+            found.append(Boundary(name, edge, labels[index], add, f"{what} {where}", advice))
     return tuple(found)

@@ -1,8 +1,18 @@
 """How numbers and hyperparameters are worded, in every sentence and table: one minus sign, one dash, one rounding."""
 
 import math
+from collections.abc import Mapping
+
+from wdgrid.cells import Divergence
 
 HYPERPARAMETERS = {"lr": "rate", "weight_decay": "decay"}
+# In the fewest words, the worst first.
+DIVERGENCES: dict[Divergence, str] = {
+    "non-finite": "non-finite",
+    "late blow-up": "late blow-up",
+    "stuck at chance": "stuck",
+    "spike": "spike",
+}
 
 Interval = tuple[float, float]
 
@@ -28,3 +38,15 @@ def with_interval(value: float | None, within: Interval | None, digits: int = 2)
 def percent(value: float | None) -> str:
     """An error: `2.34 %`, or a dash."""
     return "–" if value is None or not math.isfinite(value) else f"{number(value)} %"
+
+
+def figures(value: float | None) -> str:
+    """A positive number to three figures, `0.0494`, `1200`: no exponent from 0.0001 to a million; ∞, or a dash."""
+    if value is None or math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{float(f'{value:.3g}'):g}"
+
+
+def divergences(counts: Mapping[Divergence, int]) -> str:
+    """`1 non-finite, 13 stuck`: of how many cells training went wrong, by class; empty where of none."""
+    return ", ".join(f"{counts[kind]} {words}" for kind, words in DIVERGENCES.items() if counts.get(kind))

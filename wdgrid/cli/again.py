@@ -1,7 +1,6 @@
 """The sweep that made a study, as it is to be typed again: to go on with it, or to add what an alarm asks for."""
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ class SweepCommand:
     overrides: tuple[str, ...] = ()
     storage: str | None = None
     name: str | None = None
+    coarse: bool = False
 
     def __str__(self) -> str:
         words = ["wdgrid", "sweep", self.study]
@@ -26,6 +26,7 @@ class SweepCommand:
             words += [option, value] if value else []
         for override in self.overrides:
             words += ["--set", override]
+        words += ["--coarse"] if self.coarse else []
         return shlex.join(words)
 
     def with_axes(self, axes: dict[str, str]) -> "SweepCommand":
@@ -40,17 +41,22 @@ class SweepCommand:
         return {KEY: kept}
 
 
-def sweep_of(name: str, url: str, attrs: Mapping[str, Any], study: str) -> SweepCommand:
-    """The sweep that made the study `name`, found in the storage `url`, in words that work from this folder.
+def sweep_of(store: Any, name: str, url: str, study: str) -> SweepCommand:
+    """The sweep that made the study `name`, found in `store` at `url`, in words that work from this folder.
 
-    `study` is what a user calls it, which is what is printed where an older study kept nothing.
+    `study` is what a user calls it, which is what is printed where an older study kept nothing. A coarse pass was made
+    by its study's sweep.
     """
-    kept = attrs.get(KEY)
+    from wdgrid.coarse import SUFFIX
+
+    coarse = name.endswith(SUFFIX)
+    name, study = name.removesuffix(SUFFIX), study.removesuffix(SUFFIX)
+    kept = store.attrs(name).get(KEY)
     word = study if kept is None else _from_here(kept["study_file"], Path(kept["folder"]))
     default = storage_url(None, database_folder(word, name), name)
     storage = None if _place(url) == _place(default) else url
     overrides = tuple(kept["overrides"]) if kept else ()
-    return SweepCommand(word, overrides, storage, name if name != study_name(word) else None)
+    return SweepCommand(word, overrides, storage, name if name != study_name(word) else None, coarse)
 
 
 def _from_here(word: str, folder: Path) -> str:
@@ -68,13 +74,18 @@ def _place(url: str) -> str:
 
 
 def alarm_lines(numbers: Any, study: Any, command: SweepCommand) -> list[str]:
-    """A line an alarm, then the one command that adds what all of them ask for."""
+    """A line an alarm, then the one command that adds what all of them ask for; of a coarse pass, where to see that."""
     from wdgrid.report.extend import alarms, extended_axes
     from wdgrid.shipped import study_path
     from wdgrid.studyfile import StudyFileError, load_study, only_adds
 
     if not (lines := [f"{panel}: {alarm.text}" for panel, alarm in alarms(numbers)]):
         return []
+    if command.coarse:  # its axes are its study's, at another spacing and in another unit
+        place = ["--storage", command.storage] if command.storage else []
+        whole = shlex.join(["wdgrid", "show", command.name or command.study, *place])
+        where = [f"{panel}: {alarm.where}" for panel, alarm in alarms(numbers)]
+        return [*where, f"what to add to its study:\n  {whole}"]
     try:  # an axis that was extended before by --set is not in the file: say all of it again
         given = load_study(study_path(command.study), command.overrides)
         grown = {axis for axis in study.axes if set(given.axes[axis].values) != set(study.axes[axis].values)}

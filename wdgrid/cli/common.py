@@ -101,16 +101,17 @@ def stored_study(store: Any, name: str) -> Any:
     return Study.model_validate_json(definition[0])
 
 
-def print_summary(numbers: Any, as_json: bool) -> None:
-    """The summary of all panels on stdout."""
-    from wdgrid.report.summary import summary_rows, summary_table
+def print_summary(numbers: Any, found: Any, as_json: bool) -> None:
+    """The summary of all panels on stdout: their numbers and findings."""
+    from wdgrid.report.summary import summary_rows, summary_tables
 
     if as_json:
-        print_json(summary_rows(numbers))
+        print_json(summary_rows(numbers, found))
         return
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 120).print(summary_table(numbers))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(summary_tables(numbers, found, console.width))
 
 
 def print_json(data: object) -> None:

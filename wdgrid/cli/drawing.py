@@ -34,7 +34,7 @@ def draw(
 
 def tell_report(written: Any, study: Any, as_json: bool, quiet: bool, command: SweepCommand) -> None:
     """A report's summary, where its files are, and what to add where the best cells lie on an edge."""
-    print_summary(written.numbers, as_json)
+    print_summary(written.numbers, written.findings, as_json)
     say("written: " + " ".join(str(path) for path in written.paths), quiet)
     if quiet:
         return

@@ -61,10 +61,10 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
     name, url = stored(study, storage)
     with open_store(url) as store:
         definition, table = stored_study(store, name), store.table(name)
-        attrs = store.attrs(name)
+        attrs, command = store.attrs(name), sweep_of(store, name, url, study)
     environment = attrs.get("environment", {})
     numbers = analyse_table(definition, table, attrs)
-    words = findings(definition, numbers, grids(definition, table))
+    found = findings(definition, numbers, grids(definition, table), environment)
     states = {str(k): int(v) for k, v in table["state"].value_counts().items()}
     if as_json:
         print_json(
@@ -73,16 +73,16 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
                 "title": definition.title,
                 "cells": states,
                 "environment": environment,
-                "panels": [row | found for row, found in zip(summary_rows(numbers), words, strict=True)],
+                "panels": summary_rows(numbers, found),
             }
         )
         return
     typer.echo(f"{name}: {definition.title or name}")
     typer.echo("cells: " + ", ".join(f"{n} {state}" for state, n in states.items()))
     typer.echo("environment: " + ", ".join(f"{k} {v}" for k, v in environment.items()))
-    print_summary(numbers, as_json=False)
+    print_summary(numbers, found, as_json=False)
     typer.echo("")
-    for line in [*finding_lines(numbers, words), *alarm_lines(numbers, definition, sweep_of(name, url, attrs, study))]:
+    for line in [*finding_lines(numbers, found), *alarm_lines(numbers, definition, command)]:
         typer.echo(line)
 
 
@@ -104,7 +104,7 @@ def report(
     name, url = stored(study, storage)
     with open_store(url) as store:
         definition = stored_study(store, name)
-        command = sweep_of(name, url, store.attrs(name), study)
+        command = sweep_of(store, name, url, study)
         if not watch:
             draw(store, name, out, style, as_json, quiet, command)
             return

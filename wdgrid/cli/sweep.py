@@ -1,7 +1,7 @@
 """`wdgrid sweep`: plan, agree, train what is missing, draw."""
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,18 +70,17 @@ def sweep(
     small = coarse_pass(name, study) if coarse else None
     folder = database_folder(study_word, name)
     url = storage_url(storage, folder, name)
-    again = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None)
+    again = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None, coarse)
     with open_store(url, create=True) as store:
         _agree(store.definition(name), study, name, extend)
         added = plan(store, name, study)
         store.set_attrs(name, again.attrs())
-        same = f"{again} --coarse" if coarse else str(again)
-        run = _Run(store, folder, workers, 60 * checkpoint_minutes, quiet, same)
+        run = _Run(store, folder, workers, 60 * checkpoint_minutes, quiet, str(again))
         if small:
             run.search(name, study, small)
         else:
             run.whole(name, study, added)
-        draw(store, name, out, style, as_json, quiet, again)
+        draw(store, name, out, style, as_json, quiet, replace(again, coarse=False))
 
 
 @dataclass(frozen=True)

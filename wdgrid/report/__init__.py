@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Written:
-    """The files of a report, and the numbers it gives."""
+    """The files of a report, and the numbers and findings it gives, by panel."""
 
     paths: list[Path]
     numbers: "dict[str, Separability]"
+    findings: dict[str, dict[str, Any]]
 
 
 def analyse_table(study: "Study", table: "pd.DataFrame", attrs: Mapping[str, Any]) -> "dict[str, Separability]":
@@ -52,11 +53,13 @@ def write_report(
     from wdgrid.coarse import coarse_name
     from wdgrid.export import export
     from wdgrid.report.figures import heatmaps, save_heatmaps
-    from wdgrid.report.grids import search_words
+    from wdgrid.report.findings import findings
+    from wdgrid.report.grids import grids, search_words
     from wdgrid.report.page import write_page
 
     environment = dict(attrs.get("environment", {}))
     numbers = analyse_table(study, table, attrs)
+    found = findings(study, numbers, grids(study, table), environment)
     device = environment.get("device", "")
     notes = [search_words(study, table, *coarse)] if coarse else []
     figure = heatmaps(study, name, table, style=style, device=device, notes=notes)
@@ -68,9 +71,10 @@ def write_report(
             coarse_pictures = save_heatmaps(drawn, fresh, "coarse")
         export(table, "csv", fresh / "trials.csv")
         shown = (notes[0], coarse_pictures[0]) if coarse else None
-        write_page(study, name, table, curves, numbers, environment, pictures[0], fresh / "report.html", shown)
+        write_page(study, name, table, curves, numbers, found, environment, pictures[0], fresh / "report.html", shown)
         pictures += coarse_pictures
-    return Written([out / name for name in (*(p.name for p in pictures), "trials.csv", "report.html")], numbers)
+    paths = [out / name for name in (*(p.name for p in pictures), "trials.csv", "report.html")]
+    return Written(paths, numbers, found)
 
 
 @contextmanager

@@ -1,14 +1,17 @@
-"""What a panel's numbers mean, in sentences: the verdict, the axes on which it is separable, its best cell elsewhere,
-and how training went wrong.
+"""What a panel's numbers mean: the verdict, the axes on which it is separable, its best cell elsewhere and its decay in
+other units, how training went wrong.
 
 Knows words. What they stand on is in `wdgrid.analysis`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wdgrid.analysis.conversion import convert
 from wdgrid.report.flags import counts, sentence
+from wdgrid.schedule import periods
 
 if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
@@ -20,34 +23,73 @@ Finding = dict[str, Any]
 ELSEWHERE = {"sgdw": "timm", "adamw": "torch", "sgdw-torch": "paper", "adamw-torch": "paper"}
 
 
-def findings(study: "Study", numbers: "Mapping[str, Separability]", drawn: "Sequence[Grid]") -> list[Finding]:
-    """Per panel `best_axes`, `conversion` (of the best cell, decoupled variants only) and `divergence` (what training
-    went wrong with a finite error); None where there is none. `divergences` counts the latter by class.
+def findings(
+    study: "Study", numbers: "Mapping[str, Separability]", drawn: "Sequence[Grid]", environment: Mapping[str, Any]
+) -> dict[str, Finding]:
+    """By panel `best_axes`, `conversion` (of the best cell, decoupled variants only), `weight_decay_norm` and
+    `tau_epochs` (the best cell's, see `decay_units`) and `divergence` (what training went wrong with a finite error);
+    None where there is none. `divergences` counts the latter by class.
+
+    `environment` is what training said of itself.
     """
     from wdgrid.analysis.best_axes import best_axes
 
     flags = {grid.panel: grid.flags for grid in drawn}
-    found = []
+    found = {}
     for name, panel in numbers.items():
         optimizer = study.panel_names()[name].optimizer
         axes = best_axes(panel, optimizer)
-        found.append(
-            {
-                "best_axes": axes and axes.sentence,
-                "conversion": _conversion(study, name, panel),
-                "divergence": sentence(flags[name], optimizer),
-                "divergences": counts(flags[name]),
-            }
-        )
+        normalized, tau = decay_units(study, name, panel, environment)
+        found[name] = {
+            "best_axes": axes and axes.sentence,
+            "conversion": _conversion(study, name, panel),
+            "weight_decay_norm": normalized,
+            "tau_epochs": tau,
+            "divergence": sentence(flags[name], optimizer),
+            "divergences": counts(flags[name]),
+        }
     return found
+
+
+def _best_values(study: "Study", name: str, found: "Separability") -> dict[str, float] | None:
+    """Every hyperparameter of a panel's best cell, in the panel's own form; None where there is no such cell."""
+    if found.best_row is None or found.best_col is None:
+        return None
+    fixed = study.hyperparameters(study.panel_names()[name])
+    return {**fixed, study.row: found.best_row, study.column: found.best_col}
+
+
+def decay_units(
+    study: "Study", name: str, found: "Separability", environment: Mapping[str, Any]
+) -> tuple[float | None, float | None]:
+    """λ_norm and τ in epochs of a panel's best cell, as `wdgrid convert` has them: of the paper's λ; τ is ∞ at λ = 0.
+
+    None where one is not defined: τ of L2 under Adam, and whatever takes the epochs of a restart period where periods
+    are of several lengths. `environment` says how many images and steps an epoch had, else the study does if it can.
+    """
+    panel, task = study.panel_names()[name], study.task
+    images = environment.get("train_images") or task.train_size
+    if (values := _best_values(study, name, found)) is None or images is None:
+        return None, None
+    batch = min(task.batch_size, images)
+    lengths = periods(panel.schedule, study.panel_epochs(panel))
+    epochs = lengths[0] if len(set(lengths)) == 1 else None
+    raw = values["weight_decay"]
+    if study.normalized(panel):
+        if epochs is None:
+            return None, None
+        raw *= math.sqrt(batch / (images * epochs))
+    in_units = partial(convert, values["lr"], raw, panel.optimizer, momentum=values.get("momentum", 0.9))
+    steps = environment.get("steps_per_epoch") or images // batch
+    normalized = in_units(to="normalised", batch=batch, train_size=images, epochs=epochs).value if epochs else None
+    return normalized, in_units(to="tau", steps_per_epoch=steps).value
 
 
 def _conversion(study: "Study", name: str, found: "Separability") -> str | None:
     panel = study.panel_names()[name]
-    target = ELSEWHERE.get(panel.optimizer)
-    if target is None or study.normalized(panel) or found.best_row is None or found.best_col is None:
+    target, values = ELSEWHERE.get(panel.optimizer), _best_values(study, name, found)
+    if target is None or values is None or study.normalized(panel):
         return None
-    values = study.hyperparameters(panel) | {study.row: found.best_row, study.column: found.best_col}
     same = convert(
         values["lr"],
         values["weight_decay"],
@@ -73,12 +115,12 @@ def groups_warning(study: "Study") -> str:
     return words and f"for parameter groups multiply the decay: {words}"
 
 
-def finding_lines(numbers: "Mapping[str, Separability]", found: Sequence[Finding]) -> list[str]:
+def finding_lines(numbers: "Mapping[str, Separability]", found: Mapping[str, Finding]) -> list[str]:
     """The sentences for a terminal."""
     lines = []
-    for (name, panel), words in zip(numbers.items(), found, strict=True):
-        lines.append(f"{name}: {panel.sentence}")
-        if words["best_axes"] and panel.verdict != "can't tell":  # a slope nobody can tell advises nobody
+    for name, words in found.items():
+        lines.append(f"{name}: {numbers[name].sentence}")
+        if words["best_axes"]:
             lines.append(f"  best axes: {words['best_axes']}")
         if words["conversion"]:
             lines.append(f"  best cell in {words['conversion']}")

@@ -17,14 +17,13 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from wdgrid import __version__
-from wdgrid.analysis.best_axes import best_axes
-from wdgrid.analysis.conversion import OPTIMIZERS, convert
-from wdgrid.analysis.words import HYPERPARAMETERS, interval, number, percent
-from wdgrid.report.findings import groups_warning
+from wdgrid.analysis.conversion import convert
+from wdgrid.analysis.words import HYPERPARAMETERS, figures, interval, number, percent
+from wdgrid.report.findings import Finding, groups_warning
 from wdgrid.report.flags import FLAGS, MEANING, sentence
 from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words
 from wdgrid.report.payload import curve_data, page_data
-from wdgrid.report.summary import certainty_words
+from wdgrid.report.summary import DECAY_UNITS, certainty_words, has_decay_units, went_wrong
 from wdgrid.study import Study
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ def write_page(
     table: pd.DataFrame,
     curves: pd.DataFrame,
     numbers: Mapping[str, "Separability"],
+    found: Mapping[str, Finding],
     environment: Mapping[str, Any],
     figure_png: Path,
     path: Path,
@@ -68,7 +68,8 @@ def write_page(
         picture=_embedded_png(figure_png),
         coarse=coarse and (coarse[0], _embedded_png(coarse[1])),
         caption=caption_lines(study, name, panels, str(environment.get("device") or "")),
-        numbers=list(_numbers(study, panels, numbers)),
+        numbers=list(_numbers(study, panels, numbers, found)),
+        decay_units=DECAY_UNITS if has_decay_units(found) else None,
         long_words=[LONG_WORDS.get(axis, axis) for axis in (study.row, study.column)],
         row=HYPERPARAMETERS.get(study.row, study.row),
         col=HYPERPARAMETERS.get(study.column, study.column),
@@ -121,21 +122,24 @@ def _template(name: str) -> str:
 Measured = tuple[str, str]  # a number and what stands in small beside it: its interval, its place
 
 
-def _numbers(study: Study, panels: list[Grid], numbers: Mapping[str, "Separability"]) -> Iterator[dict[str, Any]]:
+def _numbers(
+    study: Study, panels: list[Grid], numbers: Mapping[str, "Separability"], findings: Mapping[str, Finding]
+) -> Iterator[dict[str, Any]]:
     """The panels' numbers, worded."""
     titles = {grid.panel: grid.title for grid in panels}
     for name, found in numbers.items():
-        axes = best_axes(found, study.panel_names()[name].optimizer)
+        words = findings[name]
         yield {
             "title": titles[name],
             "verdict": found.verdict,
             "sentence": found.sentence,
-            "best_axes": axes.sentence if axes and found.verdict != "can't tell" else None,
+            "best_axes": words["best_axes"],
             "alarms": [alarm.text for alarm in found.alarms],
             "best": _best_words(found),
+            "decay_units": f"λ_norm {figures(words['weight_decay_norm'])}, τ {figures(words['tau_epochs'])}",
             **{key: _measured(found, key) for key in ("interaction", "kappa", "regret_decay", "regret_rate", "rho")},
             "cells": f"{found.n_cells} × {len(study.seeds)}",
-            "diverged": found.n_diverged,
+            "wrong": went_wrong(found, words),
             "missing": found.n_missing,
             "cap": percent(found.cap),
             "certainty": "" if found.test_interval is None else certainty_words(found),
@@ -184,7 +188,7 @@ def _value(label: str, value: float) -> str:
 def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:
     """The panel's best cell in other libraries' terms: library, line to paste, warning."""
     panel = study.panel_names()[grid.panel]
-    if not grid.best or study.normalized(panel) or panel.optimizer not in OPTIMIZERS:
+    if not grid.best or study.normalized(panel):
         return
     row, col = grid.best[0]
     found = study.hyperparameters(panel)
@@ -201,7 +205,8 @@ def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:
             betas=betas,
             eps=found.get("eps", 1e-8),
         )
-        yield library, same.line, "; ".join(w for w in (same.warning, groups_warning(study)) if w)
+        if same.line:
+            yield library, same.line, "; ".join(w for w in (same.warning, groups_warning(study)) if w)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,78 +1,140 @@
-"""The table at the end of a sweep: per panel the best cell, what diverged, κ, interaction and the verdict.
+"""The table at the end of a sweep: per panel the best cell, what went wrong, κ, interaction and the verdict.
 
 Knows how numbers are worded for a terminal. What they are stands in `wdgrid.analysis.separability`.
 """
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
+from rich.cells import cell_len
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from wdgrid.analysis.words import HYPERPARAMETERS, interval, number, percent
+from wdgrid.analysis.words import HYPERPARAMETERS, divergences, figures, interval, number
+from wdgrid.report.findings import Finding
 from wdgrid.report.grids import OPTIMISTIC
 
 if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
 
+DECAY_UNITS = "λ_norm = λ √(B T/b); τ: the epochs over which weights average their updates at the full rate."
+GAP = 2  # between two columns
 NUMBERS = ("interaction", "kappa", "kappa_rows", "regret_decay", "regret_rate", "rho")
 
 
-def summary_rows(numbers: Mapping[str, "Separability"]) -> list[dict[str, Any]]:
-    """One dict per panel, ready for JSON: None where a number is not defined."""
+def summary_rows(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]) -> list[dict[str, Any]]:
+    """One dict per panel, its findings included, ready for JSON: None where a number is not defined."""
     return [
         {
             "panel": name,
-            "best_error": _number(found.best_error),
-            "selected_on": found.selected_on,
-            "best_test_error": _number(found.best_test_error),
-            "test_interval": found.test_interval and list(found.test_interval),
-            "test_interval_kind": found.test_interval_kind,
-            "best_row": found.best_row_label,
-            "best_col": found.best_col_label,
-            "cells": found.n_cells,
-            "seeds": found.n_seeds,
-            "diverged": found.n_diverged,
-            "missing": found.n_missing,
-            "cap": _number(found.cap),
-            **{key: _number(getattr(found, key)) for key in NUMBERS},
-            "intervals": {key: list(map(_number, pair)) for key, pair in found.intervals.items()},
-            "interval_kind": found.interval_kind,
-            "verdict": found.verdict,
-            "sentence": found.sentence,
-            "alarms": [alarm.text for alarm in found.alarms],
+            "best_error": _number(panel.best_error),
+            "selected_on": panel.selected_on,
+            "best_test_error": _number(panel.best_test_error),
+            "test_interval": panel.test_interval and list(panel.test_interval),
+            "test_interval_kind": panel.test_interval_kind,
+            "best_row": panel.best_row_label,
+            "best_col": panel.best_col_label,
+            "cells": panel.n_cells,
+            "seeds": panel.n_seeds,
+            "diverged": panel.n_diverged,
+            "missing": panel.n_missing,
+            "cap": _number(panel.cap),
+            **{key: _number(getattr(panel, key)) for key in NUMBERS},
+            "intervals": {key: list(map(_number, pair)) for key, pair in panel.intervals.items()},
+            "interval_kind": panel.interval_kind,
+            "verdict": panel.verdict,
+            "sentence": panel.sentence,
+            "alarms": [alarm.text for alarm in panel.alarms],
+            **found[name],
+            "tau_epochs": _number(found[name]["tau_epochs"]),
         }
-        for name, found in numbers.items()
+        for name, panel in numbers.items()
     ]
 
 
-def summary_table(numbers: Mapping[str, "Separability"]) -> Table:
-    """The rows as a table for the terminal."""
-    validated = any(found.selected_on == "validation" for found in numbers.values())
-    caption = "Best cells are picked on validation images and reported on test." if validated else OPTIMISTIC
-    kinds = dict.fromkeys(certainty_words(found) for found in numbers.values() if found.test_interval is not None)
-    caption += f" In brackets: 90 % intervals of the test error, {'; '.join(kinds)}." if kinds else ""
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left")
-    table.add_column("panel")
-    table.add_column("best on validation" if validated else "best", justify="right")
-    if validated:
-        table.add_column("its test error", justify="right")
-    axes = next(((found.row_name, found.col_name) for found in numbers.values()), ("row", "column"))
-    table.add_column(f"at ({', '.join(HYPERPARAMETERS.get(name, name) for name in axes)})")
-    for heading in ("diverged", "missing", "κ", "interaction"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
-    for row in summary_rows(numbers):
-        keys = ("best_error", "best_test_error")[: 1 + validated]
-        best = [percent(row[key]) for key in keys]
-        best[-1] += f" {interval(row['test_interval'])}" if row["test_interval"] else ""
-        place = "–" if row["best_row"] is None else f"{row['best_row']}, {row['best_col']}"
-        counts = [f"{row[key]}/{row['cells']}" if row[key] else "0" for key in ("diverged", "missing")]
-        scores = [number(row["kappa"]), number(row["interaction"])]
-        # Text, not str: a panel's name is the user's and may look like rich's markup.
-        table.add_row(*(Text(cell) for cell in (row["panel"], *best, place, *counts, *scores, row["verdict"])))
+@dataclass(frozen=True)
+class _Column:
+    heading: str
+    cells: list[str]
+    justify: Literal["left", "right"]
+
+    @property
+    def width(self) -> int:
+        return max(cell_len(line) for cell in (self.heading, *self.cells) for line in cell.split("\n"))
+
+
+def summary_tables(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding], width: int) -> Group:
+    """The panels as a table for a terminal of so many columns; what does not fit beside goes into another one below."""
+    panels, *columns = _columns(numbers, found)
+    blocks = [[panels]]
+    for column in columns:
+        if len(blocks[-1]) > 1 and sum(c.width + GAP for c in blocks[-1]) + column.width > width:
+            blocks.append([panels])
+        blocks[-1].append(column)
+    first, *below = (_table(block) for block in blocks)
+    caption = Text(_caption(numbers, found), style="table.caption")
+    return Group(first, *(part for table in below for part in (Text(), table)), caption)
+
+
+def _columns(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]) -> Iterator[_Column]:
+    panels = numbers.values()
+    yield _Column("panel", list(numbers), "left")
+    if validated := any(panel.selected_on == "validation" for panel in panels):
+        yield _Column("best on vali-\ndation (%)", [number(panel.best_error) for panel in panels], "right")
+    tested = "its test error (%)" if validated else "best (%)"
+    yield _Column(tested, [_tested(panel) for panel in panels], "right")
+    axes = next(((panel.row_name, panel.col_name) for panel in panels), ("row", "column"))
+    place = "at " + ",\n".join(HYPERPARAMETERS.get(axis, axis) for axis in axes)
+    yield _Column(place, [_place(panel) for panel in panels], "left")
+    yield _Column("κ", [number(panel.kappa) for panel in panels], "right")
+    yield _Column("inter-\naction", [number(panel.interaction) for panel in panels], "right")
+    yield _Column("verdict", [panel.verdict for panel in panels], "left")
+    if has_decay_units(found):
+        yield _Column("λ_norm", [figures(found[name]["weight_decay_norm"]) for name in numbers], "right")
+        yield _Column("τ", [figures(found[name]["tau_epochs"]) for name in numbers], "right")
+    yield _Column("went wrong", [went_wrong(panel, found[name]) for name, panel in numbers.items()], "left")
+    if any(panel.n_missing for panel in panels):
+        yield _Column("missing", [f"{panel.n_missing}/{panel.n_cells}" for panel in panels], "right")
+
+
+def _table(columns: list[_Column]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.heading, justify=column.justify, overflow="fold")
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, row))  # Text, not str: a panel's name is the user's and may look like rich's markup
     return table
+
+
+def _caption(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]) -> str:
+    validated = any(panel.selected_on == "validation" for panel in numbers.values())
+    caption = "Best cells are picked on validation images and reported on test." if validated else OPTIMISTIC
+    kinds = dict.fromkeys(certainty_words(panel) for panel in numbers.values() if panel.test_interval is not None)
+    caption += f" In brackets: 90 % intervals of the test error, {'; '.join(kinds)}." if kinds else ""
+    return caption + (f" {DECAY_UNITS}" if has_decay_units(found) else "")
+
+
+def has_decay_units(found: Mapping[str, Finding]) -> bool:
+    """Whether any panel's best cell has a λ_norm or a τ."""
+    return any(words["weight_decay_norm"] is not None or words["tau_epochs"] is not None for words in found.values())
+
+
+def went_wrong(panel: "Separability", words: Finding) -> str:
+    """Of how many of a panel's cells training went wrong, by class; a dash where of none."""
+    counts = {kind: flag["cells"] for kind, flag in words["divergences"].items()}
+    return divergences({"non-finite": panel.n_diverged, **counts}) or "–"
+
+
+def _tested(panel: "Separability") -> str:
+    error = panel.best_error if panel.best_test_error is None else panel.best_test_error
+    return number(error) + (f" {interval(panel.test_interval)}" if panel.test_interval else "")
+
+
+def _place(panel: "Separability") -> str:
+    return "–" if panel.best_row_label is None else f"{panel.best_row_label}, {panel.best_col_label}"
 
 
 def certainty_words(found: "Separability") -> str:
