@@ -10,12 +10,14 @@ Knows nothing of networks, schedules or of what a cell means.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 Hyperparameters = Mapping[str, Tensor]  # name → [K]
 State = tuple[Tensor, ...]  # each [K, …]
+Coefficients = Mapping[str, Tensor]  # name → [K], or columns [K, 1]: what a step multiplies by
 Parts = Sequence[tuple[slice, float]]  # columns of [K, P] → what λ is multiplied by there
 
 L2 = frozenset({"sgd", "adam"})
@@ -139,63 +141,92 @@ class Rule:
 
     def update_(self, gradient: Tensor, eta: float, t: int, decay: float = 1.0) -> None:
         """One step in place. `gradient` [K, P] is used up; `decay` multiplies λ (normalised decay)."""
-        rate = eta * self.hyper["lr"]
-        lam = decay * self.hyper["weight_decay"]
-        shrink = None if self.optimizer in L2 else lam * (rate if self.optimizer in LIBRARY else eta)
-        if self._kernel and all(m == 1 for _, m in self.parts):
-            self._adam_kernel_(gradient, rate, lam if shrink is None else shrink, t)
+        if not self._kernel:
+            self.apply_(gradient, self._columns(self.coefficients(eta, t, decay)))
             return
-        self._decay_(gradient, lam, shrink)
-        if self._kernel:  # it takes one decay for all weights of a call
-            self._adam_kernel_(gradient, rate, torch.zeros_like(lam), t)
-        elif is_adam(self.optimizer):
-            self._adam_(gradient, rate, t)
+        rate, shrink = self._rate_and_decay(eta, decay)
+        if any(m != 1 for _, m in self.parts):  # the kernel takes one decay for all weights of a call
+            self._decay_(gradient, self._columns(self._decays(shrink)))
+            shrink = torch.zeros_like(shrink)
+        self._adam_kernel_(gradient, rate, shrink, t)
+
+    def coefficients(self, eta: float, t: int, decay: float = 1.0) -> dict[str, Tensor]:
+        """What step t (from 1) changes in `apply_`, each [K] float64 on the CPU; the names are the rule's for good."""
+        rate, shrink = self._rate_and_decay(eta, decay)
+        hyper, decays = self.hyper, self._decays(shrink)
+        if self.optimizer == "kalman":
+            kappa = (1 - hyper["beta2"]) * eta**2
+            return decays | {"eps": hyper["eps"], "kappa": kappa, "1-kappa": 1 - kappa, "-rate": -rate}
+        if is_adam(self.optimizer):
+            beta1, beta2 = hyper["beta1"], hyper["beta2"]
+            betas = {"beta1": beta1, "1-beta1": 1 - beta1, "beta2": beta2, "1-beta2": 1 - beta2}
+            return decays | betas | {"bias2": 1 - beta2**t, "-rate/bias1": -rate / (1 - beta1**t), "eps": hyper["eps"]}
+        return decays | {"momentum": hyper["momentum"], "rate": rate, "-rate": -rate}
+
+    def apply_(self, gradient: Tensor, now: Coefficients) -> None:
+        """One step in place, with its coefficients as columns [K, 1] on θ's device and in its precision.
+
+        `gradient` [K, P] is used up. Nothing here depends on a number of this step that Python knows, so a CUDA graph
+        may hold it.
+        """
+        self._decay_(gradient, now)
+        if is_adam(self.optimizer):
+            self._adam_(gradient, now)
         elif self.optimizer == "kalman":
-            self._kalman_(gradient, rate, eta)
+            self._kalman_(gradient, now)
         else:
-            self._sgd_(gradient, rate)
+            self._sgd_(gradient, now)
 
-    def _column(self, vector: Tensor) -> Tensor:
-        return vector.to(self.theta)[:, None]
+    def _rate_and_decay(self, eta: float, decay: float) -> tuple[Tensor, Tensor]:
+        """η_t α; and λ_t where it adds to the gradient, else the share by which θ_{t-1} shrinks. Each [K]."""
+        rate, lam = eta * self.hyper["lr"], decay * self.hyper["weight_decay"]
+        if self.optimizer in L2:
+            return rate, lam
+        return rate, lam * (rate if self.optimizer in LIBRARY else eta)
 
-    def _decay_(self, g: Tensor, lam: Tensor, shrink: Tensor | None) -> None:
+    def _columns(self, vectors: Coefficients) -> dict[str, Tensor]:
+        return {name: vector.to(self.theta)[:, None] for name, vector in vectors.items()}
+
+    @cached_property
+    def _decayed(self) -> Parts:
+        """The columns that decay; none where no cell's do."""
+        return [part for part in self.parts if part[1]] if self.hyper["weight_decay"].any() else []
+
+    def _decays(self, shrink: Tensor) -> dict[str, Tensor]:
+        return {f"decay{i}": m * shrink for i, (_, m) in enumerate(self._decayed)}
+
+    def _decay_(self, g: Tensor, now: Coefficients) -> None:
         """What decay does in this step: L2 adds to the gradient, the decoupled forms shrink θ_{t-1}."""
-        if not lam.any():
-            return
-        for columns, m in self.parts:
-            if m == 0:
-                continue
+        for i, (columns, _) in enumerate(self._decayed):
             theta = self.theta[:, columns]
-            if shrink is None:
-                g[:, columns].addcmul_(theta, self._column(m * lam))
+            if self.optimizer in L2:
+                g[:, columns].addcmul_(theta, now[f"decay{i}"])
             else:
-                theta.mul_(1 - self._column(m * shrink))
+                theta.mul_(1 - now[f"decay{i}"])
 
-    def _sgd_(self, g: Tensor, rate: Tensor) -> None:
+    def _sgd_(self, g: Tensor, now: Coefficients) -> None:
         (m,) = self.state
-        m.mul_(self._column(self.hyper["momentum"]))
+        m.mul_(now["momentum"])
         if self.optimizer == "sgdw-torch":
             m.add_(g)
-            self.theta.addcmul_(m, self._column(-rate))
+            self.theta.addcmul_(m, now["-rate"])
         else:
-            m.addcmul_(g, self._column(rate))
+            m.addcmul_(g, now["rate"])
             self.theta.sub_(m)
 
-    def _adam_(self, g: Tensor, rate: Tensor, t: int) -> None:
+    def _adam_(self, g: Tensor, now: Coefficients) -> None:
         m, v = self.state
-        beta1, beta2 = self.hyper["beta1"], self.hyper["beta2"]
-        m.mul_(self._column(beta1)).addcmul_(g, self._column(1 - beta1))
-        v.mul_(self._column(beta2)).addcmul_(g, g * self._column(1 - beta2))
-        denominator = (v / self._column(1 - beta2**t)).sqrt_().add_(self._column(self.hyper["eps"]))
-        self.theta.addcmul_(m / denominator, self._column(-rate / (1 - beta1**t)))
+        m.mul_(now["beta1"]).addcmul_(g, now["1-beta1"])
+        v.mul_(now["beta2"]).addcmul_(g, g * now["1-beta2"])
+        denominator = (v / now["bias2"]).sqrt_().add_(now["eps"])
+        self.theta.addcmul_(m / denominator, now["-rate/bias1"])
 
-    def _kalman_(self, g: Tensor, rate: Tensor, eta: float) -> None:
+    def _kalman_(self, g: Tensor, now: Coefficients) -> None:
         (s,) = self.state
-        g.div_(self._column(self.hyper["eps"]))
-        kappa = (1 - self.hyper["beta2"]) * eta**2
-        s.mul_(self._column(1 - kappa)).add_(self._column(kappa))
-        s.div_((g * g).mul_(s).mul_(self._column(kappa)).add_(1))
-        self.theta.addcmul_(g.mul_(s), self._column(-rate))
+        g.div_(now["eps"])
+        s.mul_(now["1-kappa"]).add_(now["kappa"])
+        s.div_((g * g).mul_(s).mul_(now["kappa"]).add_(1))
+        self.theta.addcmul_(g.mul_(s), now["-rate"])
 
     def _adam_kernel_(self, g: Tensor, rate: Tensor, decay: Tensor, t: int) -> None:
         """torch's fused CPU kernel, a cell a call. Its decoupled form subtracts lr·wd·θ: wd = shrink/rate."""
