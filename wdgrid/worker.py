@@ -166,7 +166,7 @@ def _set_up(task: Task, tell: Callable[[str, int, int], None]) -> tuple[Any, Rea
         "python": platform.python_version(),
         "system": platform.platform(),
         "parameters": network.size,
-        "form": network.form,
+        "form": bench.form,
         "train_images": len(bench.data.train_x),
         "test_images": len(bench.data.test_x),
         "classes": bench.data.classes,
@@ -196,7 +196,7 @@ def _checkpoint(bench: Any, order: Order) -> Any:
 
     first = order.cells[0]
     chunk = [f"{c.multiples[0]} {c.multiples[1]}" for c in order.cells]
-    identity = json.dumps([order.digest, bench.device.type, first.panel, first.seed, order.size, chunk])
+    identity = json.dumps([order.digest, bench.device.type, bench.form, first.panel, first.seed, order.size, chunk])
     stem = f"{first.panel}-{first.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     return Checkpoint(order.checkpoints / stem, identity, order.every)
 

@@ -58,7 +58,7 @@ def plan(
     told = {
         "study": path.stem,
         "device": str(bench.device),
-        "network": network.form,
+        "network": bench.form,
         "parameters": network.size,
         "chunk": size,
         "workers": processes,

@@ -67,13 +67,13 @@ def _step(fused: Fused, plain: list[nn.Module], x: Tensor, number: int) -> bool:
     for k, module in enumerate(plain):
         noise.seed(of, number)
         expected = module.train()(x)
-        if not _close(logits[k], expected):
+        if not close(logits[k], expected):
             return False
         trained = _trained(module)
         gradients = torch.autograd.grad(expected.square().mean(), list(trained.values()), allow_unused=True)
-        if not _parallel([fused.gradients[name][k] for name in trained], list(gradients)):
+        if not parallel([fused.gradients[name][k] for name in trained], list(gradients)):
             return False
-        if not all(_close(fused.buffers[name][k], buffer) for name, buffer in module.named_buffers()):
+        if not all(close(fused.buffers[name][k], buffer) for name, buffer in module.named_buffers()):
             return False
     return True
 
@@ -83,16 +83,17 @@ def _test(fused: Fused, plain: list[nn.Module], x: Tensor, number: int) -> bool:
     logits = fused(x, training=False, noise=number)
     for k, module in enumerate(plain):
         noise.seed(noise.generators(x.device), number)
-        if not _close(logits[k], module.eval()(x)):
+        if not close(logits[k], module.eval()(x)):
             return False
     return True
 
 
-def _close(own: Tensor, expected: Tensor) -> bool:
+def close(own: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are equal up to single precision, NaN in the same places."""
     return own.shape == expected.shape and torch.allclose(own.double(), expected.double(), **LOGITS)
 
 
-def _parallel(own: list[Tensor], expected: list[Tensor | None]) -> bool:
+def parallel(own: list[Tensor], expected: list[Tensor | None]) -> bool:
     """Whether gradients agree; by norms, for a ReLU at zero may fall either way. None is zero."""
     wanted = [torch.zeros_like(o) if e is None else e for o, e in zip(own, expected, strict=True)]
     norms = torch.stack([e.norm() for e in wanted])

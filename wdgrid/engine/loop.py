@@ -15,7 +15,7 @@ from wdgrid import data as datasets
 from wdgrid import models
 from wdgrid.cells import Cell, Curve, Outcome
 from wdgrid.data import Dataset
-from wdgrid.engine import divergence
+from wdgrid.engine import divergence, native
 from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.fuse import FusedNetwork, Kind
 from wdgrid.engine.steps import Stepwise
@@ -51,6 +51,7 @@ class Workbench:
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
         self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
         self._kind: Kind | None = None  # found out by the first network
+        self._chain: native.Chain | None = None  # likewise
         self.decay_multipliers: dict[str, float] = {}  # by parameter; found out by the first network
 
     def network(self, seed: int, cells: int) -> FusedNetwork:
@@ -62,8 +63,24 @@ class Workbench:
         module = models.build(self.task, x.shape[1:], self.data.classes, seed)
         self.decay_multipliers = self.decay_multipliers or multipliers(module, self.task.decay_multipliers)
         network = FusedNetwork(module, cells, x, self._kind, self.products)
+        if self._kind is None and network.form == "stacked" and not network.kind.random and not self.products:
+            self._chain = native.chain(module, x, self.data.train_y[:8])
         self._kind = network.kind
         return network
+
+    @property
+    def form(self) -> str:
+        """How cells are computed, once there was a network."""
+        return "native" if self._chain else self._kind.form if self._kind else "not known yet"
+
+    def steps(
+        self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int
+    ) -> Stepwise | native.Native:
+        """How the cells of `network` are trained by `rule`, with η_t and what λ is multiplied by for each step."""
+        if self._chain is None:
+            return Stepwise(network, rule, etas, decays, seed)
+        batch = min(self.task.batch_size, len(self.data.train_x))
+        return native.Native(self._chain, network, rule, etas, decays, batch)
 
 
 def one_thread() -> None:
@@ -136,8 +153,9 @@ class Chunk:
         if job.normalized:
             size_b = min(task.batch_size, len(bench.data.train_x))
             self.decays = normalization(job.schedule, job.epochs, steps, size_b, len(bench.data.train_x))
-        self.steps = Stepwise(self.network, self.rule, self.etas, self.decays, self.seed)
-        self.alive = torch.ones(size, dtype=torch.bool)
+        self.steps = bench.steps(self.network, self.rule, self.etas, self.decays, self.seed)
+        self.alive = torch.arange(size) < len(cells)
+        self.steps.freeze(~self.alive)  # padding
         self.diverged_at: list[int | None] = [None] * size
         self.curves = [Curve() for _ in cells]
         self.trace = divergence.start(size)

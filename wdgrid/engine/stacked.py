@@ -40,7 +40,7 @@ class _Program:
     def __init__(self, module: nn.Module, trace: Trace) -> None:
         self._layers: list[tuple[str, Operation, tuple[str, ...]]] = []
         self._source = self._result = ""
-        for node in _needed(_Tracer().trace(module)):
+        for node in needed(Tracer().trace(module)):
             inputs = tuple(_names(node.args))
             if node.op == "placeholder":
                 self._source = node.name
@@ -59,12 +59,14 @@ class _Program:
         return by_cell(logits.tensor, run.cells)
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
+    """torch.fx, to which our own layers are layers."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m) is Shake or super().is_leaf_module(m, module_qualified_name)
 
 
-def _needed(graph: fx.Graph) -> list[fx.Node]:
+def needed(graph: fx.Graph) -> list[fx.Node]:
     """The nodes that the output depends on, and the input, in order."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
