@@ -1,8 +1,8 @@
 """Compiled code: a C file built with the machine's own compiler the first time it is wanted, and kept.
 
-For the very processor it runs on, so that vectors are as wide as they can be. Where there is no compiler, or nothing can
-be built, there is no library, and whoever asked goes another way. Knows files, compilers and processors; nothing of what
-the code computes.
+For the very processor it runs on, so that vectors are as wide as they can be. Where there is no compiler, or nothing
+can be built, there is no library, and whoever asked goes another way. Knows files, compilers and processors; nothing of
+what the code computes.
 """
 
 import ctypes
@@ -66,16 +66,16 @@ def _built(path: Path, source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
 
 def _build(target: Path, source: Path, flags: tuple[str, ...]) -> None:
     """Raises CalledProcessError where the compiler takes none of PROCESSORS."""
-    for processor in PROCESSORS:
-        command = [*compiler(), *FLAGS, *processor, *flags, str(source), "-o", str(target), "-lm"]
-        done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
-        if done.returncode == 0:
+    commands = [[*compiler(), *FLAGS, *each, *flags, str(source), "-o", str(target), "-lm"] for each in PROCESSORS]
+    for command in commands:
+        last = command is commands[-1]
+        if subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=last).returncode == 0:
             return
-    done.check_returncode()
 
 
 def _processor() -> bytes:
     """What a library built for this processor depends on: a home may be shared by several machines."""
-    with suppress(OSError), open("/proc/cpuinfo", "rb") as lines:  # noqa: PTH123
-        return b"".join(line for line in lines.read().split(b"\n\n")[0].splitlines() if line[:5] in (b"flags", b"model", b"Featu"))
+    with suppress(OSError):
+        first = Path("/proc/cpuinfo").read_bytes().partition(b"\n\n")[0].splitlines()
+        return b"".join(line for line in first if line.startswith((b"flags", b"model", b"Features", b"CPU")))
     return f"{platform.machine()} {platform.processor()}".encode()

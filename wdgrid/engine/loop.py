@@ -15,9 +15,11 @@ from wdgrid import data as datasets
 from wdgrid import models
 from wdgrid.cells import Cell, Curve, Outcome
 from wdgrid.data import Dataset
-from wdgrid.engine import divergence, native
+from wdgrid.engine import divergence
+from wdgrid.engine.chain import chain
 from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.fuse import FusedNetwork, Kind
+from wdgrid.engine.native import Chain, Native
 from wdgrid.engine.steps import Stepwise
 from wdgrid.models.decay import multipliers, parts
 from wdgrid.optim import Rule
@@ -51,7 +53,7 @@ class Workbench:
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
         self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
         self._kind: Kind | None = None  # found out by the first network
-        self._chain: native.Chain | None = None  # likewise
+        self._chain: Chain | None = None  # likewise
         self.decay_multipliers: dict[str, float] = {}  # by parameter; found out by the first network
 
     def network(self, seed: int, cells: int) -> FusedNetwork:
@@ -64,7 +66,7 @@ class Workbench:
         self.decay_multipliers = self.decay_multipliers or multipliers(module, self.task.decay_multipliers)
         network = FusedNetwork(module, cells, x, self._kind, self.products)
         if self._kind is None and network.form == "stacked" and not network.kind.random and not self.products:
-            self._chain = native.chain(module, x, self.data.train_y[:8])
+            self._chain = chain(module, x, self.data.train_y[:8])
         self._kind = network.kind
         return network
 
@@ -75,12 +77,12 @@ class Workbench:
 
     def steps(
         self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int
-    ) -> Stepwise | native.Native:
+    ) -> Stepwise | Native:
         """How the cells of `network` are trained by `rule`, with η_t and what λ is multiplied by for each step."""
         if self._chain is None:
             return Stepwise(network, rule, etas, decays, seed)
         batch = min(self.task.batch_size, len(self.data.train_x))
-        return native.Native(self._chain, network, rule, etas, decays, batch)
+        return Native(self._chain, network, rule, etas, decays, batch)
 
 
 def one_thread() -> None:

@@ -1,27 +1,22 @@
 """Multilayer perceptrons on a CPU in compiled code (native.c): a cell at a time, several steps in one call.
 
 K cells' weights, moments and activations do not fit into a core's cache, one cell's do; and torch's calls cost as much
-as what they compute. Measured on the digits study: 52 against 145 µs a cell-step, tests included. Knows which networks
-native.c can train and hands it the engine's own tensors; knows nothing of data or studies.
+as what they compute. Hands native.c the engine's own tensors. Knows nothing of data or studies, nor which networks
+native.c can train: `wdgrid.engine.chain` does.
 """
 
 import ctypes
-from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from wdgrid.engine.agree import CELLS, SECOND, close, parallel
 from wdgrid.engine.compiler import library
-from wdgrid.engine.fuse import FusedNetwork, Kind
-from wdgrid.engine.kernels import CrossEntropy
-from wdgrid.engine.layers import Trace
-from wdgrid.engine.stacked import Tracer, needed
+from wdgrid.engine.fuse import FusedNetwork
 from wdgrid.engine.steps import Minibatch
 from wdgrid.optim import L2, LIBRARY, Rule, is_adam
 
@@ -40,78 +35,9 @@ class Chain(NamedTuple):
     layers: list[nn.Module]
 
 
-def chain(module: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
-    """The layers of a module that maps x [B, …] to logits for classes y [B], if native.c can train it here.
-
-    None for another network, where there is no compiler, and where what the compiled code computes is not what the
-    module does: losses, gradients, statistics and tests of two different cells are compared.
-    """
-    if x.device.type != "cpu" or x.dtype not in FLAGS or len(x) < 2:
-        return None
-    layers, in_test = _layers(module.train(True)), _layers(module.train(False))
-    if not layers or in_test is None or layers.names != in_test.names or _library(x.dtype) is None:
-        return None
-    return layers if _agrees(layers, module, x, y) else None
-
-
-def _layers(module: nn.Module) -> Chain | None:
-    """The layers, if they are one chain of those that native.c knows, with all of their parameters trained."""
-    found, trace = Chain([], []), Trace(dict(module.named_modules()), {})
-    try:
-        nodes = needed(Tracer().trace(module))
-    except Exception:  # whatever torch.fx trips over
-        return None
-    for previous, node in pairwise(nodes):
-        layer = _layer(node, trace)
-        if layer is None or node.all_input_nodes != [previous]:
-            return None
-        if type(layer) is nn.Identity:
-            continue
-        if not found.layers and type(layer) is not nn.Linear or str(node.target) in found.names:
-            return None
-        found.layers.append(layer)
-        found.names.append(str(node.target) if type(layer) is not nn.ReLU else node.name)
-    return found if found.layers else None
-
-
-def _layer(node: fx.Node, trace: Trace) -> nn.Module | None:
-    """A node as one of native.c's layers, or as Identity where nothing is to be done; None for any other."""
-    module = trace.modules.get(str(node.target)) if node.op == "call_module" else None
-    if node.op == "output" or node.target is torch.flatten and node.args[1:] in ((1,), (1, -1)):
-        return nn.Identity()
-    if trace.is_relu(node):
-        return nn.ReLU()
-    if type(module) is nn.Identity or type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-        return nn.Identity()
-    if module is None or not all(parameter.requires_grad for parameter in module.parameters()):
-        return None
-    if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:
-        return module
-    return module if type(module) is nn.Linear else None
-
-
-def _agrees(layers: Chain, module: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether compiled code and the stacked form compute the same for two different cells, x [B, …], y [B]."""
-    networks = [FusedNetwork(module, CELLS, x, Kind("stacked", random=False)) for _ in range(2)]
-    for network in networks:
-        network.theta[1] *= SECOND
-    own, stacked = networks
-    nothing = torch.zeros(CELLS)
-    hyper = {"lr": nothing, "weight_decay": nothing, "momentum": nothing}
-    native = Native(layers, own, Rule("sgd", own.theta, hyper), [1.0], [1.0], len(x))
-    losses = CrossEntropy.apply(stacked(x, training=True), y)
-    stacked.backward(losses)
-    same = close(native.gradients(x, y), losses.detach())
-    same &= parallel(list(own.gradients.values()), list(stacked.gradients.values()))
-    same &= all(close(own.buffers[name], stacked.buffers[name]) for name in own.buffers)
-    with torch.no_grad():
-        logits = stacked(x, training=False)
-    _, sums = native.test([(x, y)])
-    return same and close(sums / len(y), CrossEntropy.apply(logits, y))
-
-
-def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    return library(SOURCE, *FLAGS[dtype])
+def code(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """native.c for numbers of this type; None where it cannot be had."""
+    return library(SOURCE, *FLAGS[dtype]) if dtype in FLAGS else None
 
 
 class _Layer(Structure):
@@ -156,10 +82,19 @@ class Native:
     """
 
     def __init__(
-        self, chain: Chain, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], batch: int
+        self,
+        chain: Chain,
+        network: FusedNetwork,
+        rule: Rule,
+        etas: Sequence[float],
+        decays: Sequence[float],
+        batch: int,
     ) -> None:
         self._network, self._rule = network, rule
-        self._code = _library(network.theta.dtype)
+        compiled = code(network.theta.dtype)
+        if compiled is None:
+            raise RuntimeError("native.c cannot be built here any more")  # it could when the chain was found
+        self._code = compiled
         self._etas, self._decays = (torch.tensor(numbers, dtype=torch.float64) for numbers in (etas, decays))
         self._alive = torch.ones(network.cells, dtype=torch.bool)
         self._kept: list[Tensor] = []  # what is worked in, and only native.c looks at
@@ -169,7 +104,8 @@ class Native:
         cells, width = network.theta.shape
         widest = max(max(layer.inputs, layer.outputs) for layer in layers)
         self._of_network = _Network(
-            len(layers), cells, width, (_Layer * len(layers))(*layers), network.theta.data_ptr(), self._new(width), rows,
+            len(layers), cells, width, (_Layer * len(layers))(*layers),
+            network.theta.data_ptr(), self._new(width), rows,
             self._new(rows, widest), self._new(rows, widest), self._new(widest), self._new(widest, widest),
         )  # fmt: skip
         self._of_rule = self._update_rule()
@@ -271,8 +207,9 @@ class Native:
         times = torch.tensor([m for _, m in rule.parts], dtype=torch.float64)
         self._kept += [nothing, ends, times]
         return _Rule(
-            kind, optimizer != "sgdw-torch", optimizer in L2, optimizer in LIBRARY, *moments[:2],
-            *[None] * (2 - len(moments)), *(t.data_ptr() for t in hyper), len(rule.parts), ends.data_ptr(), times.data_ptr(),
+            kind, optimizer != "sgdw-torch", optimizer in L2, optimizer in LIBRARY,
+            *moments, *[None] * (2 - len(moments)), *(tensor.data_ptr() for tensor in hyper),
+            len(rule.parts), ends.data_ptr(), times.data_ptr(),
         )  # fmt: skip
 
 
@@ -285,7 +222,7 @@ def _pointers(*tensors: Tensor) -> list[c_void_p]:
 
 
 def _blocks(batches: Callable[[int], Minibatch], count: int) -> Iterator[Minibatch]:
-    """Minibatches of one size together, x [S, B, …] and y [S, B], so many that they fit into BLOCK_BYTES; one at least."""
+    """Minibatches of one size together, x [S, B, …], y [S, B]: as many as fit into BLOCK_BYTES, one at least."""
     several: list[Minibatch] = []
     for x, y in map(batches, range(count)):
         if several and (x.shape != several[0][0].shape or (len(several) + 1) * x.nbytes > BLOCK_BYTES):

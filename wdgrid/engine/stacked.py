@@ -62,7 +62,7 @@ class _Program:
 class Tracer(fx.Tracer):
     """torch.fx, to which our own layers are layers."""
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: D102
         return type(m) is Shake or super().is_leaf_module(m, module_qualified_name)
 
 

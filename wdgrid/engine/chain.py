@@ -1,0 +1,88 @@
+"""Which networks compiled code can train: a chain of linear layers, batch norms and ReLUs, found by torch.fx.
+
+Knows the layers of native.c and how to find out that it computes what the network does; nothing of how it does.
+"""
+
+import copy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, fx, nn
+
+from wdgrid.engine.agree import CELLS, SECOND, close, parallel
+from wdgrid.engine.fuse import FusedNetwork, Kind
+from wdgrid.engine.kernels import CrossEntropy
+from wdgrid.engine.layers import Trace
+from wdgrid.engine.native import Chain, Native, code
+from wdgrid.engine.stacked import Tracer, needed
+from wdgrid.optim import Rule
+
+
+def chain(module: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
+    """The layers of a module that maps x [B, …] to logits for classes y [B], if native.c can train it here.
+
+    None for another network, where there is no compiler, and where what the compiled code computes is not what the
+    module does: losses, gradients, statistics and tests of two different cells are compared.
+    """
+    if x.device.type != "cpu" or len(x) < 2 or code(x.dtype) is None:
+        return None
+    layers, in_test = (_layers(copy.deepcopy(module).train(mode)) for mode in (True, False))
+    if not layers or in_test is None or layers.names != in_test.names:
+        return None
+    return layers if _agrees(layers, module, x, y) else None
+
+
+def _layers(module: nn.Module) -> Chain | None:
+    """The layers, if they are one chain of those that native.c knows, with all of their parameters trained."""
+    found, trace = Chain([], []), Trace(dict(module.named_modules()), {})
+    try:
+        nodes = needed(Tracer().trace(module))
+    except Exception:  # whatever torch.fx trips over
+        return None
+    for previous, node in pairwise(nodes):
+        layer = _layer(node, trace)
+        if layer is None or node.all_input_nodes != [previous]:
+            return None
+        if type(layer) is nn.Identity:
+            continue
+        if (not found.layers and type(layer) is not nn.Linear) or str(node.target) in found.names:
+            return None
+        found.layers.append(layer)
+        found.names.append(str(node.target) if type(layer) is not nn.ReLU else node.name)
+    return found if found.layers else None
+
+
+def _layer(node: fx.Node, trace: Trace) -> nn.Module | None:
+    """A node as one of native.c's layers, or as Identity where nothing is to be done; None for any other."""
+    module = trace.modules.get(str(node.target)) if node.op == "call_module" else None
+    if node.op == "output" or (node.target is torch.flatten and node.args[1:] in ((1,), (1, -1))):
+        return nn.Identity()
+    if trace.is_relu(node):
+        return nn.ReLU()
+    if type(module) is nn.Identity or (type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)):
+        return nn.Identity()
+    if module is None or not all(parameter.requires_grad for parameter in module.parameters()):
+        return None
+    if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:
+        return module
+    return module if type(module) is nn.Linear else None
+
+
+def _agrees(layers: Chain, module: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Whether compiled code and the stacked form compute the same for two different cells, x [B, …], y [B]."""
+    networks = [FusedNetwork(module, CELLS, x, Kind("stacked", random=False)) for _ in range(2)]
+    for network in networks:
+        network.theta[1] *= SECOND
+    own, stacked = networks
+    nothing = torch.zeros(CELLS)
+    hyper = {"lr": nothing, "weight_decay": nothing, "momentum": nothing}
+    native = Native(layers, own, Rule("sgd", own.theta, hyper), [1.0], [1.0], len(x))
+    losses = CrossEntropy.apply(stacked(x, training=True), y)
+    stacked.backward(losses)
+    same = close(native.gradients(x, y), losses.detach())
+    same &= parallel(list(own.gradients.values()), list(stacked.gradients.values()))
+    same &= all(close(own.buffers[name], stacked.buffers[name]) for name in own.buffers)
+    with torch.no_grad():
+        logits = stacked(x, training=False)
+    _, sums = native.test([(x, y)])
+    return same and close(sums / len(y), CrossEntropy.apply(logits, y))
