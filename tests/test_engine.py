@@ -37,16 +37,26 @@ def numbers(outcome):
     return repr({k: v for k, v in asdict(outcome).items() if k != "seconds"})
 
 
-@pytest.fixture(scope="module")
-def exact() -> Workbench:
-    return Workbench(
-        Task(model_args={"hidden": [12, 9]}, batch_size=25, epochs=3, train_size=110, precision="float64", device="cpu")
-    )
+def bench_of(form: str, **task) -> Workbench:
+    """A workbench whose perceptron is computed in this form."""
+    with pytest.MonkeyPatch.context() as patch:
+        if form == "stacked":
+            patch.setattr("wdgrid.engine.loop.chain", lambda *_: None)
+        bench = Workbench(Task(device="cpu", **task))
+        bench.network(0, 1)
+    assert bench.form == form
+    return bench
 
 
-@pytest.fixture(scope="module")
-def single() -> Workbench:
-    return Workbench(Task(model_args={"hidden": [12]}, batch_size=25, epochs=2, train_size=100, device="cpu"))
+@pytest.fixture(scope="module", params=["native", "stacked"])
+def exact(request) -> Workbench:
+    args = {"hidden": [12, 9]}
+    return bench_of(request.param, model_args=args, batch_size=25, epochs=3, train_size=110, precision="float64")
+
+
+@pytest.fixture(scope="module", params=["native", "stacked"])
+def single(request) -> Workbench:
+    return bench_of(request.param, model_args={"hidden": [12]}, batch_size=25, epochs=2, train_size=100)
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -88,8 +98,9 @@ def test_a_cell_does_not_depend_on_its_chunk(single, order, split):
         assert [together[i] for i in order] == [numbers(o) for o in apart]
 
 
-def test_slots_do_not_matter_at_the_shapes_of_the_digits_study():
-    bench = Workbench(Task(batch_size=50, epochs=1, train_size=900, device="cpu"))
+@pytest.mark.parametrize("form", ["native", "stacked"])
+def test_slots_do_not_matter_at_the_shapes_of_the_digits_study(form):
+    bench = bench_of(form, batch_size=50, epochs=1, train_size=900)
     job = Job("adam", Cosine(), 1, False)
     cells = cells_of("adam", [0.1 / 2 ** (i % 11) for i in range(31)], [0.001 * i for i in range(31)])
     forward = [numbers(o) for o in run(bench, job, cells, 31)]

@@ -1,0 +1,211 @@
+"""Compiled code against torch's own modules, which networks go that way, and what happens without a compiler."""
+
+import copy
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from wdgrid.engine import Workbench, compiler
+from wdgrid.engine.chain import chain
+from wdgrid.engine.fuse import FusedNetwork
+from wdgrid.engine.native import Native
+from wdgrid.optim import Rule
+from wdgrid.sections import Task
+
+
+def perceptron(widths, norms, bias=True):
+    layers = [nn.Flatten()]
+    for inputs, outputs in pairwise(widths[:-1]):
+        layers += [nn.Linear(inputs, outputs, bias=bias), *[nn.BatchNorm1d(outputs, momentum=0.3)] * norms, nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+
+
+def native_of(module, x, y, cells, optimizer="sgd", **hyper):
+    """Compiled code for `cells` cells of a module, the k-th with weights 1 + k/10 times the module's."""
+    layers = chain(module, x[:8], y[:8])
+    assert layers is not None
+    network = FusedNetwork(module, cells, x)
+    for k in range(cells):
+        network.theta[k] *= 1 + k / 10
+    hyper = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, **hyper}
+    rule = Rule(optimizer, network.theta, {name: torch.full((cells,), value) for name, value in hyper.items()})
+    return network, Native(layers, network, rule, [1.0] * 4, [1.0] * 4, len(x))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    widths=st.lists(st.integers(1, 75), min_size=2, max_size=4),
+    classes=st.integers(2, 40),
+    images=st.integers(8, 61),
+    norms=st.booleans(),
+    bias=st.booleans(),
+)
+def test_losses_gradients_statistics_and_tests_are_torchs(widths, classes, images, norms, bias):
+    """Whatever the widths: rows that are no whole vectors, tiles that are not full."""
+    torch.manual_seed(sum(widths) + images)
+    module = perceptron([*widths, classes], norms, bias).double()
+    x, y = torch.randn(images, widths[0], dtype=torch.float64), torch.randint(classes, (images,))
+    network, native = native_of(module, x, y, cells=2)
+    losses = native.gradients(x, y)
+    for k in range(2):
+        plain = copy.deepcopy(module)
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter *= 1 + k / 10
+        loss = F.cross_entropy(plain(x), y)
+        loss.backward()
+        assert float(losses[k]) == pytest.approx(loss.item(), rel=1e-11)
+        for name, parameter in plain.named_parameters():
+            torch.testing.assert_close(network.gradients[name][k], parameter.grad, rtol=1e-9, atol=1e-12)
+        for name, buffer in plain.named_buffers():
+            torch.testing.assert_close(network.buffers[name][k], buffer, rtol=1e-12, atol=1e-14)
+        logits = plain.eval()(x)
+        errors, sums = native.test([(x[:7], y[:7]), (x[7:], y[7:])])
+        assert float(sums[k]) == pytest.approx(F.cross_entropy(logits, y, reduction="sum").item(), rel=1e-11)
+        assert int(errors[k]) == int((logits.argmax(1) != y).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_is_right_where_logits_are_far_apart(dtype):
+    """exp() of large differences is zero, and neither it nor the sum overflows."""
+    module = nn.Sequential(nn.Linear(1, 3, bias=False)).to(dtype)
+    x, y = torch.ones(8, 1, dtype=dtype), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    network, native = native_of(module, x, y, cells=1)
+    for logits in ([0.0, 800.0, -800.0], [1e4, 1e4, -1e4], [-90.0, -3.0, 30.0], [5e-3, 0.0, -5e-3]):
+        network.theta[0, :3] = torch.tensor(logits, dtype=dtype)
+        expected = F.cross_entropy(network.theta[0, :3].double().expand(8, 3), y).item()
+        assert float(native.gradients(x, y)[0]) == pytest.approx(expected, rel=10 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_a_number_comes_through_and_stays_in_its_cell(bad):
+    torch.manual_seed(0)
+    module = perceptron([5, 20, 4], norms=True).double()
+    x, y = torch.randn(9, 5, dtype=torch.float64), torch.randint(4, (9,))
+    after = []
+    for spoilt in (False, True):
+        network, native = native_of(module, x, y, cells=3, optimizer="adamw", beta1=0.9, beta2=0.999, eps=1e-8)
+        native.train(lambda _: (x, y), 0, 2)
+        if spoilt:
+            network.gradients["1.weight"].fill_(0)  # not what compiled code works in
+            network.parameters["1.weight"].data[1, 3, 2] = bad
+        losses = native.train(lambda _: (x, y), 2, 2)
+        errors, sums = native.test([(x, y)])
+        after.append((network.theta[[0, 2]], losses[:, [0, 2]], errors[[0, 2]], sums[[0, 2]]))
+        assert torch.isfinite(losses[:, [0, 2]]).all()
+    assert not torch.isfinite(losses[:, 1]).any() and torch.isnan(losses[1, 1]) and torch.isnan(sums[1])
+    assert network.theta[1].eq(0).all()
+    assert all(map(torch.equal, *after))
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.last(F.relu(self.first(torch.flatten(x, 1))))
+
+
+class Twice(Functional):
+    def forward(self, x):
+        return self.last(F.relu(self.first(torch.relu(F.pad(self.first(x), (0, 1))))))
+
+
+class Residual(Functional):
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x + F.relu(x))
+
+
+class OnlyInTests(Functional):
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(F.relu(x) if self.training else x)
+
+
+def _frozen():
+    module = Functional()
+    module.first.weight.requires_grad_(False)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "is_chain"),
+    [
+        (Functional(), True),
+        (nn.Sequential(nn.Linear(6, 3)), True),
+        (Twice(), False),
+        (Residual(), False),
+        (OnlyInTests(), False),
+        (_frozen(), False),
+        (nn.Sequential(nn.Linear(6, 4), nn.GELU(), nn.Linear(4, 3)), False),
+        (nn.Sequential(nn.Linear(6, 4), nn.Dropout(), nn.Linear(4, 3)), False),
+        (nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3)), False),
+        (nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 3)), False),
+        (nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_chains_of_known_layers_are_compiled(module, is_chain):
+    x, y = torch.randn(8, 6), torch.randint(3, (8,))
+    assert (chain(module, x, y) is not None) == is_chain
+
+
+@pytest.fixture
+def afresh(monkeypatch, tmp_path):
+    """Nothing has been compiled yet, and nothing stays."""
+    monkeypatch.setenv("WDGRID_DATA", str(tmp_path / "home"))
+    for function in (compiler.compiler, compiler.library):
+        function.cache_clear()
+    yield tmp_path
+    for function in (compiler.compiler, compiler.library):
+        function.cache_clear()
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("why", ["none", "not there", "does not run", "compiles nothing"])
+def test_without_a_compiler_perceptrons_take_torchs_way(afresh, monkeypatch, why):
+    refuses = script(afresh / "refuses", 'test "$1" = --version && echo 1.0')
+    made = {"none": "", "not there": "/nowhere/cc", "does not run": "false", "compiles nothing": refuses}
+    monkeypatch.setenv("CC", made[why])
+    bench = Workbench(Task(model_args={"hidden": [8]}, batch_size=25, epochs=1, train_size=50, device="cpu"))
+    bench.network(0, 1)
+    assert bench.form == "stacked"
+    left = afresh / "home" / "compiled"
+    assert not left.exists() or list(left.iterdir()) == []
+
+
+def test_it_is_compiled_once_for_a_processor_and_a_compiler(afresh, monkeypatch):
+    real = compiler.compiler()[0]
+    log = afresh / "log"
+    monkeypatch.setenv("CC", script(afresh / "cc", f'echo "$@" >> {log}\nexec {real} "$@"'))
+
+    def calls():
+        compiler.compiler.cache_clear()
+        compiler.library.cache_clear()
+        assert chain(Functional(), torch.randn(8, 6), torch.randint(3, (8,))) is not None
+        lines = log.read_text().splitlines()
+        log.unlink()
+        return sum("--version" not in line for line in lines)
+
+    assert calls() >= 1 and calls() == 0
+    monkeypatch.setattr(compiler, "_processor", lambda: b"another")
+    assert calls() >= 1
+    assert len(list((afresh / "home" / "compiled").glob("native-*.so"))) == 2
+
+
+def test_a_home_that_cannot_be_written_to_is_done_without(afresh, monkeypatch):
+    (afresh / "home").write_text("a file")
+    assert chain(Functional(), torch.randn(8, 6), torch.randint(3, (8,))) is not None
