@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import train_plain
@@ -17,6 +18,7 @@ from wdgrid.engine.fuse import FusedNetwork
 from wdgrid.sections import EXTRA_HYPERPARAMETERS, Constant, Cosine, Restarts, Step, Task
 
 VARIANTS = list(EXTRA_HYPERPARAMETERS)
+FORMS = [pytest.param("native", marks=needs_compiler), "stacked"]
 SCHEDULES = [Constant(), Step(), Cosine(), Restarts(period=1, multiplier=2)]
 
 
@@ -48,13 +50,13 @@ def bench_of(form: str, **task) -> Workbench:
     return bench
 
 
-@pytest.fixture(scope="module", params=["native", "stacked"])
+@pytest.fixture(scope="module", params=FORMS)
 def exact(request) -> Workbench:
     args = {"hidden": [12, 9]}
     return bench_of(request.param, model_args=args, batch_size=25, epochs=3, train_size=110, precision="float64")
 
 
-@pytest.fixture(scope="module", params=["native", "stacked"])
+@pytest.fixture(scope="module", params=FORMS)
 def single(request) -> Workbench:
     return bench_of(request.param, model_args={"hidden": [12]}, batch_size=25, epochs=2, train_size=100)
 
@@ -98,7 +100,7 @@ def test_a_cell_does_not_depend_on_its_chunk(single, order, split):
         assert [together[i] for i in order] == [numbers(o) for o in apart]
 
 
-@pytest.mark.parametrize("form", ["native", "stacked"])
+@pytest.mark.parametrize("form", FORMS)
 def test_slots_do_not_matter_at_the_shapes_of_the_digits_study(form):
     bench = bench_of(form, batch_size=50, epochs=1, train_size=900)
     job = Job("adam", Cosine(), 1, False)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from compiled import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -17,6 +18,8 @@ from wdgrid.engine.fuse import FusedNetwork
 from wdgrid.engine.native import Native
 from wdgrid.optim import Rule
 from wdgrid.sections import Task
+
+pytestmark = needs_compiler
 
 
 def perceptron(widths, norms, bias=True):

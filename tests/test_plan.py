@@ -52,7 +52,7 @@ def test_plan_counts_what_a_person_would(study, capsys):
 def test_plan_reads_for_people_and_refuses_bad_studies(study, capsys):
     assert main(["plan", str(study)]) == 0
     out = capsys.readouterr().out
-    assert "1210 parameters (native)" in out and "adamw" in out
+    assert "1210 parameters (" in out and "adamw" in out
     assert main(["plan", str(study), "--set", "task.train_size=5000"]) == 2
     assert "digits has 900" in capsys.readouterr().err
 

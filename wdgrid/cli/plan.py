@@ -89,6 +89,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Look at this machine: device, cores, versions, memory, matrix speed, storage, and what to beware of."""
     from importlib.metadata import version
 
+    from wdgrid.engine.compiler import compiler
     from wdgrid.engine.estimate import devices, gemm_rate
     from wdgrid.sweep import cores
 
@@ -98,6 +99,7 @@ def doctor(as_json: AsJson = False) -> None:
         "versions": {name: version(name) for name in ("wdgrid", "torch", "optuna", "numpy", "pandas")},
         "cores": n,
         "gpus": devices(),
+        "c_compiler": " ".join(compiler()) or None,
         "gemm_gflops_one_core": round(gemm_rate(1), 1),
         "gemm_gflops_all_cores": round(gemm_rate(n), 1),
         "memory_gib": round(_memory() / 2**30, 1),
@@ -131,6 +133,8 @@ def _warnings(found: dict[str, Any], here: Path) -> Any:
         yield "less than 1 GiB of disk is free"
     if found["memory_gib"] < 1 * found["cores"]:
         yield "less than 1 GiB of memory a core: give --workers"
+    if not found["c_compiler"]:
+        yield "no C compiler (cc, or what $CC names): perceptrons on the CPU take torch's way, several times as slow"
     if found["gpus"]:
         yield "the CUDA path is untested"
     mounts = Path("/proc/mounts")
