@@ -275,14 +275,20 @@ def test_without_scripts_dark_and_narrow(visit, report):
 
 
 @pytest.mark.slow
-def test_ten_thousand_cells_open_and_answer_at_once(visit, tmp_path, png):
-    values = [str(2 ** (-k / 8)) for k in range(50)]
+def test_among_ten_thousand_cells_the_mouse_reads_the_one_it_points_at(visit, tmp_path, png):
+    values = [str(2 ** (-k / 8)) for k in range(50)]  # rates run down from the largest, decays up from the smallest
     axes = {"lr": {"values": values}, "weight_decay": {"values": values, "unit": 0.016}}
     study = make_study(axes=axes)
-    tab = visit(write(tmp_path / "r.html", study, make_table(study), png))
-    opened = tab.evaluate("performance.getEntriesByType('mark').find((m) => m.name === 'ready').startTime")
-    took = tab.evaluate(
-        "() => { const t = performance.now(); point(views[0], 9, 9, false); return performance.now() - t; }"
-    )
-    # One second is the aim, and 0.4 s what it takes; a machine shared with other tests is given three.
-    assert opened < 3000 and took < 200
+    table = make_table(study, diverged=False)
+    tab = visit(write(tmp_path / "r.html", study, table, png))
+    assert len(table) == 10_000
+    for panel, name in enumerate(study.panel_names()):
+        surface = tab.locator(".surface").nth(panel)
+        surface.scroll_into_view_if_needed()
+        box = surface.bounding_box()
+        for row, col in ((0, 0), (49, 49), (17, 31), (31, 17), (17, 32), (0, 49)):
+            tab.mouse.move(box["x"] + (col + 0.5) * box["width"] / 50, box["y"] + (row + 0.5) * box["height"] / 50)
+            place, said, *_ = tab.locator("#tip").inner_text().split("\n")
+            (cell,) = table[table["panel"] == name].iloc[[50 * row + 49 - col]].to_dict("records")
+            assert f"rate {cell['row']} ({cell['lr']:.4g}), decay {cell['col']} " in place
+            assert said == (f"test error {cell['test_error']:.2f} %" if (row, col) != (0, 49) else "not trained yet")
