@@ -8,8 +8,8 @@ import torch
 from wdgrid.cli import main
 from wdgrid.engine import Job, Workbench
 from wdgrid.engine.estimate import cost
+from wdgrid.pace import even_chunk
 from wdgrid.sections import Cosine, Task
-from wdgrid.sweep import even_chunk
 
 STUDY = """
 [task]

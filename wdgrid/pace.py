@@ -1,7 +1,7 @@
 """How long training will take: epochs of chunks to go, times the seconds of one, shared by the workers.
 
-One model for `wdgrid plan`, which measures an epoch beforehand, and for a sweep, which learns it from its own workers.
-Knows numbers only.
+One model for `wdgrid plan`, which measures an epoch beforehand, and for a sweep, which learns it from its own workers;
+both divide cells into the same chunks. Knows numbers only.
 """
 
 import math
@@ -9,6 +9,16 @@ from collections import deque
 from collections.abc import Mapping
 
 REMEMBERED = 200  # epochs whose mean is the pace
+
+
+def even_chunk(cells: int, at_most: int) -> int:
+    """K for `cells` cells of a panel and seed in chunks of at most so many: chunks alike, so the least padding.
+
+    Several chunks are of an even K where the most is even: so K·C channels fill vector registers more often.
+    """
+    chunks = math.ceil(cells / at_most)
+    size = math.ceil(cells / chunks)
+    return size + 1 if chunks > 1 and size % 2 and at_most % 2 == 0 else size
 
 
 def chunk_epochs(cells: Mapping[tuple[str, int], int], epochs: Mapping[str, int], size: int) -> int:

@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from wdgrid.cells import Outcome
-from wdgrid.pace import Pace, chunk_epochs
+from wdgrid.pace import Pace, chunk_epochs, even_chunk
 from wdgrid.store import Claim, Only, Store, owner_name
 from wdgrid.study import Study
 from wdgrid.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Ready, Worker
@@ -289,21 +288,6 @@ class Sweep:
         self.store.set_attrs(self.name, {"environment": {**environment, **entries}})
 
 
-def even_chunk(cells: int, at_most: int) -> int:
-    """K for `cells` cells of a panel and seed in chunks of at most so many: chunks alike, so the least padding.
-
-    Several chunks are of an even K where the most is even: so K·C channels fill vector registers more often.
-    """
-    chunks = math.ceil(cells / at_most)
-    size = math.ceil(cells / chunks)
-    return size + 1 if chunks > 1 and size % 2 and at_most % 2 == 0 else size
-
-
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat()

@@ -23,11 +23,11 @@ def plan(
     """Say what a study will cost: cells, steps, FLOPs, memory and time, from a few measured steps; trains nothing."""
     from wdgrid.engine import Job, Workbench, chunk_size, one_thread
     from wdgrid.engine.estimate import cost
-    from wdgrid.pace import seconds
+    from wdgrid.pace import even_chunk, seconds
     from wdgrid.progress import show_preparing
     from wdgrid.shipped import study_path
     from wdgrid.studyfile import load_study
-    from wdgrid.sweep import cores, even_chunk
+    from wdgrid.sweep import cores
 
     path = study_path(study_word)
     study = load_study(path, override or [])

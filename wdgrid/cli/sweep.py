@@ -2,6 +2,7 @@
 
 import subprocess
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +127,7 @@ class _Run:
 
     def _train(self, name: str, study: Any, only: Any = None) -> None:
         from wdgrid.progress import show as show_progress
-        from wdgrid.sweep import Sweep, cores, now
+        from wdgrid.sweep import Sweep, cores
 
         missing = sum(self.store.pending(name, only).values())
         if not missing:
@@ -134,7 +135,7 @@ class _Run:
         n_all = len(self.store.table(name))
         if only is not None:
             say(f"{name}: the next {missing} of {n_all} cells in full, where the best may be", self.quiet)
-        environment = {**_versions(), "commit": _commit(), "started": now()}
+        environment = {**_versions(), "commit": _commit(), "started": _now()}
         self._set_environment(name, environment)
         with show_progress(missing, self.quiet) as tell:
             try:
@@ -144,7 +145,7 @@ class _Run:
                 kept = n_all - sum(self.store.pending(name).values())
                 say(f"interrupted; {kept} of {n_all} cells are kept. To go on:\n  {self.again}")
                 raise typer.Exit(130) from None
-        self._set_environment(name, {"finished": now()})
+        self._set_environment(name, {"finished": _now()})
 
     def _set_environment(self, name: str, found: dict[str, Any]) -> None:
         self.store.set_attrs(name, {"environment": {**self.store.attrs(name).get("environment", {}), **found}})
@@ -193,3 +194,8 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return told.stdout.strip() or None
+
+
+def _now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat()
