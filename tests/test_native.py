@@ -153,6 +153,8 @@ def _frozen():
         (nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3)), False),
         (nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 3)), False),
         (nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)), False),
+        (nn.Sequential(nn.Linear(6, 500), nn.Linear(500, 400), nn.Linear(400, 3)), True),
+        (nn.Sequential(nn.Linear(6, 500), nn.Linear(500, 600), nn.Linear(600, 3)), False),  # too large for it
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -17,13 +17,21 @@ from wdgrid.engine.native import Chain, Native, code
 from wdgrid.engine.stacked import Tracer, needed
 from wdgrid.optim import Rule
 
+# Above, a cell's weights and moments do not fit into a core's cache, and torch's products are as fast or faster.
+# Measured (2 MiB of cache, three hidden layers, time of the stacked form over that of compiled code): 4.4 with 5 000
+# parameters, 3.2 with 14 000, 1.5 with 140 000, 1.2 with 330 000, 1.0 with 930 000, 0.4 with 2.9 million.
+MOST_PARAMETERS = 250_000
+
 
 def chain(module: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
     """The layers of a module that maps x [B, …] to logits for classes y [B], if native.c can train it here.
 
-    None for another network, where there is no compiler, and where what the compiled code computes is not what the
-    module does: losses, gradients, statistics and tests of two different cells are compared.
+    None for another network, for one of more than MOST_PARAMETERS, where there is no compiler, and where what the
+    compiled code computes is not what the module does: losses, gradients, statistics and tests of two different cells
+    are compared.
     """
+    if sum(parameter.numel() for parameter in module.parameters()) > MOST_PARAMETERS:
+        return None
     if x.device.type != "cpu" or len(x) < 2 or code(x.dtype) is None:
         return None
     layers, in_test = (_layers(copy.deepcopy(module).train(mode)) for mode in (True, False))
