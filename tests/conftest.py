@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from zoo import make
 
 POSTGRES = os.environ.get("WDGRID_TEST_POSTGRES")
 
@@ -16,6 +17,19 @@ def _as_a_worker_computes():
     torch.set_num_threads(1)
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty folder for what is downloaded and prepared."""
+    monkeypatch.setenv("WDGRID_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def zoo(tmp_path, cache):
+    """A folder of small images; `tests/zoo.py` knows them."""
+    return make(tmp_path / "zoo")
 
 
 @pytest.fixture(

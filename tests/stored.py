@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wdgrid.cells import Cell, Curve, Outcome
+from wdgrid.planned import plan
 from wdgrid.store import Store
 from wdgrid.study import Study
-from wdgrid.sweep import plan
 
 
 def fabricated(error: float) -> Outcome:

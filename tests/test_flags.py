@@ -16,12 +16,12 @@ from wdgrid.analysis.surface import surfaces
 from wdgrid.cells import Outcome
 from wdgrid.cli.results import show
 from wdgrid.export import export
+from wdgrid.planned import plan
 from wdgrid.report.figures import heatmaps
 from wdgrid.report.findings import finding_lines, findings
 from wdgrid.report.flags import FLAGS, worst
 from wdgrid.report.grids import grids
 from wdgrid.store import Store
-from wdgrid.sweep import plan
 
 STUDY = make_study(seeds=[0, 1])
 CLASSES = {  # panel, row, column, seed

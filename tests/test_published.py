@@ -71,7 +71,7 @@ def load(name, root, told=None, **args):
 
 
 def left_behind():
-    return [p for p in home().rglob("*") if p.is_file() and p.suffix != ".lock"] if home().exists() else []
+    return [p for p in home().rglob("*") if p.is_file()] if home().exists() else []
 
 
 @pytest.mark.parametrize("place", ["folder", "parent", "archive"])
@@ -278,6 +278,14 @@ def test_imagenet32_is_its_files(imagenet):
     assert told[-1] == ("reading val_data", 22, 22)
     told.clear()
     assert torch.equal(load("imagenet32", imagenet, told).train_x, data.train_x) and told == []
+    third = imagenet / "Imagenet32_train" / "train_data_batch_3"
+    os.utime(third, ns=(0, 0))
+    assert load("imagenet32", imagenet).content == data.content
+    content = pickle.loads(third.read_bytes())
+    content["labels"][0] = 2
+    third.write_bytes(pickle.dumps(content))
+    train, test = load("imagenet32", imagenet).content
+    assert train != data.content[0] and test == data.content[1]
     few = datasets.load(
         Task(dataset="imagenet32", dataset_args={"root": str(imagenet)}, train_size=1, test_size=1),
         torch.device("cpu"), torch.float32,
@@ -347,6 +355,7 @@ def test_the_command_says_what_is_missing_and_goes_on_once_it_is_there(cifar, tm
         assert refused.returncode == 2 and refused.stdout == "", refused.stderr
         (line,) = [line for line in refused.stderr.splitlines() if line.startswith("wdgrid: ")]
         assert says in line and "Traceback" not in refused.stderr
+        assert left_behind() == [] and not list(tmp_path.glob("*.db*"))  # nothing half-written, no empty database
     load("cifar10", cifar[1])  # prepares it, which nobody else can: the real MD5s are others
     done = sweep("--set", "task.dataset_args.root=elsewhere")  # still the same study
     assert done.returncode == 0 and "1/1 cells" in done.stderr, done.stderr

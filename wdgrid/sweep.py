@@ -17,6 +17,7 @@ from typing import Any
 
 from wdgrid.cells import Outcome
 from wdgrid.pace import Pace, chunk_epochs, even_chunk
+from wdgrid.planned import Content, keep_content, must_be_as_planned
 from wdgrid.store import Claim, Only, Store, owner_name
 from wdgrid.study import Study
 from wdgrid.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Ready, Worker
@@ -57,20 +58,7 @@ class _Running:
     epochs_done: int = 0
     started: float = 0.0
     epoch_at: float = 0.0  # when the last epoch ended
-
-
-def panel_attrs(study: Study) -> dict[str, dict[str, Any]]:
-    """What the table says of each panel."""
-    return {
-        name: {"optimizer": p.optimizer, "schedule": p.schedule.kind, "epochs": study.panel_epochs(p)}
-        for name, p in study.panel_names().items()
-    }
-
-
-def plan(store: Store, name: str, study: Study) -> int:
-    """Plans a study, or adds to it the cells that it does not have yet; how many were added."""
-    cells, axes = study.cells(), (study.row, study.column)
-    return store.create(name, cells, study.canonical(), study.digest(), {}, panel_attrs(study), axes)
+    content: Content = None  # what its images came from
 
 
 class Sweep:
@@ -106,7 +94,7 @@ class Sweep:
         self.failures: list[str] = []
 
     def run(self) -> None:
-        """Trains what is pending. Raises UsersFaultError or MachineError; whatever is finished by then is stored.
+        """Trains what is pending. Raises UsersFaultError, StudyFileError or MachineError; what is finished is stored.
 
         An interrupt (Ctrl-C) passes through after the claimed cells were put back.
         """
@@ -149,6 +137,7 @@ class Sweep:
             return
         match message:
             case Ready():
+                running.content = message.content
                 self._settle(message)
                 on_gpu = message.environment["device"].startswith("cuda")
                 if on_gpu and any(r.claims for r in crew if r is not running):
@@ -173,7 +162,8 @@ class Sweep:
                 self._assign(running, crew)
 
     def _settle(self, ready: Ready) -> None:
-        """Chunk size, once a study; environment, once a run."""
+        """What the study was trained on and its chunk size, once a study; environment, once a run."""
+        keep_content(self.store, self.name, self.study, ready.content)
         if self.size is None:
             cells = math.prod(len(axis.values) for axis in self.study.axes.values())
             self.size = even_chunk(cells, ready.chunk)
@@ -194,6 +184,7 @@ class Sweep:
                 continue
             panel = self.panels[panel_name]
             running.claims, running.epochs = claims, self.study.panel_epochs(panel)
+            must_be_as_planned(self.store, self.name, self.study, running.content)
             running.size = self.size or 1
             running.started = running.epoch_at = time.monotonic()
             cells = [c.cell for c in claims]

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from wdgrid.sections import Schedule, Task
 
 # glibc gives large blocks back to the system after every step otherwise, and asks for them again in the next.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "67108864"}
+TIDY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,14 @@ class Preparing:
 
 @dataclass(frozen=True)
 class Ready:
-    """Worker to parent: data and network stand. `chunk` is the K that suits this device and network."""
+    """Worker to parent: data and network stand. `chunk` is the K that suits this device and network.
+
+    `content` is the SHA-256 of the files that training and test images came from; None where a program makes them.
+    """
 
     environment: dict[str, Any]
     chunk: int
+    content: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,12 @@ class Worker:
         self.connection.send(order)
 
     def stop(self) -> None:
-        """Ends the process at once."""
+        """Ends the process at once, or, where it is preparing data, as soon as it has tidied up."""
         self._process.terminate()
-        self._process.join()
+        self._process.join(TIDY_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
         self.connection.close()
         self._process.close()
 
@@ -131,7 +140,8 @@ def _serve(connection: Connection, task: Task) -> None:
     # A parent that was killed shows as a closed pipe, at the next epoch's end at the latest.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            bench, ready = _set_up(task, lambda *told: connection.send(Preparing(*told)))
+            with _tidying():
+                bench, ready = _set_up(task, lambda *told: connection.send(Preparing(*told)))
         except Exception as error:
             connection.send(_fault(error, task, setting_up=True))
             return
@@ -149,6 +159,16 @@ def _serve(connection: Connection, task: Task) -> None:
             except Exception as error:
                 told = _fault(error, task, setting_up=False)
                 connection.send(OutOfMemory(told.why) if _is_memory(error) else told)
+
+
+@contextlib.contextmanager
+def _tidying() -> Iterator[None]:
+    """Within it, to be ended is an exception: what was half downloaded or half prepared is removed on the way out."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _set_up(task: Task, tell: Callable[[str, int, int], None]) -> tuple[Any, Ready]:
@@ -172,7 +192,7 @@ def _set_up(task: Task, tell: Callable[[str, int, int], None]) -> tuple[Any, Rea
         "classes": bench.data.classes,
         "steps_per_epoch": bench.steps_per_epoch,
     }
-    return bench, Ready(environment, chunk_size(bench))
+    return bench, Ready(environment, chunk_size(bench), bench.data.content)
 
 
 def _cpu_name() -> str:
@@ -191,12 +211,13 @@ def _train(bench: Any, order: Order, connection: Connection, checkpoint: Any) ->
 
 
 def _checkpoint(bench: Any, order: Order) -> Any:
-    """A chunk's checkpoints are known by the study and by every cell in it."""
+    """A chunk's checkpoints are known by the study, by its data and by every cell in it."""
     from wdgrid.engine import Checkpoint
 
     first = order.cells[0]
     chunk = [f"{c.multiples[0]} {c.multiples[1]}" for c in order.cells]
-    identity = json.dumps([order.digest, bench.device.type, bench.form, first.panel, first.seed, order.size, chunk])
+    study = [order.digest, *(bench.data.content or ())]
+    identity = json.dumps([*study, bench.device.type, bench.form, first.panel, first.seed, order.size, chunk])
     stem = f"{first.panel}-{first.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     return Checkpoint(order.checkpoints / stem, identity, order.every)
 

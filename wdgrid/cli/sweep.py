@@ -59,10 +59,11 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Train what a study has not trained yet, then draw its report. Give the same command again to go on."""
+    from wdgrid.planned import agree, plan
     from wdgrid.search import coarse_pass
     from wdgrid.shipped import study_path
-    from wdgrid.studyfile import load_study
-    from wdgrid.sweep import plan
+    from wdgrid.studyfile import StudyFileError, load_study
+    from wdgrid.sweep import UsersFaultError
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]
     path = study_path(study_word)
@@ -72,15 +73,22 @@ def sweep(
     folder = database_folder(study_word, name)
     url = storage_url(storage, folder, name)
     again = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None, coarse)
+    is_new = not Path(url.removeprefix("sqlite:///")).exists()
     with open_store(url, create=True) as store:
-        _agree(store.definition(name), study, name, extend)
+        if agree(store, name, study, extend):
+            say(f"{name}: no cell of the stored study was trained yet: it is replaced by this one", quiet)
         added = plan(store, name, study)
         store.set_attrs(name, again.attrs())
         run = _Run(store, folder, workers, 60 * checkpoint_minutes, quiet, str(again))
-        if small:
-            run.search(name, study, small)
-        else:
-            run.whole(name, study, added)
+        try:
+            if small:
+                run.search(name, study, small)
+            else:
+                run.whole(name, study, added)
+        except (UsersFaultError, StudyFileError):
+            if is_new:  # there is nothing in it
+                store.discard()
+            raise
         draw(store, name, out, style, as_json, quiet, replace(again, coarse=False))
 
 
@@ -105,8 +113,8 @@ class _Run:
     def search(self, name: str, study: Any, small: Any) -> None:
         """Trains the coarse pass of a planned study, then what that leads to."""
         from wdgrid.coarse import coarse_name
+        from wdgrid.planned import plan
         from wdgrid.search import rounds, time_share
-        from wdgrid.sweep import plan
 
         small_name = coarse_name(name)
         definition = self.store.definition(small_name)
@@ -149,21 +157,6 @@ class _Run:
 
     def _set_environment(self, name: str, found: dict[str, Any]) -> None:
         self.store.set_attrs(name, {"environment": {**self.store.attrs(name).get("environment", {}), **found}})
-
-
-def _agree(definition: tuple[str, str] | None, study: Any, name: str, extend: bool) -> None:
-    """Refuses a study that is not the stored one."""
-    from wdgrid.studyfile import StudyFileError, differences, only_adds
-
-    if definition is None or definition[1] == study.digest():
-        return
-    stored = definition[0]
-    if extend and only_adds(stored, study):
-        return
-    hint = "give --extend to add cells, or --name for a new study"
-    if not only_adds(stored, study):
-        hint = "give --name for a new study (--extend can only add axis values, seeds and panels)"
-    raise StudyFileError([f"{name}: {line}" for line in differences(stored, study)] + [f"{name}: {hint}"])
 
 
 def _what_is_to_do(name: str, cells: int, missing: int, added: int, back: int) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wdgrid.data.augment import Augmentation, moments
+from wdgrid.data.cache import Content
 from wdgrid.data.cifar import cifar
 from wdgrid.data.digits import digits
 from wdgrid.data.folder import image_folder
@@ -45,6 +46,7 @@ class Dataset:
     `train_x` [N, …] and `test_x` [M, …] as they are stored, floating point or uint8 images [N, C, H, W], `train_y` [N]
     and `test_y` [M] int64 numbers of `classes`; `val_x` [V, …] and `val_y` [V] alike, None where no images are kept
     apart for picking cells. `mean` and `std` [C, 1, 1] normalise uint8 images (both None: they are as they should be).
+    `content` is the SHA-256 of the files it was read from, for training and for testing; None where a program makes it.
     """
 
     train_x: Tensor
@@ -57,6 +59,7 @@ class Dataset:
     std: Tensor | None = None
     val_x: Tensor | None = None
     val_y: Tensor | None = None
+    content: Content | None = None
 
     def normalised(self, x: Tensor) -> Tensor:
         """Stored images x [B, …] as floating point numbers."""
@@ -69,7 +72,7 @@ class Dataset:
 
 def load(task: Task, device: torch.device, dtype: torch.dtype, tell: Tell = silent) -> Dataset:
     """The task's dataset on the device; `tell` hears of long work. Raises DataError where it is not as promised."""
-    tensors, augmentation, scale = _read(task, tell)
+    tensors, augmentation, scale, content = _read(task, tell)
     train_x, train_y, test_x, test_y = _checked(task.dataset, tensors)
     if augmentation.size and augmentation.size > min(train_x.shape[2:]):
         side = f"{train_x.shape[3]}×{train_x.shape[2]}"
@@ -90,19 +93,17 @@ def load(task: Task, device: torch.device, dtype: torch.dtype, tell: Tell = sile
     x = {"device": device, "dtype": dtype if mean is None else torch.uint8}
     train = train_x[:n].to(**x), train_y[:n].to(device)
     test = test_x[:m].to(**x), test_y[:m].to(device)
-    if not task.validation_size:
-        return Dataset(*train, *test, classes, augmentation, mean, std)
-    validation = train_x[kept:].to(**x), train_y[kept:].to(device)
-    return Dataset(*train, *test, classes, augmentation, mean, std, *validation)
+    split = (train_x[kept:].to(**x), train_y[kept:].to(device)) if task.validation_size else (None, None)
+    return Dataset(*train, *test, classes, augmentation, mean, std, *split, content)
 
 
-def _read(task: Task, tell: Tell) -> tuple[object, Augmentation, tuple[Tensor, Tensor] | None]:
-    """The four tensors of a dataset, its augmentation, and mean and deviation [C] where they are known."""
+def _read(task: Task, tell: Tell) -> tuple[object, Augmentation, tuple[Tensor, Tensor] | None, Content | None]:
+    """The four tensors of a dataset, its augmentation, and where they are known mean and deviation [C] and content."""
     args = task.dataset_args
     if task.dataset not in BUILT_IN_DATASETS:
-        return load_object(task.dataset)(**args), Augmentation(), None
+        return load_object(task.dataset)(**args), Augmentation(), None, None
     if task.dataset == "digits":
-        return digits(), Augmentation(padding=args["shift"]), None
+        return digits(), Augmentation(padding=args["shift"]), None, None
     match task.dataset:
         case "cifar10" | "cifar100":
             images = cifar(task.dataset, args["root"], args["download"], tell)
@@ -111,7 +112,8 @@ def _read(task: Task, tell: Tell) -> tuple[object, Augmentation, tuple[Tensor, T
         case _:
             images = image_folder(args["root"], args["size"], tell)
     augmentation = Augmentation(args["crop"], args["flip"], args["crop_size"])
-    return (images.train_x, images.train_y, images.test_x, images.test_y), augmentation, (images.mean, images.std)
+    tensors = images.train_x, images.train_y, images.test_x, images.test_y
+    return tensors, augmentation, (images.mean, images.std), images.content
 
 
 def _checked(name: str, tensors: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ need never fit into memory. Knows files, locks and arrays; does not know where i
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,18 @@ from torch import Tensor
 from wdgrid.data.augment import moments
 from wdgrid.data.places import DataError
 
-FORMAT = "1"
+FORMAT = "2"
 TYPES = {"I64": np.int64, "F64": np.float64, "U8": np.uint8}
 Create = Callable[[int, int, tuple[int, int, int]], dict[str, np.ndarray]]
+Content = tuple[str, str]  # SHA-256 of the files behind the training and the test images, as hexadecimal digits
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """uint8 images [N, C, H, W] and int64 classes [N] of both parts; mean and deviation [C] of the training images."""
+    """uint8 images [N, C, H, W] and int64 classes [N] of both parts; mean and deviation [C] of the training images.
+
+    `sha256` [2, 32] are the bytes of both parts' Content.
+    """
 
     train_x: Tensor
     train_y: Tensor
@@ -36,27 +40,37 @@ class Prepared:
     test_y: Tensor
     mean: Tensor
     std: Tensor
+    sha256: Tensor
+
+    @property
+    def content(self) -> Content:
+        """What the images were read from."""
+        train, test = (bytes(part.tolist()).hex() for part in self.sha256)
+        return train, test
 
 
-def prepared(path: Path, identity: str, build: Callable[[Create], None]) -> Prepared:
+def prepared(path: Path, identity: str, build: Callable[[Create], Content]) -> Prepared:
     """What is prepared at `path`, if it is of this identity; else `build` prepares it.
 
-    `build` calls `create(n, m, (C, H, W))` once for the arrays train_x, train_y, test_x, test_y and fills them. Of
-    several processes one builds and the others wait for it. Raises DataError where the file cannot be written, and
-    whatever `build` raises; neither leaves anything behind, and a process that is killed leaves a `.part` file, which
-    is never read and which the next one to build overwrites.
+    `build` calls `create(n, m, (C, H, W))` once for the arrays train_x, train_y, test_x, test_y, fills them, and says
+    what it read. Of several processes one builds and the others wait for it. Raises DataError where the file cannot be
+    written, and whatever `build` raises; neither leaves anything behind, and a process that is killed outright leaves a
+    `.part` and a `.lock` file, which are never read and which the next one to build overwrites and removes.
     """
     if found := _read(path, identity):
         return found
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock"))
-        lock.acquire()
+        lock = path.with_suffix(".lock")
+        held = FileLock(lock)
+        held.acquire()
     try:
         if not _read(path, identity):  # nobody else was faster
             _write(path, identity, build)
     finally:
-        lock.release()
+        with suppress(OSError):  # some systems remove no open file
+            lock.unlink()  # who waits for it notices, and takes a new one
+        held.release()
     if not (found := _read(path, identity)):
         raise DataError(f"{path}: was written and cannot be read back")
     return found
@@ -85,7 +99,7 @@ def _read(path: Path, identity: str) -> Prepared | None:
         return None
 
 
-def _write(path: Path, identity: str, build: Callable[[Create], None]) -> None:
+def _write(path: Path, identity: str, build: Callable[[Create], Content]) -> None:
     part = path.with_suffix(".part")
     arrays: dict[str, np.ndarray] = {}
 
@@ -95,7 +109,8 @@ def _write(path: Path, identity: str, build: Callable[[Create], None]) -> None:
         return arrays
 
     try:
-        build(create)
+        content = build(create)
+        arrays["sha256"][:] = np.frombuffer(bytes.fromhex("".join(content)), np.uint8).reshape(2, -1)
         arrays["mean"][:], arrays["std"][:] = (t.numpy() for t in moments(torch.from_numpy(arrays["train_x"])))
         arrays.clear()  # unmapped
         with _writing(path):
@@ -111,7 +126,7 @@ def _lay_out(part: Path, identity: str, n: int, m: int, image: tuple[int, int, i
     channels = [image[0]]
     # Wide numbers first, so that each array lies on a multiple of its own width.
     shapes = {"mean": ("F64", channels), "std": ("F64", channels), "train_y": ("I64", [n]), "test_y": ("I64", [m])}
-    shapes |= {"train_x": ("U8", [n, *image]), "test_x": ("U8", [m, *image])}
+    shapes |= {"train_x": ("U8", [n, *image]), "test_x": ("U8", [m, *image]), "sha256": ("U8", [2, 32])}
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "identity": identity}}
     end = 0
     for name, (kind, shape) in shapes.items():

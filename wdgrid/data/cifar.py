@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from wdgrid.data.batches import IMAGE, images, unpickled
-from wdgrid.data.cache import Create, Prepared, prepared
+from wdgrid.data.cache import Content, Create, Prepared, prepared
 from wdgrid.data.download import fetch
-from wdgrid.data.places import DataError, Tell, home, places, reading
+from wdgrid.data.places import DataError, Tell, fingerprint, home, places, reading
 
 LABELS = {"cifar10": ("labels", 10), "cifar100": ("fine_labels", 100)}
 Read = Callable[[str], bytes]  # a batch file's content by its name
@@ -39,7 +39,7 @@ def cifar(name: str, root: str, download: bool, tell: Tell) -> Prepared:
     at fault and says how to get it.
     """
 
-    def build(create: Create) -> None:
+    def build(create: Create) -> Content:
         from torchvision import datasets
 
         source = _find({"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name], root, download, tell)
@@ -55,6 +55,7 @@ def cifar(name: str, root: str, download: bool, tell: Tell) -> Prepared:
         for part, batches in read.items():
             for axis, values in zip("xy", zip(*batches, strict=True), strict=True):
                 np.concatenate(values, out=arrays[f"{part}_{axis}"])
+        return fingerprint(files["train"]), fingerprint(files["test"])
 
     return prepared(home() / "prepared" / f"{name}.safetensors", name, build)
 

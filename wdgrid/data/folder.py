@@ -2,10 +2,12 @@
 
 The checksum that says whether a prepared file still holds is made of the images' names, sizes and times of change:
 reading 60 000 files to the end at every start of every worker would cost more than training on them for an epoch, and
-a file that is edited or replaced has another time. A copy of the folder is prepared anew, which costs time only.
+a file that is edited or replaced has another time. A copy of the folder is prepared anew, which costs time only. What
+the files hold is hashed while they are read: a study keeps that, and a copy or another time is no other content.
 """
 
 import hashlib
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wdgrid.data.cache import Create, Prepared, prepared
+from wdgrid.data.cache import Content, Create, Prepared, prepared
 from wdgrid.data.places import DataError, Tell, fingerprint, home, locate, reading
 
 PARTS = ("train", "test")
@@ -40,16 +42,19 @@ def image_folder(root: str, size: int | None, tell: Tell) -> Prepared:
     identity = fingerprint(place, size, classes, len(files["train"]), listing)
     cache = home() / "prepared" / f"{place.name}-{size or 'own'}-{fingerprint(place)[:8]}.safetensors"
 
-    def build(create: Create) -> None:
-        _, height, width = shape = (3, *_decoded(files["train"][0][0], size).shape[:2])
+    def build(create: Create) -> Content:
+        first = files["train"][0][0]
+        _, height, width = shape = (3, *_decoded(first, _content(first), size).shape[:2])
         arrays = create(len(files["train"]), len(files["test"]), shape)
         jobs = [(part, start) for part in PARTS for start in range(0, len(files[part]), BLOCK)]
 
-        def read(job: tuple[str, int]) -> int:
+        def read(job: tuple[str, int]) -> list[tuple[str, str]]:
             part, start = job
-            block = files[part][start : start + BLOCK]
-            for i, (path, number, _, _) in enumerate(block, start):
-                image = _decoded(path, size)
+            held = []
+            for i, (path, number, _, _) in enumerate(files[part][start : start + BLOCK], start):
+                content = _content(path)
+                held.append((f"{path.parent.name}/{path.name}", hashlib.sha256(content).hexdigest()))
+                image = _decoded(path, content, size)
                 if image.shape[:2] != (height, width):
                     raise DataError(
                         f"{path}: is {image.shape[1]}×{image.shape[0]} pixels, others are {width}×{height}; "
@@ -57,13 +62,15 @@ def image_folder(root: str, size: int | None, tell: Tell) -> Prepared:
                     )
                 arrays[f"{part}_x"][i] = image.transpose(2, 0, 1)
                 arrays[f"{part}_y"][i] = number
-            return len(block)
+            return held
 
-        done, total = 0, sum(map(len, files.values()))
+        total = sum(map(len, files.values()))
+        read_so_far: dict[str, list[tuple[str, str]]] = {part: [] for part in PARTS}
         with ThreadPoolExecutor(min(16, _cores())) as pool:
-            for read_now in pool.map(read, jobs):
-                done += read_now
-                tell(f"reading images of {place.name}", done, total)
+            for (part, _), held in zip(jobs, pool.map(read, jobs), strict=True):
+                read_so_far[part] += held
+                tell(f"reading images of {place.name}", sum(map(len, read_so_far.values())), total)
+        return fingerprint(read_so_far["train"]), fingerprint(read_so_far["test"])
 
     return prepared(cache, identity, build)
 
@@ -118,10 +125,15 @@ def balanced(files: Files) -> Files:
     return [file for _, _, file in sorted(placed)]
 
 
-def _decoded(path: Path, size: int | None) -> np.ndarray:
-    """One image [H, W, 3] uint8."""
+def _content(path: Path) -> bytes:
+    with reading(path):
+        return path.read_bytes()
+
+
+def _decoded(path: Path, content: bytes, size: int | None) -> np.ndarray:
+    """One image [H, W, 3] uint8 from its file's content."""
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             if image.mode not in MODES:
                 raise DataError(f"{path}: is of mode {image.mode}; eight bits a channel are needed")
             rgb = image.convert("RGB")

@@ -1,12 +1,13 @@
 """Downsampled ImageNet at 32 × 32 (Chrabaszcz, Loshchilov and Hutter, 2017) from its published batch files."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wdgrid.data.batches import IMAGE, images, unpickled
-from wdgrid.data.cache import Create, Prepared, prepared
+from wdgrid.data.cache import Content, Create, Prepared, prepared
 from wdgrid.data.places import DataError, Tell, fingerprint, home, locate, reading
 
 CLASSES = 1000
@@ -26,7 +27,7 @@ def imagenet32(root: str, tell: Tell) -> Prepared:
     with reading(place):
         facts = [(p, p.stat().st_size, p.stat().st_mtime_ns) for part in paths.values() for p in part]
 
-    def build(create: Create) -> None:
+    def build(create: Create) -> Content:
         done = 0
 
         def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -38,11 +39,14 @@ def imagenet32(root: str, tell: Tell) -> Prepared:
         # Once for the number of images and to see that all is well, once to keep them.
         sizes = {part: [len(read(path)[1]) for path in files] for part, files in paths.items()}
         arrays = create(sum(sizes["train"]), sum(sizes["test"]), IMAGE)
+        found = {part: hashlib.sha256() for part in paths}
         for part, files in paths.items():
             end = 0
             for path, size in zip(files, sizes[part], strict=True):
+                found[part].update(_sha256(path))
                 begin, end = end, end + size
                 arrays[f"{part}_x"][begin:end], arrays[f"{part}_y"][begin:end] = read(path)
+        return found["train"].hexdigest(), found["test"].hexdigest()
 
     cache = home() / "prepared" / f"imagenet32-{fingerprint(place)[:8]}.safetensors"
     return prepared(cache, fingerprint(facts), build)
@@ -61,6 +65,11 @@ def _found(place: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise DataError(f"{place / name}: is missing (looked for in {', '.join(FOLDERS[1:])}, too, and as .npz)")
+
+
+def _sha256(path: Path) -> bytes:
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _content(path: Path) -> Any:

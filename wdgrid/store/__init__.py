@@ -43,6 +43,13 @@ class Store:
         """Close every connection."""
         self._database.close()
 
+    def discard(self) -> bool:
+        """Close, and delete an SQLite file in which no cell was ever begun and that nobody else has open; whether."""
+        with self._database.read() as connection:
+            begun = any(plan.begun(connection, study.name) for study in read.summaries(connection))
+        self.close()
+        return not begun and self._database.delete_file()
+
     @property
     def url(self) -> str:
         """Where this is, for people: a password is hidden."""
@@ -86,6 +93,22 @@ class Store:
         with self._database.read() as connection:
             plan.need_panels(connection, study)
         return self.create(study, panels, canonical, digest, attrs, panel_attrs, axes)
+
+    def begun(self, study: str) -> int:
+        """How many cells were ever begun: trained, being trained, or failed before; 0 where there is no such study."""
+        with self._database.read() as connection:
+            return plan.begun(connection, study)
+
+    def withdraw(self, study: str) -> bool:
+        """Delete a study of which no cell was ever begun; whether it is gone (True where there is none)."""
+        with self._database.plan() as connection:
+            return plan.withdraw(connection, study)
+
+    def keep(self, study: str, key: str, value: Any) -> Any:
+        """Set one attribute unless the study has it and cells of it were begun; what it has then."""
+        _refuse_reserved({key: value})
+        with self._database.plan() as connection:
+            return plan.keep(connection, study, key, value)
 
     def definition(self, study: str) -> tuple[str, str] | None:
         """The study's canonical JSON and its digest; None where there is no such study."""

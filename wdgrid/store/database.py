@@ -6,6 +6,7 @@ Knows how a transaction is begun on SQLite and on PostgreSQL. Knows nothing of c
 import json
 import math
 import re
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,24 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+    def delete_file(self) -> bool:
+        """Delete a closed SQLite database, unless another process has it open; whether it is gone."""
+        if self.dialect != "sqlite" or not self.url.database:
+            return False
+        path = Path(self.url.database)
+        alone = sqlite3.connect(path, timeout=0, isolation_level=None)
+        try:
+            # Leaving WAL takes the file for oneself, and fails where anybody else has it open.
+            if alone.execute("PRAGMA journal_mode = DELETE").fetchone() != ("delete",):
+                return False
+            alone.execute("BEGIN EXCLUSIVE")
+            path.unlink()
+        except (sqlite3.OperationalError, OSError):
+            return False
+        finally:
+            alone.close()
+        return True
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:

@@ -111,6 +111,40 @@ def plan(
     return added
 
 
+def begun(connection: sa.Connection, study: str) -> int:
+    """How many trials of a study were ever begun: all but those that wait and have never failed; 0 without a study."""
+    study_ids = [panel.study_id for panel in panels_of(connection, study)]
+    fresh = sa.exists().where(cells.c.trial_id == trials.c.trial_id, cells.c.failures == 0)
+    counted = sa.select(sa.func.count()).select_from(trials).where(trials.c.study_id.in_(study_ids))
+    return connection.execute(counted.where(sa.or_(trials.c.state != TrialState.WAITING, ~fresh))).scalar_one()
+
+
+def withdraw(connection: sa.Connection, study: str) -> bool:
+    """Delete a study of which no trial was ever begun; whether it is gone."""
+    study_ids = [panel.study_id for panel in panels_of(connection, study)]
+    of_study = sa.select(trials.c.trial_id).where(trials.c.study_id.in_(study_ids))
+    connection.execute(of_study.with_for_update())  # PostgreSQL: nobody claims any from here on
+    if begun(connection, study):
+        return False
+    connection.execute(sa.delete(cells).where(cells.c.study_id.in_(study_ids)))
+    for table in reversed(trials.metadata.sorted_tables):  # what refers to others first
+        if table is not trials and "trial_id" in table.c:
+            connection.execute(sa.delete(table).where(table.c.trial_id.in_(of_study)))
+        elif "study_id" in table.c:
+            connection.execute(sa.delete(table).where(table.c.study_id.in_(study_ids)))
+    return True
+
+
+def keep(connection: sa.Connection, study: str, key: str, value: Any) -> Any:
+    """Set an attribute where there is none, or where no trial was begun; else it stays. What the study has then."""
+    panels = need_panels(connection, study)
+    kept = panels[0].attrs.get(key)
+    if kept is not None and begun(connection, study):
+        return kept
+    set_attributes(connection, [panel.study_id for panel in panels], {key: value})
+    return value
+
+
 def _drop_orphans(connection: sa.Connection) -> None:
     # SQLite gives the ids of trials deleted through Optuna out again, so rows left behind would be taken for new ones.
     alive = sa.exists().where(trials.c.trial_id == cells.c.trial_id, trials.c.study_id == cells.c.study_id)
