@@ -14,10 +14,10 @@ from synthetic_tables import error_of, make_curves, make_study, make_table
 from wdgrid.cli import main
 from wdgrid.cli.again import SweepCommand, alarm_lines
 from wdgrid.coarse import coarse_name, coarse_study
+from wdgrid.planned import plan
 from wdgrid.report import analyse_table, replaced, write_report
 from wdgrid.store import Store, owner_name
 from wdgrid.studyfile import load_study, only_adds
-from wdgrid.sweep import plan
 
 pytestmark = pytest.mark.slow
 
