@@ -96,9 +96,14 @@ class FusedNetwork:
         start, shape = self._slices[name]
         return flat[:, start : start + shape.numel()].view(-1, *shape)
 
-    def __call__(self, x: Tensor, *, training: bool, noise: int = 0) -> Tensor:
-        """Logits [K, B, C] of x [B, …]; what the network draws, it draws from the seed `noise`."""
+    def seed(self, noise: int) -> None:
+        """Where the next forward pass begins to draw, if the network draws."""
         seed(self._generators, noise)
+
+    def __call__(self, x: Tensor, *, training: bool, noise: int | None = 0) -> Tensor:
+        """Logits [K, B, C] of x [B, …]; what the network draws, it draws from the seed `noise`, unless that is None."""
+        if noise is not None:
+            self.seed(noise)
         with torch.autocast(x.device.type, self._products, enabled=self._products is not None):
             logits = self._forward(self.parameters, self.buffers, x, training)
         return logits.to(x.dtype)

@@ -19,7 +19,9 @@ from wdgrid.engine import divergence
 from wdgrid.engine.chain import chain
 from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.fuse import FusedNetwork, Kind
+from wdgrid.engine.graph import Graphs
 from wdgrid.engine.native import Chain, Native
+from wdgrid.engine.resident import Resident
 from wdgrid.engine.steps import Stepwise
 from wdgrid.models.decay import multipliers, parts
 from wdgrid.optim import Rule
@@ -49,6 +51,8 @@ class Workbench:
         self.dtype = torch.float64 if task.precision == "float64" else torch.float32
         self.products = torch.bfloat16 if task.precision == "bfloat16" else None
         _tf32(task, self.device)
+        torch.backends.cudnn.deterministic = True  # a chunk that goes on from a checkpoint ends in the same bits
+        self.graphs = Graphs()
         self.data: Dataset = datasets.load(task, self.device, self.dtype, tell)
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
         self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
@@ -79,8 +83,11 @@ class Workbench:
         self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int
     ) -> Stepwise | Native:
         """How the cells of `network` are trained by `rule`, with η_t and what λ is multiplied by for each step."""
+        given = network, rule, etas, decays, seed
+        if self.device.type == "cuda":  # a user's own code is not recorded: it may compute in Python
+            return Resident(*given, self.graphs if network.form == "stacked" else None)
         if self._chain is None:
-            return Stepwise(network, rule, etas, decays, seed)
+            return Stepwise(*given)
         batch = min(self.task.batch_size, len(self.data.train_x))
         return Native(self._chain, network, rule, etas, decays, batch)
 
