@@ -1,7 +1,8 @@
 """Who is compared: each contender's name in the tables and its whole command."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import machine
@@ -17,6 +18,7 @@ class Contender:
     title: str
     script: str = ""
     arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_wdgrid(self) -> bool:
@@ -36,6 +38,7 @@ class Contender:
 ONE, TWO, SHORT = ("--processes", "1"), ("--processes", "2"), ("--precision", "bfloat16")
 CONTENDERS = {
     "wdgrid": Contender("`wdgrid sweep`"),
+    "wdgrid-torch": Contender("`wdgrid sweep` without a C compiler", environment={"CC": ""}),
     "wdgrid-bf16": Contender("`wdgrid sweep`, bfloat16", arguments=("--set", "task.precision=bfloat16")),
     "loop": Contender("GridSampler loop, 1 process, default threads", "peers.py", ONE),
     "two": Contender("GridSampler loop, 2 processes, 1 thread each", "peers.py", TWO),

@@ -139,8 +139,9 @@ class Bench:
         study, cells = work.write(folder)
         command = CONTENDERS[contender].command(study, cells, folder, row.style)
         try:
-            if CONTENDERS[contender].is_wdgrid:  # with nothing prepared: images are decoded within the time
-                done, trials = machine.run(command, {"WDGRID_DATA": str(folder / "data")}), work.cells
+            if CONTENDERS[contender].is_wdgrid:  # with nothing prepared: it decodes images and compiles within the time
+                environment = {"WDGRID_DATA": str(folder / "data"), **CONTENDERS[contender].environment}
+                done, trials = machine.run(command, environment), work.cells
                 if diverged := sum(panel["diverged"] for panel in json.loads(done.out)):
                     what = f"{work.network.title}, {work}, {CONTENDERS[contender].title}"
                     self.notes.add(f"{what}: {diverged} cells diverged; peers train such cells to the end")

@@ -67,7 +67,7 @@ class Row:
         return training / seconds / 1e9, (training + testing) / seconds / 1e9
 
     def ratios(self, contender: str, seconds: float, wdgrid: Callable[[str], float]) -> str:
-        """A peer's seconds over those of wdgrid, in each of wdgrid's precisions; `wdgrid` says what it took."""
+        """A peer's seconds over those of wdgrid, in each of the ways wdgrid ran; `wdgrid` says what it took."""
         if contender == "wdgrid":
             return "1"
         against = [name for name in self.contenders if CONTENDERS[name].is_wdgrid]
@@ -85,8 +85,8 @@ def peers(rows: list[Row], peaks: list[float], malloc: str) -> Iterator[str]:
         f"Float32 GEMM peak of all cores: {peak:.0f} GFLOP/s (2048³, the larger of processes and threads; measured "
         f"before and after: {measured}); bfloat16 is set against it, too. Peers {malloc} wdgrid's malloc settings. How "
         f"they are written: {styles}. Every time is of a whole command, imports, storage and (wdgrid) report included. "
-        "GFLOP/s and shares of the peak: training steps alone / with tests. Where wdgrid ran in two precisions, peers' "
-        "ratios are to float32 / to bfloat16."
+        "GFLOP/s and shares of the peak: training steps alone / with tests. Where wdgrid ran in two ways (float32 and "
+        "bfloat16, with and without a C compiler), peers' ratios are to the one / to the other."
     )
     yield ""
     yield "**The same work, measured by all** (times: median, least–most)"

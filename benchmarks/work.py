@@ -81,11 +81,12 @@ NETWORKS = {
     "mlp": Network(
         "MLP 64-64-64-10, batch norm", "mlp", "mlp", 48, 20, full=True,
         model_args="hidden = [64, 64, 64], batch_norm = true",
+        contenders=("wdgrid", "wdgrid-torch", "loop", "two"),
     ),
     "small-cnn": Network("small CNN, 8 channels at 8 × 8", "networks:small_cnn", "small_cnn", 48, 10),
     "cnn": Network("CNN, 16–32 channels at 8 × 8", "networks:cnn", "cnn", 24, 5),
     "resnet8": Network(
-        "ResNet-8, width 16, 32 × 32 JPEG", "resnet", "ResNet8", 16, 2,
+        "ResNet-8, width 16, 32 × 32 JPEG", "resnet", "ResNet8", 16, 6,
         model_args="depth = 8, width = 16", images=PHOTOS, style="usual",
         contenders=("wdgrid", "wdgrid-bf16", "loop", "two", "loop-bf16"),
     ),
