@@ -76,6 +76,16 @@ def make_table(study: Study, *, diverged: bool = True, missing: bool = True, noi
     return pd.DataFrame(rows).astype({"diverged_at": "Int64", "divergence": "string", "divergence_step": "Int64"})
 
 
+def validated(seeds=(0,), **task):
+    """A study with a split and its table, whose best cell on test is not the best on validation."""
+    study = make_study(seeds=list(seeds), task={"batch_size": 50, "epochs": 3, "validation_size": 200, **task})
+    table = make_table(study)
+    table["validation_error"] = table["test_error"] + 0.3
+    best = table.groupby("panel")["test_error"].transform("min") == table["test_error"]
+    table.loc[best, "validation_error"] += 1.5  # lucky on test
+    return study, table
+
+
 def flagged(table: pd.DataFrame, classes: dict[tuple[str, str, str, int], tuple[str, int]]) -> pd.DataFrame:
     """The table with the divergence classes and steps given by (panel, row, column, seed)."""
     changed = table.copy()

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from commands import study_toml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import train_plain
@@ -88,18 +89,7 @@ def test_patterns_that_match_nothing_are_refused_with_the_names_there_are():
     )
 
 
-STUDY = """
-[task]
-model_args = { hidden = [8] }
-train_size = 100
-device = "cpu"
-[axes.lr]
-values = "1..1/2"
-[axes.weight_decay]
-values = "0, 1"
-[[panels]]
-optimizer = "adamw"
-"""
+STUDY = study_toml('model_args = { hidden = [8] }\ntrain_size = 100\ndevice = "cpu"', "1..1/2", "0, 1", adamw=1.0)
 
 
 @pytest.mark.parametrize(

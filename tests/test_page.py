@@ -9,6 +9,8 @@ import pytest
 from pages import EVIL, example, picture, write
 from synthetic_tables import make_study, make_table
 
+from wdgrid.report.payload import page_data
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
@@ -111,3 +113,12 @@ def test_panels_go_by_their_titles_and_errors_have_intervals(page):
     assert "trained with the learning rate of its row and the weight decay of its column" in page.visible
     verdicts = {p["title"]: p["verdict"] for p in json.loads(page.texts["data"])["panels"]}
     assert verdicts["SGD"].startswith("coupled (κ = −") and verdicts["SGDW"].startswith("separable (κ = ")
+
+
+def test_steps_of_an_epoch_are_the_trainings_own():
+    """τ in epochs is drawn with them: 910 images in minibatches of 50 are 18 steps, the rest waits."""
+    study = make_study()
+    study = study.model_copy(update={"task": study.task.model_copy(update={"train_size": 910, "batch_size": 50})})
+    panels, table = [], make_table(study)
+    assert page_data(study, panels, table, {})["steps_per_epoch"] == 18
+    assert page_data(study, panels, table, {}, 7)["steps_per_epoch"] == 7

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from commands import study_toml
 
 from wdgrid.cli import main
 from wdgrid.engine import Job, Workbench
@@ -11,21 +12,14 @@ from wdgrid.engine.estimate import cost
 from wdgrid.pace import even_chunk
 from wdgrid.sections import Cosine, Task
 
-STUDY = """
-[task]
+TASK = """\
 model_args = { hidden = [16], batch_norm = false }
 batch_size = 50
 train_size = 100
 epochs = 4
 device = "cpu"
-[axes.lr]
-values = "1..1/4"
-[axes.weight_decay]
-values = "0, 1/4..1"
-[[panels]]
-optimizer = "adamw"
-lr_unit = 0.1
 """
+STUDY = study_toml(TASK, "1..1/4", "0, 1/4..1", adamw=0.1)
 
 
 @pytest.fixture

@@ -1,30 +1,23 @@
 """How long it will take, and what happens when memory runs out on the way."""
 
 import pytest
+from commands import study_toml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wdgrid.pace import Pace, chunk_epochs, seconds
 from wdgrid.progress import _span
 
-STUDY = """\
-[task]
-dataset_args = {{ shift = 0 }}
+TASK = """\
+dataset_args = { shift = 0 }
 train_size = 60
 test_size = 50
 model = "fragile:network"
 batch_size = 20
 epochs = 2
 device = "cpu"
-[axes.lr]
-values = "1, 1/2, 1/4"
-[axes.weight_decay]
-values = "0, 1"
-unit = 0.01
-[[panels]]
-optimizer = "sgdw"
-lr_unit = 0.1
 """
+STUDY = study_toml(TASK, "1, 1/2, 1/4", "0, 1", 0.01, sgdw=0.1)
 # A user's module whose import, in the worker, makes the engine's chunks of more than `most` cells run out of memory.
 FRAGILE = """\
 import torch
@@ -74,7 +67,7 @@ def test_out_of_memory_halves_the_chunk_and_loses_nothing(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "fragile.py").write_text(FRAGILE.format(most=most))
-    (tmp_path / "study.toml").write_text(STUDY.format())
+    (tmp_path / "study.toml").write_text(STUDY)
     url = f"sqlite:///{tmp_path / 'study.db'}"
     assert main(["sweep", "study.toml", "--storage", url, "--workers", "1"]) == status
     told = capsys.readouterr().err

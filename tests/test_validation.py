@@ -1,35 +1,19 @@
 """Selection without cheating: cells are picked on images kept apart from training and reported on test."""
 
-import io
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
-import numpy as np
 import optuna
-import pandas as pd
 import pytest
 import torch
 from plain import train_plain
-from rich.console import Console
-from synthetic_tables import make_curves, make_study, make_table
+from synthetic_tables import make_study
 
 from wdgrid import data as datasets
-from wdgrid.analysis.compare import Side, compare
-from wdgrid.analysis.separability import analyse
-from wdgrid.analysis.surface import surfaces
 from wdgrid.cells import Cell, Curve, Outcome, selection_error
 from wdgrid.data import DataError
 from wdgrid.engine import Job, Workbench, train
-from wdgrid.report.comparison import comparison_lines, comparison_rows, draw_comparison
-from wdgrid.report.figures import heatmaps, save_heatmaps
-from wdgrid.report.findings import findings
-from wdgrid.report.grids import grids
-from wdgrid.report.page import write_page
-from wdgrid.report.payload import curve_data, page_data
-from wdgrid.report.summary import summary_rows, summary_tables
 from wdgrid.sections import Constant, Task
 from wdgrid.store import Store
 from wdgrid.study import Study
@@ -45,16 +29,6 @@ def cells(rates=(0.01, 0.03), decays=(0.0, 0.01)):
         Cell("adamw", 0, {"lr": a, "weight_decay": b, **fixed}, (str(a), str(b)))
         for a, b in zip(rates, decays, strict=True)
     ]
-
-
-def validated(seeds=(0,), **task):
-    """A study with a split and its table, whose best cell on test is not the best on validation."""
-    study = make_study(seeds=list(seeds), task={"batch_size": 50, "epochs": 3, "validation_size": 200, **task})
-    table = make_table(study)
-    table["validation_error"] = table["test_error"] + 0.3
-    best = table.groupby("panel")["test_error"].transform("min") == table["test_error"]
-    table.loc[best, "validation_error"] += 1.5  # lucky on test
-    return study, table
 
 
 # Data and engine
@@ -176,156 +150,3 @@ def test_an_impossible_validation_error_is_refused(tmp_path):
         (claim,) = store.claim("s", "adamw", 0, 1, "me")
         with pytest.raises(ValueError, match="percentage"):
             store.finish([(claim, outcome(5.0, math.nan))], "me")
-
-
-# Numbers
-
-
-def test_cells_are_picked_on_validation_and_reported_on_test():
-    study, table = validated(seeds=(0, 1))
-    found = analyse(surfaces(table, study.row, study.column), bootstrap=20)
-    plain = analyse(surfaces(table.drop(columns="validation_error"), study.row, study.column), bootstrap=20)
-    for name, numbers in found.items():
-        means = table[table["panel"] == name].groupby(["row", "col"])[["validation_error", "test_error"]].mean()
-        picked = means.loc[means["validation_error"].idxmin()]
-        assert numbers.selected_on == "validation"
-        assert numbers.best_error == pytest.approx(picked["validation_error"])
-        assert numbers.best_test_error == pytest.approx(picked["test_error"])
-        assert numbers.best_test_error > plain[name].best_error  # what picking on test would have claimed
-        assert (plain[name].selected_on, plain[name].best_test_error) == ("test", None)
-        assert numbers.cap > plain[name].cap
-    assert found["sgd"].alarms == analyse(surfaces(
-        table.assign(test_error=table["validation_error"], validation_error=np.nan), study.row, study.column
-    ), bootstrap=20)["sgd"].alarms  # fmt: skip
-
-
-def test_circles_are_those_of_validation():
-    study, table = validated()
-    for grid in grids(study, table):
-        here = table[(table["panel"] == grid.panel) & np.isfinite(table["validation_error"])]
-        best = here.nsmallest(10, "validation_error")
-        assert {(grid.row_labels[i], grid.col_labels[j]) for i, j in grid.best} == {
-            *zip(best["row"], best["col"], strict=True)
-        }
-        i, j = grid.best[0]
-        assert grid.test_error[i, j] == pytest.approx(grid.error[i, j] - 0.3)
-
-
-def sides(study, table):
-    shown = surfaces(table, study.row, study.column)
-    found = analyse(shown, bootstrap=20)
-    return {name: Side(f"s/{name}", name, name, "cosine", s.as_printed(), found[name]) for name, s in shown.items()}
-
-
-def test_a_comparison_sets_test_errors_against_test_errors():
-    study, table = validated()
-    a = sides(study, table)["adamw"]
-    b = sides(study, table.drop(columns="validation_error"))["adamw"]
-    one = compare(a, b)
-    assert one.best == (a.found.best_test_error, b.found.best_error)
-    assert one.difference == pytest.approx(b.found.best_error - a.found.best_test_error) and one.difference < 0
-    assert one.rank_correlation == pytest.approx(1)  # the same test errors, whatever they are picked on
-    text = "\n".join(comparison_lines(one))
-    assert "picked on          validation images" in text and "Only A keeps validation images apart; B picks" in text
-    assert f"{a.found.best_test_error:.2f} %" in text and f"{a.found.best_error:.2f} %" not in text
-    (row,) = comparison_rows([one])
-    assert (row["of_a"]["selected_on"], row["of_b"]["selected_on"]) == ("validation", "test")
-    assert row["of_a"]["test_error"] == a.found.best_test_error and row["of_a"]["best_error"] == a.found.best_error
-    figure = draw_comparison([(a, b)], [one])
-    labels = [ax.get_ylabel() for ax in figure.axes]
-    assert "Test error (%)" in labels and "Validation error (%)" not in labels
-    difference = figure.axes[2].collections[0].get_array()
-    assert np.abs(difference[np.isfinite(difference)]).max() == pytest.approx(0, abs=1e-9)
-    assert "Only" not in "\n".join(comparison_lines(compare(a, a)))
-
-
-# What people look at
-
-
-def caption_of(figure):
-    (caption,) = [t.get_text().replace("\n", " ") for t in figure.texts if t.get_label() == "caption"]
-    return caption
-
-
-def test_the_figure_says_which_error_it_shows():
-    study, table = validated()
-    figure = heatmaps(study, "s", table)
-    assert [ax.get_ylabel() for ax in figure.axes if "error" in ax.get_ylabel()] == ["Validation error (%)"]
-    found = analyse(surfaces(table, study.row, study.column), bootstrap=0)
-    caption = caption_of(figure)
-    assert "picked on 200 validation images" in caption and "Test error of the best cells: SGD " in caption
-    assert f"AdamW {found['adamw'].best_test_error:.2f} %" in caption
-    plain = make_study()
-    figure = heatmaps(plain, "s", make_table(plain))
-    assert [ax.get_ylabel() for ax in figure.axes if "error" in ax.get_ylabel()] == ["Test error (%)"]
-    assert "optimistic" in caption_of(figure) and "validation images" not in caption_of(figure)
-
-
-@pytest.mark.parametrize("split", [True, False])
-def test_the_page_and_the_summary_say_which_was_used(tmp_path, split):
-    study, table = validated() if split else (make_study(), make_table(make_study()))
-    curves = make_curves(table)
-    if split:
-        curves["validation_error"] = curves["test_error"] + 0.3
-    numbers = analyse(surfaces(table, study.row, study.column), bootstrap=10)
-    (png, _) = save_heatmaps(heatmaps(study, "s", table), tmp_path)
-    found = findings(study, numbers, grids(study, table), {})
-    write_page(study, "s", table, curves, numbers, found, {}, png, tmp_path / "r.html")
-    text = (tmp_path / "r.html").read_text("utf-8").partition('<script type="application/json"')[0]
-    best = numbers["adamw"]
-    rows = {row["panel"]: row for row in summary_rows(numbers, found)}
-    shown = page_data(study, grids(study, table), table, {})
-    out = io.StringIO()
-    Console(file=out, width=140).print(summary_tables(numbers, found, 140))
-    words = out.getvalue()
-    if split:
-        assert "picked on 200 validation images kept out of training and reported on test" in text
-        assert f"{best.best_error:.2f} % (validation)" in text and f"test error {best.best_test_error:.2f} %" in text
-        assert text.count("<th>validation error (%)</th>") == 4 and text.count("<th>test error (%)</th>") == 4
-        assert rows["adamw"]["selected_on"] == "validation"
-        assert rows["adamw"]["best_test_error"] == pytest.approx(best.best_test_error)
-        assert "on test" in words and "its test error" in words
-        assert curve_data(curves)["sgd"]["kinds"][:2] == ["test_error", "validation_error"]
-        assert shown["error_words"] == "validation error" and shown["panels"][0]["test_error"]
-    else:
-        assert "optimistic" in text and "validation error (%)" not in text and "(validation)" not in text
-        assert rows["adamw"]["selected_on"] == "test" and rows["adamw"]["best_test_error"] is None
-        assert "optimistic" in words and "its test error" not in words
-        assert shown["error_words"] == "test error" and shown["panels"][0]["test_error"] is None
-
-
-def test_a_sweep_with_a_split_through_the_commands(tmp_path):
-    (tmp_path / "s.toml").write_text("""
-[task]
-model_args = { hidden = [8] }
-train_size = 200
-epochs = 2
-device = "cpu"
-[axes.lr]
-values = "1, 1/4"
-[axes.weight_decay]
-values = "0, 1"
-unit = 0.01
-[[panels]]
-optimizer = "adamw"
-lr_unit = 0.1
-""")
-
-    program = [sys.executable, "-c", "import sys; from wdgrid.cli import main; sys.exit(main())"]
-    words = ["sweep", "s.toml", "--workers", "1", "--json", "--set", "task.validation_size=100"]
-    done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)
-    frame = pd.read_csv(tmp_path / "reports" / "s" / "trials.csv")
-    best = frame.loc[frame["validation_error"].idxmin()]
-    assert row["selected_on"] == "validation" and row["best_error"] == pytest.approx(best["validation_error"])
-    assert row["best_test_error"] == pytest.approx(best["test_error"])
-
-
-def test_steps_of_an_epoch_are_the_trainings_own():
-    """τ in epochs is drawn with them: 910 images in minibatches of 50 are 18 steps, the rest waits."""
-    study = make_study()
-    study = study.model_copy(update={"task": study.task.model_copy(update={"train_size": 910, "batch_size": 50})})
-    panels, table = [], make_table(study)
-    assert page_data(study, panels, table, {})["steps_per_epoch"] == 18
-    assert page_data(study, panels, table, {}, 7)["steps_per_epoch"] == 7

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import study_toml
 from stored import fill, make_store
 from synthetic_tables import error_of, make_curves, make_study, make_table
 
@@ -21,21 +22,12 @@ from wdgrid.studyfile import load_study, only_adds
 
 pytestmark = pytest.mark.slow
 
-TOML = """
-[task]
+TASK = """\
 batch_size = 50
 epochs = 3
 train_size = 900
-[axes.lr]
-values = "1..1/16"
-[axes.weight_decay]
-values = "0, 1/8..4"
-unit = 0.016
-[[panels]]
-optimizer = "sgd"
-[[panels]]
-optimizer = "adamw"
 """
+TOML = study_toml(TASK, "1..1/16", "0, 1/8..4", 0.016, sgd=1.0, adamw=1.0)
 
 
 CLAIM = """
