@@ -1,11 +1,8 @@
-"""CIFAR and Downsampled ImageNet from small files in the published format, and all that can be wrong with them."""
+"""CIFAR from small files in the published format, downloaded or found, and all that can be wrong with them."""
 
-import hashlib
 import http.server
 import os
 import pickle
-import subprocess
-import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -15,26 +12,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from commands import study_toml, wdgrid
+from published_files import batch, cut, left_behind, load, md5
 
 from wdgrid import data as datasets
 from wdgrid.data import DataError
 from wdgrid.data.places import home
-from wdgrid.sections import Task
 
 PUBLISHED = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 LABELS = {"cifar10": "labels", "cifar100": "fine_labels"}
-
-
-def md5(content):
-    return hashlib.md5(content).hexdigest()
-
-
-def batch(n, key, classes, seed, **more):
-    """A batch as Python 2 with numpy 1 wrote it."""
-    random = np.random.default_rng(seed)
-    x = random.integers(0, 256, (n, 3072), dtype=np.uint8)
-    given = {"data": x, key: random.integers(0, classes, n).tolist(), "batch_label": "a batch", **more}
-    return pickle.dumps(given, protocol=2).replace(b"numpy._core.", b"numpy.core.")
 
 
 @pytest.fixture(params=["cifar10", "cifar100"])
@@ -63,15 +49,6 @@ def cifar(request, tmp_path, monkeypatch):
     monkeypatch.setattr(published, "tgz_md5", md5(archive.read_bytes()))
     monkeypatch.setattr(published, "url", "http://127.0.0.1:9/" + published.filename)  # nobody is there
     return name, folder, archive
-
-
-def load(name, root, told=None, **args):
-    task = Task(dataset=name, dataset_args={"root": str(root), **args}, device="cpu")
-    return datasets.load(task, torch.device("cpu"), torch.float32, lambda *a: told.append(a) if told is not None else 0)
-
-
-def left_behind():
-    return [p for p in home().rglob("*") if p.is_file()] if home().exists() else []
 
 
 @pytest.mark.parametrize("place", ["folder", "parent", "archive"])
@@ -133,10 +110,6 @@ def test_cifar_is_downloaded_once(cifar, server, monkeypatch):
     (home() / "prepared" / f"{name}.safetensors").unlink()
     load(name, "sets")  # from the archive that was kept
     assert len(Server.asked) == 1
-
-
-def cut(content):
-    return content[: len(content) // 2]
 
 
 @pytest.mark.parametrize("fault", ["nobody", "missing", "short", "altered", "refuses"])
@@ -237,115 +210,15 @@ def test_what_is_in_a_batch_file_is_not_trusted(cifar, monkeypatch, tmp_path, co
     assert not Path("evil").exists() and left_behind() == []
 
 
-# Downsampled ImageNet
-
-
-@pytest.fixture
-def imagenet(tmp_path, monkeypatch):
-    monkeypatch.setenv("WDGRID_DATA", str(tmp_path / "cache"))
-    folder = tmp_path / "imagenet"
-    for kind in ("train", "val"):
-        (folder / f"Imagenet32_{kind}").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for i in range(11):
-        n = 3 + (i == 9)
-        content = {
-            "data": random.integers(0, 256, (n, 3072), dtype=np.uint8),
-            "labels": [1, 1000, *random.integers(1, 1001, n - 2).tolist()],
-            "mean": np.zeros(3072),
-        }
-        if i == 10:
-            (folder / "Imagenet32_val" / "val_data").write_bytes(pickle.dumps(content))
-        elif i == 5:
-            np.savez(folder / "Imagenet32_train" / "train_data_batch_6.npz", **content)
-        else:
-            (folder / "Imagenet32_train" / f"train_data_batch_{i + 1}").write_bytes(pickle.dumps(content))
-    return folder
-
-
-def test_imagenet32_is_its_files(imagenet):
-    told = []
-    data = load("imagenet32", imagenet, told)
-    x, y = [], []
-    for i in range(1, 11):
-        path = imagenet / "Imagenet32_train" / f"train_data_batch_{i}"
-        content = np.load(path.with_name(path.name + ".npz")) if i == 6 else pickle.loads(path.read_bytes())
-        x += [row.reshape(3, 32, 32) for row in content["data"]]
-        y += [int(label) - 1 for label in content["labels"]]
-    assert np.array_equal(data.train_x, np.stack(x)) and data.train_y.tolist() == y
-    assert data.classes == 1000 and len(data.test_x) == 3 and len(data.train_x) == 31
-    np.testing.assert_allclose(data.mean.flatten(), np.stack(x).mean((0, 2, 3)), rtol=1e-6)
-    assert told[-1] == ("reading val_data", 22, 22)
-    told.clear()
-    assert torch.equal(load("imagenet32", imagenet, told).train_x, data.train_x) and told == []
-    third = imagenet / "Imagenet32_train" / "train_data_batch_3"
-    os.utime(third, ns=(0, 0))
-    assert load("imagenet32", imagenet).content == data.content
-    content = pickle.loads(third.read_bytes())
-    content["labels"][0] = 2
-    third.write_bytes(pickle.dumps(content))
-    train, test = load("imagenet32", imagenet).content
-    assert train != data.content[0] and test == data.content[1]
-    few = datasets.load(
-        Task(dataset="imagenet32", dataset_args={"root": str(imagenet)}, train_size=1, test_size=1),
-        torch.device("cpu"), torch.float32,
-    )  # fmt: skip
-    assert few.classes == 1000 and few.train_y.tolist() == [0]
-
-
-def test_what_is_wrong_with_imagenet32_is_told(imagenet, tmp_path, monkeypatch):
-    third = imagenet / "Imagenet32_train" / "train_data_batch_3"
-    good = third.read_bytes()
-    sixth = imagenet / "Imagenet32_train" / "train_data_batch_6.npz"
-    for path, content, says in (
-        (third, cut(good), "is not a whole batch file: "),
-        (third, good.replace(b"labels", b"lables"), "is not a batch file with data and labels"),
-        (third, batch(3, "labels", 10, 0, labels=[0, 1, 2]), "labels must be whole numbers from 1 to 1000"),
-        (third, pickle.dumps({"data": np.zeros((0, 3072), np.uint8), "labels": []}), "data must be 0 × 3072 bytes"),
-        (sixth, cut(sixth.read_bytes()), "is not a whole batch file: "),
-    ):
-        before = path.read_bytes()
-        path.write_bytes(content)
-        with pytest.raises(DataError) as caught:
-            load("imagenet32", imagenet)
-        assert str(caught.value).startswith(f"{path}: {says}") and left_behind() == []
-        path.write_bytes(before)
-    third.unlink()
-    with pytest.raises(DataError, match=r"imagenet/train_data_batch_3: is missing \(looked for in Imagenet32_train, "):
-        load("imagenet32", imagenet)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"no folder with train_data_batch_1 \(Downsampled ImageNet, .* looked at .*, "):
-        load("imagenet32", ".")
-
-
-STUDY = """
-[task]
-dataset = "cifar10"
-model_args = { hidden = [8] }
-batch_size = 5
-epochs = 1
-device = "cpu"
-[axes.lr]
-values = [1]
-[axes.weight_decay]
-values = [0]
-[[panels]]
-optimizer = "sgd"
-"""
-WDGRID = [sys.executable, "-c", "import sys; from wdgrid.cli import main; sys.exit(main())"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("cifar", ["cifar10"], indirect=True)
 def test_the_command_says_what_is_missing_and_goes_on_once_it_is_there(cifar, tmp_path):
-    (tmp_path / "c.toml").write_text(STUDY)
+    task = 'dataset = "cifar10"\nmodel_args = { hidden = [8] }\nbatch_size = 5\nepochs = 1\ndevice = "cpu"'
+    (tmp_path / "c.toml").write_text(study_toml(task, "1", "0", sgd=1.0))
     offline = {**os.environ, "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
 
     def sweep(*arguments):
-        return subprocess.run(
-            [*WDGRID, "sweep", "c.toml", "--workers", "1", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, timeout=120, env=offline,
-        )  # fmt: skip
+        return wdgrid("sweep", "c.toml", "--workers", "1", *arguments, cwd=tmp_path, env=offline)
 
     for says, *arguments in (
         ("cifar-10-python.tar.gz: cannot be downloaded to ",),
