@@ -23,12 +23,12 @@ from wdgrid.optim import Rule
 MOST_PARAMETERS = 250_000
 
 
-def chain(module: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
-    """The layers of a module that maps x [B, …] to logits for classes y [B], if native.c can train it here.
+def chain(module: nn.Module, x: Tensor, y: Tensor, classes: int) -> Chain | None:
+    """The layers of a module that maps x [B, …] to logits, if native.c can train it here; y [B] are of `classes`.
 
-    None for another network, for one of more than MOST_PARAMETERS, where there is no compiler, and where what the
-    compiled code computes is not what the module does: losses, gradients, statistics and tests of two different cells
-    are compared.
+    None for another network, for one with fewer outputs or of more than MOST_PARAMETERS, where there is no compiler,
+    and where what the compiled code computes is not what the module does: losses, gradients, statistics and tests of
+    two different cells are compared.
     """
     if sum(parameter.numel() for parameter in module.parameters()) > MOST_PARAMETERS:
         return None
@@ -37,7 +37,8 @@ def chain(module: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
     layers, in_test = (_layers(copy.deepcopy(module).train(mode)) for mode in (True, False))
     if not layers or in_test is None or layers.names != in_test.names:
         return None
-    return layers if _agrees(layers, module, x, y) else None
+    outputs = [layer.out_features for layer in layers.layers if isinstance(layer, nn.Linear)]
+    return layers if outputs[-1] >= classes and _agrees(layers, module, x, y) else None
 
 
 def _layers(module: nn.Module) -> Chain | None:

@@ -70,7 +70,7 @@ class Workbench:
         self.decay_multipliers = self.decay_multipliers or multipliers(module, self.task.decay_multipliers)
         network = FusedNetwork(module, cells, x, self._kind, self.products)
         if self._kind is None and network.form == "stacked" and not network.kind.random and not self.products:
-            self._chain = chain(module, x, self.data.train_y[:8])
+            self._chain = chain(module, x, self.data.train_y[:8], self.data.classes)
         self._kind = network.kind
         return network
 

@@ -133,7 +133,7 @@ class Native:
         errors, losses = (torch.zeros(self._network.cells, dtype=torch.float64) for _ in range(2))
         for x, y in batches:
             wrong, loss = torch.empty_like(errors, dtype=torch.int64), torch.empty_like(losses)
-            rows = self._rows(x, len(x))
+            rows, y = self._rows(x, len(x)), y.contiguous()
             self._code.test(byref(self._of_network), c_int64(len(y)), *_pointers(rows, y, self._alive, wrong, loss))
             errors += wrong
             losses += loss
@@ -147,7 +147,7 @@ class Native:
     def _call(self, x: Tensor, y: Tensor, first: int, gradients: Tensor | None = None) -> Tensor:
         """Losses [S, K] of steps on x [S, B, …], y [S, B]."""
         losses = torch.empty(len(x), self._network.cells, dtype=torch.float64)
-        rows = self._rows(x, y.numel())
+        rows, y = self._rows(x, y.numel()), y.contiguous()
         etas, decays = self._etas[first:], self._decays[first:]
         batches = _Batches(*y.shape, first, *(tensor.data_ptr() for tensor in (rows, y, etas, decays)))
         into = c_void_p(None) if gradients is None else _pointers(gradients)[0]
