@@ -239,5 +239,6 @@ def _is_memory(error: Exception) -> bool:
     import torch
 
     if torch.cuda.is_available():
+        traceback.clear_frames(error.__traceback__)  # they hold the chunk
         torch.cuda.empty_cache()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -91,6 +91,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     from wdgrid.engine.compiler import compiler
     from wdgrid.engine.estimate import devices, gemm_rate
+    from wdgrid.engine.memory import free
     from wdgrid.sweep import cores
 
     n = cores()
@@ -102,7 +103,7 @@ def doctor(as_json: AsJson = False) -> None:
         "c_compiler": " ".join(compiler()) or None,
         "gemm_gflops_one_core": round(gemm_rate(1), 1),
         "gemm_gflops_all_cores": round(gemm_rate(n), 1),
-        "memory_gib": round(_memory() / 2**30, 1),
+        "memory_gib": round(free("cpu") / 2**30, 1),
         "disk_free_gib": round(shutil.disk_usage(here).free / 2**30, 1),
         "storage_folder": str(here.resolve()),
     }
@@ -118,14 +119,6 @@ def doctor(as_json: AsJson = False) -> None:
         typer.echo(f"{key.replace('_', ' '):24} {value}")
 
 
-def _memory() -> int:
-    """Memory that processes may still take, in bytes (all of it where the system does not say)."""
-    if Path("/proc/meminfo").exists():
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _warnings(found: dict[str, Any], here: Path) -> Any:
     if not os.access(here, os.W_OK):
         yield f"{here.resolve()} cannot be written: give --storage and --out"
@@ -136,7 +129,7 @@ def _warnings(found: dict[str, Any], here: Path) -> Any:
     if not found["c_compiler"]:
         yield "no C compiler (cc, or what $CC names): perceptrons on the CPU take torch's way, several times as slow"
     if found["gpus"]:
-        yield "the CUDA path is untested"
+        yield "the CUDA path has never run on a GPU: compare a small study with one of --device cpu before you trust it"
     mounts = Path("/proc/mounts")
     if mounts.exists():
         folders = [line.split()[1:3] for line in mounts.read_text(encoding="utf-8").splitlines()]

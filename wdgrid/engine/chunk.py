@@ -1,21 +1,25 @@
 """How many cells go together: K, a rule of the network, the batch and the device.
 
-A rule rather than a measurement, so that two runs of one study take the same K and agree to the bit.
+A rule rather than a measurement, so that two runs of one study take the same K and agree to the bit. Memory has its say
+in powers of two, so that a little more or less of it makes no difference; K is stored with the study.
 """
 
 import math
+import os
 
 import torch
 from torch import Tensor
 
 from wdgrid import models
+from wdgrid.engine import memory
 from wdgrid.engine.kernels import LANES
-from wdgrid.engine.loop import Workbench
+from wdgrid.engine.loop import EVALUATION_BATCH, Workbench
 
 # Bytes that a layer's activations of all K cells may take. Measured on a core with 2 MiB of L2 cache: an MLP is at its
 # best between 200 and 800 KiB (its weights and moments want the cache, too), convolutions at 1.6 MB.
 FEATURES_BYTES, MAPS_BYTES, GPU_BYTES = 512 * 1024, 1600 * 1024, 256 * 1024**2
 MAX_CELLS = {"cpu": 64, "cuda": 1024}
+SHARE = 0.5  # of free memory that the cells may take; the rest is for what libraries take, and for what is not foreseen
 
 
 def chunk_size(bench: Workbench) -> int:
@@ -23,20 +27,32 @@ def chunk_size(bench: Workbench) -> int:
 
     A convolution of a few channels gets at least so many cells that K·C channels fill a vector register; and K·C is
     divisible by the register's numbers where K may be chosen so, for batch norm is faster then. On a GPU small networks
-    are bound by launches, so many more cells go together; the largest activation may take 256 MiB.
+    are bound by launches, so many more cells go together; the largest activation may take 256 MiB. What a device has no
+    memory for is left out.
     """
     data = bench.data
     x = data.prepared(data.train_x[:2])
-    largest, channels = _activations(models.build(bench.task, x.shape[1:], data.classes, seed=0).to(x), x)
-    per_cell = largest * min(bench.task.batch_size, len(data.train_x)) * (bench.products or x.dtype).itemsize
-    most = MAX_CELLS[bench.device.type]
+    module = models.build(bench.task, x.shape[1:], data.classes, seed=0).to(x)
+    largest, channels = _activations(module, x)
+    batch = min(bench.task.batch_size, len(data.train_x))
+    most = min(MAX_CELLS[bench.device.type], _fitting(bench, module, x, batch, largest))
+    per_cell = largest * batch * (bench.products or x.dtype).itemsize
     if bench.device.type != "cpu":
         return max(1, min(most, GPU_BYTES // per_cell))
     if not channels:
         return max(1, min(most, FEATURES_BYTES // per_cell))
     together = LANES // math.gcd(LANES, channels)
-    cells = max(math.ceil(LANES / channels), min(most, MAPS_BYTES // per_cell))
+    cells = min(most, max(math.ceil(LANES / channels), MAPS_BYTES // per_cell))
     return max(1, cells - cells % together if cells >= together else cells)
+
+
+def _fitting(bench: Workbench, module: torch.nn.Module, x: Tensor, batch: int, largest: int) -> int:
+    """The power of two of cells that fit into a share of the device's free memory, for each process its part."""
+    tested = min(EVALUATION_BATCH, len(bench.data.test_x))
+    processes = (os.cpu_count() or 1) if bench.device.type == "cpu" else 1
+    room = SHARE * memory.free(bench.device.type) / processes
+    cells = int(room // memory.of_a_cell(module, x, batch, tested, largest, bench.products))
+    return 1 << max(0, cells.bit_length() - 1)
 
 
 def _activations(module: torch.nn.Module, x: Tensor) -> tuple[int, int]:

@@ -1,0 +1,56 @@
+"""Memory: how much is free, and how much a cell in training takes.
+
+Knows devices and modules; what follows from it, `wdgrid.engine.chunk` decides.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wdgrid.engine.noise import generators, kept
+
+STATE = 7  # numbers for each weight: itself, its gradient, two moments, and three while an update is computed
+
+
+def free(device: str) -> int:
+    """Bytes that may still be taken on "cuda", or "cpu" (there: all of it where the system does not say)."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    if Path("/proc/meminfo").exists():
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def of_a_cell(
+    module: nn.Module, x: Tensor, batch: int, tested: int, largest: int, products: torch.dtype | None = None
+) -> int:
+    """Bytes, estimated, for one cell of a network on x [B, …] (B ≥ 2), with `batch` images a step and `tested` a test.
+
+    State; what a step keeps of each image for its backward pass, and two of the largest activations (`largest` numbers
+    an image), for gradients; and two of those in a test, whose memory a GPU may not share with a recorded step's.
+    """
+    weights = sum(p.numel() for p in module.parameters()) * STATE * x.element_size()
+    with kept(generators(x.device)), torch.autocast(x.device.type, products, enabled=products is not None):
+        twice = torch.cat([x, x])
+        image = max(0, _saved(module, twice) - _saved(module, x)) // len(x)  # what grows with the images
+    activation = 2 * largest * (products or x.dtype).itemsize
+    return weights + batch * (image + activation) + tested * activation
+
+
+def _saved(module: nn.Module, x: Tensor) -> int:
+    """Bytes that autograd keeps of a training pass over x, beside the input and the module's own."""
+    found: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out = module.train()(x)
+    own = {t.untyped_storage().data_ptr() for t in (x, *module.parameters(), *module.buffers())}
+    del out  # it kept them all apart until here
+    return sum(size for place, size in found.items() if place not in own)
