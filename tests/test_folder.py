@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import study_toml, wdgrid
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -121,39 +120,26 @@ def test_cells_on_a_folder_come_to_what_an_independent_loop_says(zoo):
             assert getattr(outcome, name) == pytest.approx(value, rel=1e-9, abs=1e-12), name
 
 
-STUDY = """
-[task]
+TASK = """\
 dataset = "folder"
 dataset_args = { root = "zoo", crop = 1 }
 model_args = { hidden = [8] }
 batch_size = 5
 epochs = 2
 device = "cpu"
-[axes.lr]
-values = "1, 1/2"
-unit = 0.01
-[axes.weight_decay]
-values = "0, 1"
-unit = 0.01
-[[panels]]
-optimizer = "adamw"
 """
-WDGRID = [sys.executable, "-c", "import sys; from wdgrid.cli import main; sys.exit(main())"]
+STUDY = study_toml(TASK, "1, 1/2", "0, 1", 0.01, adamw=0.01)
 
 
 @pytest.mark.slow
 def test_a_sweep_over_a_folder_and_what_it_says_of_a_bad_one(zoo, tmp_path):
     (tmp_path / "zoo.toml").write_text(STUDY)
-
-    def wdgrid(*arguments):
-        return subprocess.run([*WDGRID, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-
-    done = wdgrid("sweep", "zoo.toml", "--workers", "2", "--json")
+    done = wdgrid("sweep", "zoo.toml", "--workers", "2", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    shown = json.loads(wdgrid("show", "zoo.toml", "--json").stdout)
+    shown = json.loads(wdgrid("show", "zoo.toml", "--json", cwd=tmp_path).stdout)
     assert shown["cells"] == {"complete": 4} and shown["environment"]["train_images"] == 30
     torn(zoo / "test" / "cow" / "2.png")
-    refused = wdgrid("sweep", "zoo.toml", "--name", "bad")
+    refused = wdgrid("sweep", "zoo.toml", "--name", "bad", cwd=tmp_path)
     assert refused.returncode == 2 and refused.stdout == "", refused.stderr
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("wdgrid: ")]
     assert "2.png: is not a whole image" in line and "Traceback" not in refused.stderr
@@ -165,8 +151,7 @@ def test_a_study_is_not_trained_on_two_sets_of_images(zoo, tmp_path):
     (tmp_path / "zoo.toml").write_text(STUDY)
 
     def sweep(*arguments):
-        command = [*WDGRID, "sweep", "zoo.toml", "--workers", "1", "--json", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        return wdgrid("sweep", "zoo.toml", "--workers", "1", "--json", *arguments, cwd=tmp_path)
 
     misspelt = sweep("--set", "task.dataset_args.root=zooo", "--storage", "sqlite:///all.db")
     assert misspelt.returncode == 2 and "no folder with train and test" in misspelt.stderr
