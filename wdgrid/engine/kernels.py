@@ -157,13 +157,13 @@ class BatchNorm(torch.autograd.Function):
 def _channels(x: Tensor) -> Tensor:
     """x [B, C] as an image [1, C, B, 1], maps as they are: channels innermost, which is torch's vectorised kernel.
 
-    Its backward pass takes what is left over of 16 channels one by one and rounds those differently; a cell must not
-    depend on its place, so where there is such a rest all go through the kernel for planes.
+    On a CPU its backward pass takes what is left over of 16 channels one by one and rounds those differently; a cell
+    must not depend on its place, so where there is such a rest all go through the kernel for planes.
     """
     if x.dim() == 2:
         b, c = x.shape
         x = x.contiguous().as_strided((1, c, b, 1), (b * c, 1, c, c))  # as torch would lay it out, to the last stride
-    return x if x.shape[1] % LANES == 0 else x.contiguous()
+    return x if x.shape[1] % LANES == 0 or x.device.type != "cpu" else x.contiguous()
 
 
 def _like(out: Tensor, x: Tensor) -> Tensor:
