@@ -21,7 +21,10 @@ StudyWord = Annotated[
     ),
 ]
 StudyName = Annotated[
-    str, typer.Argument(help="Name of a stored study, such as digits, or its study file, such as studies/digits.toml.")
+    str,
+    typer.Argument(
+        metavar="NAME", help="Name of a stored study, such as digits, or its study file, such as studies/digits.toml."
+    ),
 ]
 Storage = Annotated[
     str | None,
