@@ -20,20 +20,13 @@ CHUNK = {"digits": 36, "held-out": 20}  # of the coarse pass: what the engine pi
 NAMES = {"SGD": "sgd", "SGDW": "sgdw", "Adam": "adam", "AdamW": "adamw", "AdamW (torch)": "adamw-torch"}
 
 
-def recorded(*paths):
-    """Errors by epochs, panel, seed and place."""
-    found = {}
-    for path in paths:
-        with path.open(encoding="utf-8") as lines:
-            for r in csv.DictReader(lines):
-                found[int(r["epochs"]), r["panel"], int(r["seed"]), r["row"], r["col"]] = float(r["test_error"])
-    return found
-
-
-TABLES = {
-    "digits": (ROOT / "reports/gallery/digits.csv", ROOT / "tests/digits-coarse.csv"),
-    "held-out": (ROOT / "tests/held-out.csv",),
-}
+def recorded(name):
+    """Errors of a study and of its coarse pass by epochs, panel, seed and place."""
+    with Path(__file__).with_name(f"{name}.csv").open(encoding="utf-8") as lines:
+        return {
+            (int(r["epochs"]), r["panel"], int(r["seed"]), r["row"], r["col"]): float(r["test_error"])
+            for r in csv.DictReader(lines)
+        }
 
 
 def told(study):
@@ -46,7 +39,7 @@ def told(study):
 
 @pytest.mark.parametrize("name", CHUNK)
 def test_the_best_of_the_whole_grid_within_a_standard_error_for_a_quarter(name, tmp_path):
-    study, errors = load_study(folder() / f"{name}.toml"), recorded(*TABLES[name])
+    study, errors = load_study(folder() / f"{name}.toml"), recorded(name)
     epochs = study.task.epochs
     with Store(f"sqlite:///{tmp_path}/s.db") as store:
         begin(store, study, lambda cell: errors[epochs // 4, cell.panel, cell.seed, *cell.multiples])

@@ -121,7 +121,9 @@ class _Run:
         if definition is not None and definition[1] != small.digest():
             raise UsageError(f"{name}: the study has grown since its coarse pass; leave --coarse out")
         self.whole(small_name, small, plan(self.store, small_name, small))
-        share = time_share(study, self.store.attrs(small_name).get("chunk", 1))
+        attrs = self.store.attrs(small_name)
+        one_by_one = attrs.get("environment", {}).get("form") == "native"
+        share = time_share(study, 1 if one_by_one else attrs.get("chunk", 1))
         if share > WORTH:
             words = "so many of this network's cells train together that the search takes about"
             say(f"{name}: {words} {100 * share:.0f} % of the whole grid's time", self.quiet)
