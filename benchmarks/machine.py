@@ -77,11 +77,14 @@ def _watch(root: int, peaks: dict[int, float], ended: threading.Event) -> None:
                     peaks[pid] = int(line.split()[1]) / 1024
 
 
-def gemm_peak(seconds: float = 2.0) -> float:
-    """The most that all cores reach in float32 matrix products of 2048³, in GFLOP/s: threads or processes."""
+def gemm_peak(seconds: float = 2.0, device: str = "cpu") -> float:
+    """The most that a GPU, or all cores (threads or processes), reach in float32 products of 2048³, in GFLOP/s."""
     n = cores()
     start = time.time() + 5.0
     command = [sys.executable, str(Path(__file__)), "gemm", str(start), str(seconds)]
+    if device != "cpu":
+        found = subprocess.run([*command, "1", device], stdout=subprocess.PIPE, text=True, check=True)
+        return float(found.stdout)
     apart = [subprocess.Popen([*command, "1"], stdout=subprocess.PIPE, text=True) for _ in range(n)]
     by_processes = sum(float(process.communicate()[0]) for process in apart)
     command[3] = "0"
@@ -89,19 +92,37 @@ def gemm_peak(seconds: float = 2.0) -> float:
     return max(by_processes, by_threads)
 
 
-def _gemm(start: float, seconds: float, threads: int) -> float:
+def _gemm(start: float, seconds: float, threads: int, device: str = "cpu") -> float:
     """GFLOP/s of one process; it waits for `start` (seconds since 1970), so that several run at the same time."""
     import torch
 
     torch.set_num_threads(threads)
-    a, b = torch.randn(2, SIZE, SIZE).unbind()
+    a, b = torch.randn(2, SIZE, SIZE, device=device).unbind()
     out = a @ b
     time.sleep(max(0.0, start - time.time()))
     products, began = 0, time.perf_counter()
     while (took := time.perf_counter() - began) < seconds:
         torch.mm(a, b, out=out)
         products += 1
+        if device != "cpu":
+            torch.cuda.synchronize()
     return products * 2 * SIZE**3 / took / 1e9
+
+
+def has_gpu() -> bool:
+    """Whether torch sees one."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def device_name(device: str) -> str:
+    """Where training runs, in words."""
+    if device == "cpu":
+        return f"{processor()} (CPU only)"
+    import torch
+
+    return f"{torch.cuda.get_device_name()}, in {processor()}"
 
 
 def processor() -> str:
@@ -132,6 +153,6 @@ def commit() -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["gemm"]:
-        print(_gemm(float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
+        print(_gemm(float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:]))
     else:
         print(f"{gemm_peak():.1f} GFLOP/s")

@@ -2,10 +2,11 @@
 
     python benchmarks/run.py [--quick] [--cells N] [--epochs E] [--rows mlp,small-cnn,cnn,resnet8] [--repeats N]
                              [--parts peers,growth,storage] [--peers loop,two,ray] [--style careful|usual]
-                             [--no-malloc] [--no-full]
+                             [--no-malloc] [--no-full] [--device cpu|cuda]
 
 Markdown goes to stdout, to be pasted into RESULTS.md; progress to stderr. Runs are interleaved: A B C A B C. Ray Tune
-takes part when named, where `pip install "ray[tune]"` was run beside wdgrid.
+takes part when named, where `pip install "ray[tune]"` was run beside wdgrid. `--device cuda` puts the peers part on a
+GPU, Ray Tune apart; it was never run on one.
 """
 
 import argparse
@@ -41,10 +42,15 @@ def main() -> None:
     parser.add_argument("--style", choices=("careful", "usual"), help="how peers are written; each row's own")
     parser.add_argument("--no-malloc", action="store_true", help="withhold wdgrid's malloc settings from the peers")
     parser.add_argument("--no-full", action="store_true", help="do not run wdgrid on the whole digits study")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the peers part trains")
     parser.add_argument("--quick", action="store_true", help="all tiny, once: does it work? Numbers mean nothing")
     options = parser.parse_args()
     if unknown := [name for name in (options.peers or "").split(",") if name and name not in CONTENDERS]:
         parser.error(f"--peers: {', '.join(unknown)}; there are {peers}")
+    if options.device == "cuda" and not machine.has_gpu():
+        parser.error("--device cuda: torch sees no CUDA device")
+    if options.device != "cpu" and "ray" in (options.peers or "").split(","):
+        parser.error("--device: Ray Tune is given cores only")
     if options.quick:
         options.cells, options.epochs = options.cells or 4, options.epochs or 1
         options.repeats, options.no_full = 1, True
@@ -58,7 +64,7 @@ def main() -> None:
         if "peers" in parts:
             found = [bench.network(NETWORKS[row]) for row in options.rows.split(",")]
             peaks.append(_peak(options))
-            _print(table.peers(found, peaks, "lack" if options.no_malloc else "have"))
+            _print(table.peers(found, peaks, "lack" if options.no_malloc else "have", options.device))
         if "growth" in parts:
             sizes = [20, 100] if options.quick else [100, 1000, 10_000]
             say(f"growth: {sizes} cells")
@@ -84,8 +90,8 @@ def _print(lines: Iterator[str]) -> None:
 
 
 def _peak(options: argparse.Namespace) -> float:
-    say("float32 GEMM peak of all cores")
-    return machine.gemm_peak(0.3 if options.quick else 2.0)
+    say("float32 GEMM peak")
+    return machine.gemm_peak(0.3 if options.quick else 2.0, options.device)
 
 
 def _head(options: argparse.Namespace) -> Iterator[str]:
@@ -94,7 +100,7 @@ def _head(options: argparse.Namespace) -> Iterator[str]:
     yield ""
     yield f"`python benchmarks/run.py {' '.join(sys.argv[1:])}`"
     yield ""
-    yield f"Device: {machine.processor()} (CPU only); load average at the start {load:.2f}. {machine.versions()}."
+    yield f"Device: {machine.device_name(options.device)}; load average at the start {load:.2f}. {machine.versions()}."
     if options.quick:
         yield "\n**--quick: far too little work for any of these numbers to mean anything.**"
 
@@ -136,7 +142,7 @@ class Bench:
     def _measure(self, row: table.Row, contender: str, work: Work, repeat: int) -> None:
         say(f"{work.network.factory} {work}: {contender}, run {repeat + 1} of {self.options.repeats}")
         folder = self.fresh()
-        study, cells = work.write(folder)
+        study, cells = work.write(folder, self.options.device)
         command = CONTENDERS[contender].command(study, cells, folder, row.style)
         try:
             if CONTENDERS[contender].is_wdgrid:  # with nothing prepared: it decodes images and compiles within the time

@@ -76,15 +76,16 @@ class Row:
         return " / ".join(f"**{seconds / wdgrid(name):.2f}**" for name in against)
 
 
-def peers(rows: list[Row], peaks: list[float], malloc: str) -> Iterator[str]:
+def peers(rows: list[Row], peaks: list[float], malloc: str, device: str = "cpu") -> Iterator[str]:
     """Both tables: the same work done by all, then the full study."""
     peak = max(peaks)
+    whose, how = ("all cores", ", the larger of processes and threads") if device == "cpu" else ("the GPU", "")
     measured = ", ".join(f"{p:.0f}" for p in peaks)
     styles = ", ".join(f"{row.shared.network.title} *{row.style}*" for row in rows)
     yield (
-        f"Float32 GEMM peak of all cores: {peak:.0f} GFLOP/s (2048³, the larger of processes and threads; measured "
-        f"before and after: {measured}); bfloat16 is set against it, too. Peers {malloc} wdgrid's malloc settings. How "
-        f"they are written: {styles}. Every time is of a whole command, imports, storage and (wdgrid) report included. "
+        f"Float32 GEMM peak of {whose}: {peak:.0f} GFLOP/s (2048³{how}; measured before and after: {measured}); "
+        f"bfloat16 is set against it, too. Peers {malloc} wdgrid's malloc settings. How they are written: {styles}. "
+        "Every time is of a whole command, imports, storage and (wdgrid) report included. "
         "GFLOP/s and shares of the peak: training steps alone / with tests. Where wdgrid ran in two ways (float32 and "
         "bfloat16, with and without a C compiler), peers' ratios are to the one / to the other."
     )

@@ -22,19 +22,20 @@ def train(
     """From the first step to the last with the optimizer of that name; the last test error in percent."""
     torch.manual_seed(work["seed"])
     training, testing = batches
-    model = getattr(networks, work["network"])()
+    model = getattr(networks, work["network"])().to(work["device"])
     optimizer = _optimizer(name, model, lr, decay)
     steps = work["epochs"] * len(training)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     shrinks = name == "sgdw" and decay > 0
     short = work["precision"] == "bfloat16"
-    t, error = 0, math.nan
+    device, t, error = work["device"], 0, math.nan
     for epoch in range(work["epochs"]):
         model.train()
         total = 0.0
         for x, y in training:
+            x, y = x.to(device), y.to(device)
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16) if short else nullcontext():
+            with torch.autocast(device, torch.bfloat16) if short else nullcontext():
                 loss = F.cross_entropy(model(x), y)
             loss.backward()
             if shrinks:  # torch.optim has no SGDW: the decay by hand, before the step
@@ -47,8 +48,9 @@ def train(
             t += 1
         model.eval()
         wrong = images = 0
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16) if short else nullcontext():
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16) if short else nullcontext():
             for x, y in testing:
+                x, y = x.to(device), y.to(device)
                 wrong += (model(x).argmax(1) != y).sum().item()
                 images += len(y)
         error = 100 * wrong / images

@@ -24,7 +24,7 @@ model = "{model}"
 model_args = {{ {model_args} }}
 batch_size = {batch}
 epochs = {epochs}
-device = "cpu"
+device = "{device}"
 [axes.lr]
 values = {rows}
 [axes.weight_decay]
@@ -117,7 +117,7 @@ class Work:
         """As the tables say it."""
         return f"{self.cells} × {self.epochs}"
 
-    def write(self, folder: Path) -> tuple[Path, Path]:
+    def write(self, folder: Path, device: str = "cpu") -> tuple[Path, Path]:
         """The study file and the peers' JSON, with the very numbers that wdgrid reads from its file; JPEG files."""
         from wdgrid.studyfile import load_study
 
@@ -125,21 +125,21 @@ class Work:
         if images.jpeg:
             photos.make(root, images.train, images.test)
         study_path, peers_path = folder / "study.toml", folder / "work.json"
-        study_path.write_text(self._toml(root), encoding="utf-8")
+        study_path.write_text(self._toml(root, device), encoding="utf-8")
         panels: list[dict[str, Any]] = []
         for name, cells in load_study(study_path).cells().items():
             values = {axis: sorted({c.hyperparameters[axis] for c in cells}) for axis in ("lr", "weight_decay")}
             panels.append({"optimizer": name, **values})
-        told = {"network": self.network.factory, "panels": panels, "epochs": self.epochs, "seed": 0}
+        told = {"network": self.network.factory, "panels": panels, "epochs": self.epochs, "seed": 0, "device": device}
         told |= {"batch_size": images.batch, "images": str(root) if images.jpeg else None}
         peers_path.write_text(json.dumps(told), encoding="utf-8")
         return study_path, peers_path
 
-    def _toml(self, root: Path) -> str:
+    def _toml(self, root: Path, device: str) -> str:
         network, images = self.network, self.network.images
         head = STUDY.format(
             images=images.toml.replace("ROOT", json.dumps(str(root))), batch=images.batch, epochs=self.epochs,
-            model=network.model, model_args=network.model_args,
+            model=network.model, model_args=network.model_args, device=device,
             rows=json.dumps(self.rows), columns=json.dumps(self.columns),
         )  # fmt: skip
         return head + "".join(PANEL.format(optimizer=name, unit=PANELS[name]) for name in self.panels)

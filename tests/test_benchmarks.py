@@ -38,8 +38,9 @@ def test_peers_train_the_studys_cells_on_the_same_network(work, tmp_path, monkey
     network = work.NETWORKS[row]
     monkeypatch.setattr(work.photos, "make", lambda *of: None)
     piece = work.subset(network, cells=48, epochs=2)
-    study_path, peers_path = piece.write(tmp_path)
+    study_path, peers_path = piece.write(tmp_path, "cuda")
     study, told = load_study(study_path), json.loads(peers_path.read_text())
+    assert study.task.device == told["device"] == "cuda"
     cells = {(c.panel, *(c.hyperparameters[a] for a in study.axes)) for cs in study.cells().values() for c in cs}
     assert {(p["optimizer"], a, w) for p in told["panels"] for a in p["lr"] for w in p["weight_decay"]} == cells
     assert len(cells) == piece.cells == 48
@@ -113,7 +114,15 @@ def test_the_peers_loop_learns_and_reports_every_epoch(work, name, precision):
     from minibatches import minibatches
     from training import train
 
-    told = {"network": "mlp", "epochs": 3, "batch_size": 50, "seed": 0, "images": None, "precision": precision}
+    told = {
+        "network": "mlp",
+        "epochs": 3,
+        "batch_size": 50,
+        "seed": 0,
+        "images": None,
+        "precision": precision,
+        "device": "cpu",
+    }
     reports = []
     lr = 0.1 if name.startswith("sgd") else 0.01
     last = train(
