@@ -1,6 +1,7 @@
 """`wdgrid sweep`: what it writes, and that nothing which happens on the way changes that."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ import optuna
 import pandas as pd
 import pytest
 from commands import SMALL, WDGRID, trials, wdgrid
+from compiled import needs_compiler
 from optuna.trial import TrialState
 
 ONE = ["--workers", "1"]
@@ -170,3 +172,18 @@ def test_extend_trains_only_what_is_new(here):
     after = trials(here)
     merged = after.merge(before, on=list(before.columns), how="inner")
     assert len(after) == 60 and len(merged) == 48
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_cells_that_round_differently_are_told_apart(here):
+    """The compiler is gone when a study goes on: said once on the way, and for good in the report."""
+    small = ["sweep", "studies/small.toml", "--set", "task.epochs=1", "--extend"]
+    first = wdgrid(*small, cwd=here)
+    more = wdgrid(*small, "--set", "axes.lr.values=2..1/8", cwd=here, env=os.environ | {"CC": ""})
+    both = "form: native, then stacked"
+    assert "last bits" not in first.stderr and more.stderr.count("last bits") == 1 and both in more.stderr
+    again = wdgrid(*small, "--set", "axes.lr.values=2..1/16", cwd=here)
+    assert again.returncode == 0 and "last bits" not in again.stderr
+    page = (here / "reports" / "small" / "report.html").read_text(encoding="utf-8")
+    assert "native, then stacked" in page

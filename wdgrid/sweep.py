@@ -24,6 +24,7 @@ from wdgrid.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Rea
 
 LEASE_S = 120.0
 RENEW_S = 30.0
+ROUNDING, THEN = ("device", "torch", "form"), ", then "  # what a result's last bits depend on; one after another
 MAX_DEATHS = 3  # worker processes that may die before the sweep gives up
 
 
@@ -138,7 +139,7 @@ class Sweep:
         match message:
             case Ready():
                 running.content = message.content
-                self._settle(message)
+                self._settle(message, crew)
                 on_gpu = message.environment["device"].startswith("cuda")
                 if on_gpu and any(r.claims for r in crew if r is not running):
                     self._dismiss(running, crew)  # one process feeds a GPU
@@ -161,7 +162,7 @@ class Sweep:
                 self._fail(running, message.why)
                 self._assign(running, crew)
 
-    def _settle(self, ready: Ready) -> None:
+    def _settle(self, ready: Ready, crew: list[_Running]) -> None:
         """What the study was trained on and its chunk size, once a study; environment, once a run."""
         keep_content(self.store, self.name, self.study, ready.content)
         if self.size is None:
@@ -172,7 +173,21 @@ class Sweep:
             budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}
             self.pace = Pace(chunk_epochs(self.pending, budgets, self.size), self.wanted)
             self.began = time.monotonic()
-        self._remember(**ready.environment, workers=self.wanted)
+        self._remember(**self._with_earlier(ready.environment, crew), workers=self.wanted)
+
+    def _with_earlier(self, environment: dict[str, Any], crew: list[_Running]) -> dict[str, Any]:
+        """The environment; where cells were trained in another one that rounds differently, both, and it is told."""
+        earlier = self.store.attrs(self.name).get("environment", {})
+        new = [fact for fact in ROUNDING if fact in earlier and environment[fact] not in earlier[fact].split(THEN)]
+        if new and "complete" not in set(self.store.table(self.name)["state"]):
+            return environment
+        both = {
+            fact: earlier[fact] + (THEN + environment[fact]) * (fact in new) for fact in ROUNDING if fact in earlier
+        }
+        if new:
+            changes = "; ".join(f"{fact}: {both[fact]}" for fact in new)
+            self._tell(crew, note=f"cells from here on may differ in their last bits from those before: {changes}")
+        return environment | both
 
     def _assign(self, running: _Running, crew: list[_Running]) -> None:
         """The next chunk for a worker, or its end."""

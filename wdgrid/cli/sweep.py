@@ -176,7 +176,7 @@ def _what_is_to_do(name: str, cells: int, missing: int, added: int, back: int) -
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("wdgrid", "optuna", "torch")}
+    return {name: version(name) for name in ("wdgrid", "optuna")}
 
 
 def _commit() -> str | None:
