@@ -270,3 +270,21 @@ def test_bfloat16_products_keep_float32_weights_and_come_close(model):
 def test_tf32_is_refused_on_a_cpu():
     with pytest.raises(RuntimeError, match="tf32"):
         Workbench(Task(precision="tf32", device="cpu"))
+
+
+def test_forms_are_compared_in_full_precision_before_tf32_is_allowed(single, monkeypatch):
+    bench, seen = Workbench(single.task), []
+    bench.task = single.task.model_copy(update={"precision": "tf32"})
+
+    def compared(*given):
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return FusedNetwork(*given)
+
+    monkeypatch.setattr("wdgrid.engine.loop.FusedNetwork", compared)
+    try:
+        bench.network(0, 2)
+        bench.network(0, 2)
+    finally:
+        single.network(0, 2)
+    assert seen[:2] == [("highest", False), ("high", True)]
+    assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32

@@ -127,10 +127,18 @@ def test_where_a_step_cannot_be_recorded_it_is_run_as_it_is_and_that_is_said_onc
     def no_memory(step, current):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(graph, "_recorded", no_memory)
-    run, batches = steps(Resident, record=graph.Graphs())
-    with pytest.raises(torch.OutOfMemoryError):
-        run.train(batches, 0, 1)
+    def no_memory_while_recording(step, current):
+        try:
+            no_memory(step, current)
+        finally:
+            raise RuntimeError("the recording was not ended")
+
+    for fault in (no_memory, no_memory_while_recording):
+        monkeypatch.setattr(graph, "_recorded", fault)
+        run, batches = steps(Resident, record=graph.Graphs())
+        with pytest.raises(torch.OutOfMemoryError):
+            run.train(batches, 0, 1)
+    assert not capsys.readouterr().err
 
 
 def numbers(outcomes):

@@ -29,11 +29,12 @@ class Graphs:
         current = torch.cuda.current_stream()
         try:
             return _recorded(step, current)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
             torch.cuda.set_stream(current)
             torch.cuda.synchronize()  # what was run on the side must not write any more
+            for cause in (error, error.__context__):  # a recording that ends for want of memory ends with another error
+                if isinstance(cause, torch.OutOfMemoryError):
+                    raise cause from None
             self._refused = True
             why = " ".join(str(error).split())[:200]
             print(f"wdgrid: steps are not recorded as a CUDA graph, which may be slower: {why}", file=sys.stderr)

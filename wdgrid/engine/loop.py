@@ -50,7 +50,9 @@ class Workbench:
         self.device = torch.device(_device(task.device))
         self.dtype = torch.float64 if task.precision == "float64" else torch.float32
         self.products = torch.bfloat16 if task.precision == "bfloat16" else None
-        _tf32(task, self.device)
+        if task.precision == "tf32" and self.device.type != "cuda":
+            raise RuntimeError("task.precision = tf32 is a format of NVIDIA GPUs, and the device is the CPU")
+        _tf32(allowed=False)
         torch.backends.cudnn.deterministic = True  # a chunk that goes on from a checkpoint ends in the same bits
         self.graphs = Graphs()
         self.data: Dataset = datasets.load(task, self.device, self.dtype, tell)
@@ -72,6 +74,7 @@ class Workbench:
         if self._kind is None and network.form == "stacked" and not network.kind.random and not self.products:
             self._chain = chain(module, x, self.data.train_y[:8], self.data.classes)
         self._kind = network.kind
+        _tf32(allowed=self.task.precision == "tf32")  # now that forms were compared, more closely than it is exact
         return network
 
     @property
@@ -106,12 +109,10 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-def _tf32(task: Task, device: torch.device) -> None:
-    """Shorter products where the task asks for them. Raises RuntimeError on a device without."""
-    if task.precision == "tf32" and device.type != "cuda":
-        raise RuntimeError(f"task.precision = tf32 is a format of NVIDIA GPUs, and the device is {device.type}")
-    torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = task.precision == "tf32"
+def _tf32(*, allowed: bool) -> None:
+    """Whether a GPU may compute float32 products from shorter numbers."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def train(
