@@ -4,12 +4,12 @@ Knows each section by itself; what must hold between sections stands in `wdgrid.
 in the paper's Algorithms 1 and 2.
 """
 
+import json
 import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
@@ -22,6 +22,7 @@ from pydantic import (
 
 from wdgrid.axes import parse_multiples
 from wdgrid.dataset_args import BUILT_IN_DATASETS, FaultsError, Frozen
+from wdgrid.model_args import BUILT_IN_MODELS
 
 HyperparameterName = Literal["lr", "weight_decay", "eps", "beta1", "beta2", "momentum"]
 OptimizerName = Literal["sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch", "kalman"]
@@ -52,27 +53,27 @@ Fraction01 = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 class Constant(Frozen):
     """η_t = 1."""
 
-    kind: Literal["constant"] = Field("constant", description="η_t = 1 throughout")
+    kind: Literal["constant"] = Field("constant", description="the same rate throughout")
 
 
 class Step(Frozen):
-    """η_t drops by `factor` at each of `milestones`."""
+    """η_t = factor^n after n of the milestones."""
 
     kind: Literal["step"] = Field("step", description="η_t drops at fixed shares of the budget")
     milestones: tuple[Fraction01, ...] = Field(
-        (0.3, 0.6, 0.8), description="shares of the budget at which η_t drops", min_length=1
+        (0.3, 0.6, 0.8), description="shares of the budget (of all steps) at which η_t drops", min_length=1
     )
     factor: Positive = Field(0.1, description="what η_t is multiplied by at each milestone")
 
 
 class Cosine(Frozen):
-    """η_t = 0.5 + 0.5 cos(π t/T)."""
+    """η_t = 0.5 + 0.5 cos(π t/T), T the budget."""
 
-    kind: Literal["cosine"] = Field("cosine", description="η_t = 0.5 + 0.5 cos(π t/T)")
+    kind: Literal["cosine"] = Field("cosine", description="one cosine over the budget")
 
 
 class Restarts(Frozen):
-    """Cosine within periods of `period`, `period · multiplier`, … epochs (AdamWR, SGDWR)."""
+    """Cosine within periods of T_0, T_0 T_mult, T_0 T_mult², … epochs (AdamWR, SGDWR); the budget may cut the last."""
 
     kind: Literal["restarts"] = Field("restarts", description="cosine with warm restarts")
     period: Annotated[int, Field(ge=1)] = Field(100, description="epochs of the first period (T_0)")
@@ -96,56 +97,11 @@ Schedule = Annotated[
 ]
 
 
-class MlpArgs(Frozen):
-    """Arguments of the built-in model `mlp`."""
-
-    hidden: tuple[Annotated[int, Field(ge=1, strict=True)], ...] = Field(
-        (64, 64, 64), description="widths of the hidden layers"
-    )
-    batch_norm: Annotated[bool, Field(strict=True)] = Field(
-        True, description="batch normalisation after each hidden layer"
-    )
-
-
-def _six_n_plus_two(depth: int) -> int:
-    if depth % 6 != 2:
-        raise ValueError("must be 6n + 2: 8, 14, 20, 26, …")
-    return depth
-
-
-Depth = Annotated[int, Field(ge=8, strict=True), AfterValidator(_six_n_plus_two)]
-
-
-class ResnetArgs(Frozen):
-    """Arguments of the built-in model `resnet`."""
-
-    depth: Depth = Field(8, description="layers with weights on the longest path: 6n + 2, n blocks a stage")
-    width: Annotated[int, Field(ge=1, strict=True)] = Field(
-        16, description="channels of the first stage; the second has twice, the third four times as many"
-    )
-
-
-class ShakeShakeArgs(Frozen):
-    """Arguments of the built-in model `shake-shake`."""
-
-    depth: Depth = Field(26, description="layers with weights on the longest path: 6n + 2, n blocks a stage")
-    width: Annotated[int, Field(ge=1, strict=True)] = Field(
-        64, description="channels of the first stage; the second has twice, the third four times as many"
-    )
-    level: Literal["image", "batch"] = Field("image", description="what shares one pair of random numbers in a block")
-
-
-class TfTutorialArgs(Frozen):
-    """The built-in model `tf-tutorial` has no arguments: it is what the tutorial says."""
-
-
-BUILT_IN_MODELS: dict[str, type[Frozen]] = {
-    "mlp": MlpArgs,
-    "resnet": ResnetArgs,
-    "shake-shake": ShakeShakeArgs,
-    "tf-tutorial": TfTutorialArgs,
-}
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _names(built_in: dict[str, type[Frozen]]) -> str:
+    return f'{", ".join(map(json.dumps, built_in))}, or your own as "package.module:function"'
 
 
 def _known_or_own(name: str, built_in: dict[str, type[Frozen]]) -> str:
@@ -179,22 +135,28 @@ class Task(Frozen):
 
     dataset: str = Field(
         "digits",
-        description='"digits", "cifar10", "cifar100", "imagenet32", "folder", or your own as "package.module:function"',
+        description="images and their classes; your own is a function that returns the tensors train_x, train_y, "
+        "test_x, test_y: floating point numbers, or uint8 images [N, C, H, W], which are normalised; classes from 0",
+        json_schema_extra={"allowed": _names(BUILT_IN_DATASETS)},
     )
-    dataset_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the dataset")
+    dataset_args: dict[str, Any] = Field(
+        {}, validate_default=True, description="arguments of the dataset; your own function gets them by keyword"
+    )
     model: str = Field(
         "mlp",
-        description='"mlp", "resnet", "shake-shake", "tf-tutorial", or your own nn.Module factory as '
-        '"package.module:function"',
+        description="network; your own is a function that returns an nn.Module",
+        json_schema_extra={"allowed": _names(BUILT_IN_MODELS)},
     )
-    model_args: dict[str, Any] = Field({}, validate_default=True, description="arguments of the model")
-    batch_size: Annotated[int, Field(ge=1, strict=True)] = Field(128, description="images a minibatch")
+    model_args: dict[str, Any] = Field(
+        {}, validate_default=True, description="arguments of the model; your own function gets them by keyword"
+    )
+    batch_size: Annotated[int, Field(ge=1, strict=True)] = Field(128, description="images a minibatch (b)")
     epochs: Annotated[int, Field(ge=1, strict=True)] = Field(100, description="budget in epochs (T)")
     train_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
-        None, description="training images used; all if not given"
+        None, description="training images used (B), from the first on; all but those for validation if not given"
     )
     test_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
-        None, description="test images used; all if not given"
+        None, description="test images used, from the first on; all if not given"
     )
     validation_size: Annotated[int, Field(ge=0, strict=True)] = Field(
         0,
@@ -203,8 +165,8 @@ class Task(Frozen):
     )
     decay_multipliers: dict[str, NotNegative] = Field(
         {},
-        description="what weight decay is multiplied by, for parameters whose name matches a pattern: *.bias = 0; "
-        "@norm stands for normalization layers, @bias for all biases; of several the last one counts; not matched: 1",
+        description='what weight decay is multiplied by, for parameters whose name matches a pattern: "*.bias" = 0; '
+        '"@norm" stands for normalization layers, "@bias" for all biases; of several the last counts; not matched: 1',
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to train; auto takes a GPU if there is one"
@@ -246,19 +208,34 @@ class Task(Frozen):
 class Axis(Frozen):
     """One axis of the grid: multiples of a unit."""
 
-    values: Multiples = Field(description='list, or string with ranges over powers of two: "0, 1/32..16"')
-    unit: Positive = Field(1.0, description="what the multiples are multiplied by")
+    values: Multiples = Field(
+        description="multiples of the unit; lr must be above 0; momentum, beta1 and beta2, times their unit, below 1",
+        json_schema_extra={
+            "allowed": 'list of numbers ≥ 0 or fractions such as "1/32", all different; or text, with ranges over '
+            'powers of two: "0, 1/32..16"'
+        },
+    )
+    unit: Positive = Field(
+        1.0, description="what the multiples are multiplied by; panels may have their own of lr and weight_decay"
+    )
 
 
 class Panel(Frozen):
     """One heatmap: optimizer variant × schedule × budget."""
 
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None = Field(
-        None, description="name of the panel; made from optimizer, schedule and epochs if not given"
+        None,
+        description="name of the panel, no two alike; made from optimizer, schedule and epochs if not given",
+        json_schema_extra={"allowed": "text of letters, digits and . _ + -"},
     )
-    optimizer: OptimizerName = Field(description="variant of the update rule and of its decay")
+    optimizer: OptimizerName = Field(
+        description="sgd, adam: L2, λ θ is added to the gradient; sgdw, adamw: decoupled as in the paper, η_t λ θ is "
+        "subtracted; sgdw-torch, adamw-torch: η_t lr λ θ is; kalman: the filter of the paper's section 3, decoupled"
+    )
     schedule: Schedule = Field(
-        Cosine(kind="cosine"), description='"constant", "step", "cosine", "restarts" or a table with details'
+        Cosine(kind="cosine"),
+        description="η_t, what learning rate and decay are multiplied by at each step of a run",
+        json_schema_extra={"allowed": f"{', '.join(map(json.dumps, SCHEDULES))}, or a table with kind and details"},
     )
     epochs: Annotated[int, Field(ge=1, strict=True)] | None = Field(
         None, description="budget of this panel; the task's if not given"
@@ -267,16 +244,20 @@ class Panel(Frozen):
     weight_decay_unit: Positive | None = Field(
         None, description="unit of the weight decay axis in this panel; the axis' if not given"
     )
-    decay: DecayUnits | None = Field(None, description="raw or normalized weight decay; the study's if not given")
-    lr: Positive | None = Field(None, description="fixed learning rate, where lr is no axis")
-    weight_decay: NotNegative | None = Field(None, description="fixed weight decay, where it is no axis")
-    momentum: Fraction01 | None = Field(None, description="fixed momentum of SGD (default 0.9)")
-    beta1: Fraction01 | None = Field(None, description="fixed β1 of Adam (default 0.9)")
-    beta2: Fraction01 | None = Field(None, description="fixed β2 of Adam and of the filter (default 0.999)")
+    decay: DecayUnits | None = Field(None, description="units of weight decay in this panel; the study's if not given")
+    lr: Positive | None = Field(None, description="fixed learning rate α; needed where lr is no axis")
+    weight_decay: NotNegative | None = Field(
+        None, description="fixed weight decay λ, or λ_norm; needed where it is no axis"
+    )
+    momentum: Fraction01 | None = Field(None, description="fixed momentum of SGD; the optimizer's default if not given")
+    beta1: Fraction01 | None = Field(None, description="fixed β1 of Adam; the optimizer's default if not given")
+    beta2: Fraction01 | None = Field(
+        None, description="fixed β2 of Adam and of the filter; the optimizer's default if not given"
+    )
     eps: NotNegative | None = Field(
         None,
-        description="fixed ε of Adam (default 1e-8) and of the filter (default 0.01; weights with gradients below it "
-        "move as under SGD of rate lr/ε)",
+        description="fixed ε of Adam and of the filter; the optimizer's default if not given; the filter's is above 0, "
+        "and weights with gradients below it move as under SGD of rate lr/ε",
     )
 
 
@@ -284,9 +265,11 @@ class Report(Frozen):
     """How the results are drawn; changing it never retrains anything."""
 
     error_range: tuple[NotNegative, NotNegative] | None = Field(
-        None, description="colour limits in percent; from the data if not given"
+        None, description="lowest and highest error of the colours, in percent; from the data if not given"
     )
-    top_k: Annotated[int, Field(ge=0, strict=True)] = Field(10, description="how many best cells are circled a panel")
+    top_k: Annotated[int, Field(ge=0, strict=True)] = Field(
+        10, description="how many best cells are circled in a panel"
+    )
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> Self:

@@ -32,17 +32,22 @@ BELOW_ONE = ("momentum", "beta1", "beta2")
 class Study(Frozen):
     """A whole study file."""
 
-    title: str = Field("", description="heading of figures and reports; the name if not given")
-    task: Task = Field(description="what is trained")
-    axes: dict[HyperparameterName, Axis] = Field(description="two axes: the first is drawn as rows")
-    panels: tuple[Panel, ...] = Field(description="one heatmap each", min_length=1)
+    title: str = Field("", description="heading of figures and reports; the study's name if not given")
+    task: Task = Field(description="what is trained: section task")
+    axes: dict[HyperparameterName, Axis] = Field(
+        description="exactly two hyperparameters, a section axes.NAME each: the first is drawn as rows, the "
+        "second as columns"
+    )
+    panels: tuple[Panel, ...] = Field(description="one heatmap each: sections panels", min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31, strict=True)], ...] = Field(
-        (0,), description="each cell is trained once a seed", min_length=1
+        (0,), description="each cell is trained once a seed; all different", min_length=1
     )
     decay: DecayUnits = Field(
-        "raw", description="normalized: λ = λ_norm √(b/(B T)), T the epochs of the current period"
+        "raw",
+        description="units of weight decay; raw: λ itself; normalized: λ = λ_norm √(b/(B T)), b the batch size, B the "
+        "training images used, T the epochs of the current restart period (of the budget, without restarts)",
     )
-    report: Report = Field(Report.model_validate({}), description="how results are drawn")
+    report: Report = Field(Report.model_validate({}), description="how results are drawn: section report")
 
     @property
     def row(self) -> str:

@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(sweep.sweep)
 app.command()(studies.studies)
+app.command()(studies.fields)
 app.command("list")(results.list_studies)
 app.command()(results.show)
 app.command()(results.report)
