@@ -53,7 +53,7 @@ class ShakeShakeArgs(Frozen):
     )
     level: Literal["image", "batch"] = Field(
         "image",
-        description="what shares the random weights of a block's two branches: an image has its own, or the batch",
+        description="whether the random weights of a block's two branches are drawn for each image or for the batch",
     )
 
 

@@ -226,7 +226,7 @@ class Panel(Frozen):
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None = Field(
         None,
         description="name of the panel, no two alike; made from optimizer, schedule and epochs if not given",
-        json_schema_extra={"allowed": "text of letters, digits and . _ + -"},
+        json_schema_extra={"allowed": "text: letters, digits, . _ + -"},
     )
     optimizer: OptimizerName = Field(
         description="sgd, adam: L2, λ θ is added to the gradient; sgdw, adamw: decoupled as in the paper, η_t λ θ is "
@@ -238,7 +238,7 @@ class Panel(Frozen):
         json_schema_extra={"allowed": f"{', '.join(map(json.dumps, SCHEDULES))}, or a table with kind and details"},
     )
     epochs: Annotated[int, Field(ge=1, strict=True)] | None = Field(
-        None, description="budget of this panel; the task's if not given"
+        None, description="budget of this panel in epochs; the task's if not given"
     )
     lr_unit: Positive | None = Field(None, description="unit of the lr axis in this panel; the axis' if not given")
     weight_decay_unit: Positive | None = Field(

@@ -33,12 +33,11 @@ class Study(Frozen):
     """A whole study file."""
 
     title: str = Field("", description="heading of figures and reports; the study's name if not given")
-    task: Task = Field(description="what is trained: section task")
+    task: Task = Field(description="what is trained: [task]")
     axes: dict[HyperparameterName, Axis] = Field(
-        description="exactly two hyperparameters, a section axes.NAME each: the first is drawn as rows, the "
-        "second as columns"
+        description="exactly two hyperparameters, [axes.NAME] each: the first is drawn as rows, the second as columns"
     )
-    panels: tuple[Panel, ...] = Field(description="one heatmap each: sections panels", min_length=1)
+    panels: tuple[Panel, ...] = Field(description="one heatmap each: [[panels]]", min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31, strict=True)], ...] = Field(
         (0,), description="each cell is trained once a seed; all different", min_length=1
     )
@@ -47,7 +46,7 @@ class Study(Frozen):
         description="units of weight decay; raw: λ itself; normalized: λ = λ_norm √(b/(B T)), b the batch size, B the "
         "training images used, T the epochs of the current restart period (of the budget, without restarts)",
     )
-    report: Report = Field(Report.model_validate({}), description="how results are drawn: section report")
+    report: Report = Field(Report.model_validate({}), description="how results are drawn: [report]")
 
     @property
     def row(self) -> str:
