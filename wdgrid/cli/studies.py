@@ -35,7 +35,7 @@ def fields(
         ),
     ] = None,
 ) -> None:
-    """Say what may stand in a study file: every field, what is allowed, its default and what it means (Markdown)."""
+    """List every field of a study file: allowed, default, meaning."""
     from wdgrid.fields import about, page
 
     try:
