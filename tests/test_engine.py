@@ -267,6 +267,13 @@ def test_bfloat16_products_keep_float32_weights_and_come_close(model):
     assert exact[0].test_error < 30 and abs(exact[0].test_error - short[0].test_error) < 10
 
 
+def test_batch_norm_of_single_images_is_refused():
+    alone = Workbench(Task(batch_size=1, train_size=8, device="cpu"))
+    with pytest.raises(ValueError, match="more than 1 value"):
+        alone.network(0, 1)
+    Workbench(Task(batch_size=1, train_size=8, device="cpu", model_args={"batch_norm": False})).network(0, 1)
+
+
 def test_tf32_is_refused_on_a_cpu():
     with pytest.raises(RuntimeError, match="tf32"):
         Workbench(Task(precision="tf32", device="cpu"))

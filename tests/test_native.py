@@ -2,7 +2,6 @@
 
 import copy
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from wdgrid.engine import Workbench, compiler
-from wdgrid.engine.chain import chain
+from wdgrid.engine import native as engine_native
+from wdgrid.engine.chain import chain, computed
 from wdgrid.engine.fuse import FusedNetwork
 from wdgrid.engine.native import Native
 from wdgrid.optim import Rule
-from wdgrid.sections import Task
 
 pytestmark = needs_compiler
 
@@ -31,8 +29,8 @@ def perceptron(widths, norms, bias=True):
 
 def native_of(module, x, y, cells, optimizer="sgd", **hyper):
     """Compiled code for `cells` cells of a module, the k-th with weights 1 + k/10 times the module's."""
-    layers = chain(module, x[:8], y[:8], int(y.max()) + 1)
-    assert layers is not None
+    layers = chain(module, x[:8], int(y.max()) + 1)
+    assert layers is not None and computed(layers, module, x[:8], y[:8])
     network = FusedNetwork(module, cells, x)
     for k in range(cells):
         network.theta[k] *= 1 + k / 10
@@ -106,6 +104,22 @@ def test_what_is_not_a_number_comes_through_and_stays_in_its_cell(bad):
     assert all(map(torch.equal, *after))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_steps_do_not_depend_on_how_many_go_into_a_call(monkeypatch, optimizer):
+    torch.manual_seed(0)
+    module = perceptron([5, 20, 4], norms=True).double()
+    x, y = torch.randn(4, 9, 5, dtype=torch.float64), torch.randint(4, (4, 9))
+    after = []
+    for block in (1, 9 * 5 * 8 * 3, 1024**2):  # one step a call, three, all
+        monkeypatch.setattr(engine_native, "BLOCK_BYTES", block)
+        network, native = native_of(module, x[0], y[0], cells=2, optimizer=optimizer, beta1=0.9, beta2=0.9, eps=1e-8)
+        losses = native.train(lambda i: (x[i], y[i]), 0, 4)
+        assert network.buffers["2.num_batches_tracked"].tolist() == [4, 4]
+        after.append((losses, network.theta.clone(), network.buffers["2.running_var"].clone()))
+    for other in after[1:]:
+        assert all(map(torch.equal, after[0], other))
+
+
 class Functional(nn.Module):
     def __init__(self):
         super().__init__()
@@ -152,6 +166,8 @@ def _frozen():
         (nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3)), False),
         (nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 3)), False),
         (nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)), False),
+        (nn.Sequential(nn.Linear(6, 3), nn.ReLU()), False),  # the loss works in the last layer's place
+        (nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)), False),
         (nn.Sequential(nn.Linear(6, 500), nn.Linear(500, 400), nn.Linear(400, 3)), True),
         (nn.Sequential(nn.Linear(6, 500), nn.Linear(500, 600), nn.Linear(600, 3)), False),  # too large for it
     ],
@@ -159,58 +175,8 @@ def _frozen():
 )
 def test_only_chains_of_known_layers_are_compiled(module, is_chain):
     x, y = torch.randn(8, 6), torch.randint(3, (8,))
-    assert (chain(module, x, y, 3) is not None) == is_chain
-    assert chain(module, x, y, 4) is None  # a class without an output
-
-
-@pytest.fixture
-def afresh(monkeypatch, tmp_path):
-    """Nothing has been compiled yet, and nothing stays."""
-    monkeypatch.setenv("WDGRID_DATA", str(tmp_path / "home"))
-    for function in (compiler.compiler, compiler.library):
-        function.cache_clear()
-    yield tmp_path
-    for function in (compiler.compiler, compiler.library):
-        function.cache_clear()
-
-
-def script(path: Path, text: str) -> str:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-@pytest.mark.parametrize("why", ["none", "not there", "does not run", "compiles nothing"])
-def test_without_a_compiler_perceptrons_take_torchs_way(afresh, monkeypatch, why):
-    refuses = script(afresh / "refuses", 'test "$1" = --version && echo 1.0')
-    made = {"none": "", "not there": "/nowhere/cc", "does not run": "false", "compiles nothing": refuses}
-    monkeypatch.setenv("CC", made[why])
-    bench = Workbench(Task(model_args={"hidden": [8]}, batch_size=25, epochs=1, train_size=50, device="cpu"))
-    bench.network(0, 1)
-    assert bench.form == "stacked"
-    left = afresh / "home" / "compiled"
-    assert not left.exists() or list(left.iterdir()) == []
-
-
-def test_it_is_compiled_once_for_a_processor_and_a_compiler(afresh, monkeypatch):
-    real = compiler.compiler()[0]
-    log = afresh / "log"
-    monkeypatch.setenv("CC", script(afresh / "cc", f'echo "$@" >> {log}\nexec {real} "$@"'))
-
-    def calls():
-        compiler.compiler.cache_clear()
-        compiler.library.cache_clear()
-        assert chain(Functional(), torch.randn(8, 6), torch.randint(3, (8,)), 3) is not None
-        lines = log.read_text().splitlines()
-        log.unlink()
-        return sum("--version" not in line for line in lines)
-
-    assert calls() >= 1 and calls() == 0
-    monkeypatch.setattr(compiler, "_processor", lambda: b"another")
-    assert calls() >= 1
-    assert len(list((afresh / "home" / "compiled").glob("native-*.so"))) == 2
-
-
-def test_a_home_that_cannot_be_written_to_is_done_without(afresh, monkeypatch):
-    (afresh / "home").write_text("a file")
-    assert chain(Functional(), torch.randn(8, 6), torch.randint(3, (8,)), 3) is not None
+    found = chain(module, x, 3)
+    assert (found is not None) == is_chain
+    assert found is None or computed(found, module, x, y)
+    assert chain(module, x, 4) is None  # a class without an output
+    assert chain(module, torch.randn(8, 7), 3) is None  # an input too many

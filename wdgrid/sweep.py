@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from wdgrid import rounding
 from wdgrid.cells import Outcome
 from wdgrid.pace import Pace, chunk_epochs, even_chunk
 from wdgrid.planned import Content, keep_content, must_be_as_planned
@@ -24,7 +25,6 @@ from wdgrid.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Rea
 
 LEASE_S = 120.0
 RENEW_S = 30.0
-ROUNDING, THEN = ("device", "torch", "form"), ", then "  # what a result's last bits depend on; one after another
 MAX_DEATHS = 3  # worker processes that may die before the sweep gives up
 
 
@@ -93,6 +93,7 @@ class Sweep:
         self.pace: Pace | None = None  # from the first worker that stands
         self.began = 0.0
         self.failures: list[str] = []
+        self.facts: dict[str, Any] = {}  # the environment of the first worker that stood
 
     def run(self) -> None:
         """Trains what is pending. Raises UsersFaultError, StudyFileError or MachineError; what is finished is stored.
@@ -139,12 +140,11 @@ class Sweep:
         match message:
             case Ready():
                 running.content = message.content
-                self._settle(message, crew)
-                on_gpu = message.environment["device"].startswith("cuda")
-                if on_gpu and any(r.claims for r in crew if r is not running):
-                    self._dismiss(running, crew)  # one process feeds a GPU
-                else:
+                if self._is_of_use(running, message, crew):
+                    self._settle(message, crew)
                     self._assign(running, crew)
+                else:
+                    self._dismiss(running, crew)
             case Preparing():
                 self._tell(crew, preparing=message)
             case Epoch():
@@ -162,9 +162,20 @@ class Sweep:
                 self._fail(running, message.why)
                 self._assign(running, crew)
 
+    def _is_of_use(self, running: _Running, ready: Ready, crew: list[_Running]) -> bool:
+        """Whether a worker that stands is of use beside those at work: one feeds a GPU, and all round alike."""
+        if not any(r.claims for r in crew if r is not running):
+            return True
+        if changes := rounding.changes(self.facts, ready.environment):
+            self._tell(crew, note=f"a worker that rounds otherwise than the first is left out: {changes}")
+        return not changes and not ready.environment["device"].startswith("cuda")
+
     def _settle(self, ready: Ready, crew: list[_Running]) -> None:
         """What the study was trained on and its chunk size, once a study; environment, once a run."""
         keep_content(self.store, self.name, self.study, ready.content)
+        if ready.remark and not self.facts:
+            self._tell(crew, note=ready.remark)
+        self.facts = ready.environment
         if self.size is None:
             cells = math.prod(len(axis.values) for axis in self.study.axes.values())
             self.size = even_chunk(cells, ready.chunk)
@@ -173,21 +184,11 @@ class Sweep:
             budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}
             self.pace = Pace(chunk_epochs(self.pending, budgets, self.size), self.wanted)
             self.began = time.monotonic()
-        self._remember(**self._with_earlier(ready.environment, crew), workers=self.wanted)
-
-    def _with_earlier(self, environment: dict[str, Any], crew: list[_Running]) -> dict[str, Any]:
-        """The environment; where cells were trained in another one that rounds differently, both, and it is told."""
-        earlier = self.store.attrs(self.name).get("environment", {})
-        new = [fact for fact in ROUNDING if fact in earlier and environment[fact] not in earlier[fact].split(THEN)]
-        if new and "complete" not in set(self.store.table(self.name)["state"]):
-            return environment
-        both = {
-            fact: earlier[fact] + (THEN + environment[fact]) * (fact in new) for fact in ROUNDING if fact in earlier
-        }
-        if new:
-            changes = "; ".join(f"{fact}: {both[fact]}" for fact in new)
-            self._tell(crew, note=f"cells from here on may differ in their last bits from those before: {changes}")
-        return environment | both
+        begun = "complete" in set(self.store.table(self.name)["state"])
+        earlier = self.store.attrs(self.name).get("environment", {}) if begun else {}
+        if changes := rounding.changes(earlier, ready.environment):
+            self._tell(crew, note=f"from here on cells are rounded otherwise, which training amplifies: {changes}")
+        self._remember(**ready.environment | rounding.of_both(earlier, ready.environment), workers=self.wanted)
 
     def _assign(self, running: _Running, crew: list[_Running]) -> None:
         """The next chunk for a worker, or its end."""

@@ -56,11 +56,13 @@ class Preparing:
 class Ready:
     """Worker to parent: data and network stand. `chunk` is the K that suits this device and network.
 
+    `remark` is for the user.
     `content` is the SHA-256 of the files that training and test images came from; None where a program makes them.
     """
 
     environment: dict[str, Any]
     chunk: int
+    remark: str | None
     content: tuple[str, str] | None = None
 
 
@@ -192,7 +194,7 @@ def _set_up(task: Task, tell: Callable[[str, int, int], None]) -> tuple[Any, Rea
         "classes": bench.data.classes,
         "steps_per_epoch": bench.steps_per_epoch,
     }
-    return bench, Ready(environment, chunk_size(bench), bench.data.content)
+    return bench, Ready(environment, chunk_size(bench), bench.remark, bench.data.content)
 
 
 def _cpu_name() -> str:

@@ -89,9 +89,12 @@ def doctor(as_json: AsJson = False) -> None:
     """Look at this machine: device, cores, versions, memory, matrix speed, storage, and what to beware of."""
     from importlib.metadata import version
 
+    import torch
+
     from wdgrid.engine.compiler import compiler
     from wdgrid.engine.estimate import devices, gemm_rate
     from wdgrid.engine.memory import free
+    from wdgrid.engine.native import code
     from wdgrid.sweep import cores
 
     n = cores()
@@ -100,7 +103,7 @@ def doctor(as_json: AsJson = False) -> None:
         "versions": {name: version(name) for name in ("wdgrid", "torch", "optuna", "numpy", "pandas")},
         "cores": n,
         "gpus": devices(),
-        "c_compiler": " ".join(compiler()) or None,
+        "c_compiler": " ".join(compiler()) if code(torch.float32) else None,
         "gemm_gflops_one_core": round(gemm_rate(1), 1),
         "gemm_gflops_all_cores": round(gemm_rate(n), 1),
         "memory_gib": round(free("cpu") / 2**30, 1),
@@ -127,7 +130,7 @@ def _warnings(found: dict[str, Any], here: Path) -> Any:
     if found["memory_gib"] < 1 * found["cores"]:
         yield "less than 1 GiB of memory a core: give --workers"
     if not found["c_compiler"]:
-        yield "no C compiler (cc, or what $CC names): perceptrons on the CPU take torch's way, several times as slow"
+        yield "no C compiler that works (cc, or what $CC names): perceptrons take about three times as long on a CPU"
     if found["gpus"]:
         yield "the CUDA path has never run on a GPU: compare a small study with one of --device cpu before you trust it"
     mounts = Path("/proc/mounts")

@@ -23,26 +23,22 @@ from wdgrid.optim import Rule
 MOST_PARAMETERS = 250_000
 
 
-def chain(module: nn.Module, x: Tensor, y: Tensor, classes: int) -> Chain | None:
-    """The layers of a module that maps x [B, …] to logits, if native.c can train it here; y [B] are of `classes`.
+def chain(module: nn.Module, x: Tensor, classes: int) -> Chain | None:
+    """The layers of a module that maps x [B, …] to logits for so many classes, if native.c is for such a network.
 
-    None for another network, for one with fewer outputs or of more than MOST_PARAMETERS, where there is no compiler,
-    and where what the compiled code computes is not what the module does: losses, gradients, statistics and tests of
-    two different cells are compared.
+    None for another network, for one of more than MOST_PARAMETERS, and on a GPU.
     """
-    if sum(parameter.numel() for parameter in module.parameters()) > MOST_PARAMETERS:
+    if x.device.type != "cpu" or sum(parameter.numel() for parameter in module.parameters()) > MOST_PARAMETERS:
         return None
-    if x.device.type != "cpu" or len(x) < 2 or code(x.dtype) is None:
-        return None
-    layers, in_test = (_layers(copy.deepcopy(module).train(mode)) for mode in (True, False))
+    layers, in_test = (_layers(copy.deepcopy(module).train(mode), x[0].numel()) for mode in (True, False))
     if not layers or in_test is None or layers.names != in_test.names:
         return None
-    outputs = [layer.out_features for layer in layers.layers if isinstance(layer, nn.Linear)]
-    return layers if outputs[-1] >= classes and _agrees(layers, module, x, y) else None
+    last = layers.layers[-1]
+    return layers if isinstance(last, nn.Linear) and last.out_features >= classes else None
 
 
-def _layers(module: nn.Module) -> Chain | None:
-    """The layers, if they are one chain of those that native.c knows, with all of their parameters trained."""
+def _layers(module: nn.Module, features: int) -> Chain | None:
+    """The layers, if they are one chain of those that native.c knows, from so many inputs; all of it trained."""
     found, trace = Chain([], []), Trace(dict(module.named_modules()), {})
     try:
         nodes = needed(Tracer().trace(module))
@@ -56,6 +52,9 @@ def _layers(module: nn.Module) -> Chain | None:
             continue
         if (not found.layers and type(layer) is not nn.Linear) or str(node.target) in found.names:
             return None
+        if getattr(layer, "in_features", getattr(layer, "num_features", features)) != features:
+            return None
+        features = getattr(layer, "out_features", features)
         found.layers.append(layer)
         found.names.append(str(node.target) if type(layer) is not nn.ReLU else node.name)
     return found if found.layers else None
@@ -77,8 +76,13 @@ def _layer(node: fx.Node, trace: Trace) -> nn.Module | None:
     return module if type(module) is nn.Linear else None
 
 
-def _agrees(layers: Chain, module: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether compiled code and the stacked form compute the same for two different cells, x [B, …], y [B]."""
+def computed(layers: Chain, module: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Whether compiled code is the module's stacked form, which has to be there: tried on x [B, …], y [B].
+
+    Losses, gradients, statistics and tests of two different cells are compared. False where no code can be had.
+    """
+    if code(x.dtype) is None or len(x) < 2:
+        return False
     networks = [FusedNetwork(module, CELLS, x, Kind("stacked", random=False)) for _ in range(2)]
     for network in networks:
         network.theta[1] *= SECOND

@@ -34,9 +34,8 @@ def chunk_size(bench: Workbench) -> int:
     x = data.prepared(data.train_x[:2])
     module = models.build(bench.task, x.shape[1:], data.classes, seed=0).to(x)
     largest, channels = _activations(module, x)
-    batch = min(bench.task.batch_size, len(data.train_x))
-    most = min(MAX_CELLS[bench.device.type], _fitting(bench, module, x, batch, largest))
-    per_cell = largest * batch * (bench.products or x.dtype).itemsize
+    most = min(MAX_CELLS[bench.device.type], _fitting(bench, module, x, largest))
+    per_cell = largest * bench.batch * (bench.products or x.dtype).itemsize
     if bench.device.type != "cpu":
         return max(1, min(most, GPU_BYTES // per_cell))
     if not channels:
@@ -46,12 +45,12 @@ def chunk_size(bench: Workbench) -> int:
     return max(1, cells - cells % together if cells >= together else cells)
 
 
-def _fitting(bench: Workbench, module: torch.nn.Module, x: Tensor, batch: int, largest: int) -> int:
+def _fitting(bench: Workbench, module: torch.nn.Module, x: Tensor, largest: int) -> int:
     """The power of two of cells that fit into a share of the device's free memory, for each process its part."""
     tested = min(EVALUATION_BATCH, len(bench.data.test_x))
     processes = (os.cpu_count() or 1) if bench.device.type == "cpu" else 1
     room = SHARE * memory.free(bench.device.type) / processes
-    cells = int(room // memory.of_a_cell(module, x, batch, tested, largest, bench.products))
+    cells = int(room // memory.of_a_cell(module, x, bench.batch, tested, largest, bench.products))
     return 1 << max(0, cells.bit_length() - 1)
 
 

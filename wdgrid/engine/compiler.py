@@ -29,8 +29,10 @@ PATIENCE_S = 120
 def compiler() -> tuple[str, ...]:
     """The C compiler's command: $CC (`CC=` for none), or cc, gcc, clang; () if there is none."""
     given = os.environ.get("CC")
-    names = [shlex.split(given)] if given is not None else [["cc"], ["gcc"], ["clang"]]
-    return next((tuple(name) for name in names if name and shutil.which(name[0])), ())
+    with suppress(ValueError):  # quotes without an end
+        names = [["cc"], ["gcc"], ["clang"]] if given is None else [shlex.split(given)]
+        return next((tuple(name) for name in names if name and shutil.which(name[0])), ())
+    return ()
 
 
 @lru_cache
@@ -43,24 +45,38 @@ def library(source: Path, *flags: str) -> ctypes.CDLL | None:
         version = subprocess.run([*command, "--version"], capture_output=True, timeout=PATIENCE_S, check=True).stdout
         text = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
         facts = (*text, version, _processor(), " ".join([*command, *FLAGS, *flags]).encode())
-        digest = hashlib.sha256(b"\0".join(facts)).hexdigest()[:16]
-        with suppress(OSError):
-            return _built(home() / "compiled" / f"{source.stem}-{digest}.so", source, flags)
-        with tempfile.TemporaryDirectory() as folder:  # a home that cannot be written to
-            return _built(Path(folder) / f"{source.stem}.so", source, flags)
+        digest = hashlib.sha256(b"\0".join(facts)).hexdigest()
+        stem = f"{source.stem}-{digest[:16]}"
+        with suppress(OSError, RuntimeError, subprocess.SubprocessError):
+            return _kept(home() / "compiled", stem) or _built(home() / "compiled", stem, source, flags)
+        with tempfile.TemporaryDirectory() as folder:  # no home, or one that is full or cannot be written to
+            return _built(Path(folder), stem, source, flags)
     return None
 
 
-def _built(path: Path, source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
-    """The library at `path`, built if it is not there. Of several processes each builds, and the last one's stays."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            _build(part, source, flags)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+def _kept(folder: Path, stem: str) -> ctypes.CDLL | None:
+    """A library built earlier. Its name says its length: a torn one would kill the process that reads it."""
+    for path in folder.glob(f"{stem}-*.so"):
+        if path.stem == f"{stem}-{path.stat().st_size}":
+            with suppress(OSError):
+                return ctypes.CDLL(str(path))
+        path.unlink()
+    return None
+
+
+def _built(folder: Path, stem: str, source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
+    """The library, built into the folder whole or not at all. Of several processes each builds its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(".part", stem, folder)
+    part = Path(name)
+    try:
+        _build(part, source, flags)
+        os.fsync(handle)
+        path = folder / f"{stem}-{part.stat().st_size}.so"
+        part.replace(path)
+    finally:
+        os.close(handle)
+        part.unlink(missing_ok=True)
     return ctypes.CDLL(str(path))
 
 

@@ -4,23 +4,24 @@ A cell's result is a function of the cell and of the chunk size K alone: chunks 
 cells, and what is random comes from counters (seed, epoch or step). Knows nothing of storage.
 """
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wdgrid import data as datasets
 from wdgrid import models
 from wdgrid.cells import Cell, Curve, Outcome
 from wdgrid.data import Dataset
 from wdgrid.engine import divergence
-from wdgrid.engine.chain import chain
+from wdgrid.engine.chain import chain, computed
 from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.fuse import FusedNetwork, Kind
 from wdgrid.engine.graph import Graphs
-from wdgrid.engine.native import Chain, Native
+from wdgrid.engine.native import Chain, Native, code
 from wdgrid.engine.resident import Resident
 from wdgrid.engine.steps import Stepwise
 from wdgrid.models.decay import multipliers, parts
@@ -60,6 +61,7 @@ class Workbench:
         self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
         self._kind: Kind | None = None  # found out by the first network
         self._chain: Chain | None = None  # likewise
+        self.remark: str | None = None  # for the user
         self.decay_multipliers: dict[str, float] = {}  # by parameter; found out by the first network
 
     def network(self, seed: int, cells: int) -> FusedNetwork:
@@ -71,11 +73,26 @@ class Workbench:
         module = models.build(self.task, x.shape[1:], self.data.classes, seed)
         self.decay_multipliers = self.decay_multipliers or multipliers(module, self.task.decay_multipliers)
         network = FusedNetwork(module, cells, x, self._kind, self.products)
+        if self._kind is None and self.batch == 1:
+            copy.deepcopy(module).to(x).train()(x[:1])  # batch norm of features refuses a single image
         if self._kind is None and network.form == "stacked" and not network.kind.random and not self.products:
-            self._chain = chain(module, x, self.data.train_y[:8], self.data.classes)
+            self._compile(module, x)
         self._kind = network.kind
         _tf32(allowed=self.task.precision == "tf32")  # now that forms were compared, more closely than it is exact
         return network
+
+    def _compile(self, module: nn.Module, x: Tensor) -> None:
+        """Takes compiled code for a module on x [B, …] if it is of that kind, and it can be had and is right."""
+        found = chain(module, x, self.data.classes)
+        if found and code(x.dtype) is None:
+            self.remark = "no C compiler that works: training takes torch's way, about three times as slow"
+        elif found and computed(found, module, x, self.data.train_y[:8]):
+            self._chain = found
+
+    @property
+    def batch(self) -> int:
+        """Images of a minibatch."""
+        return min(self.task.batch_size, len(self.data.train_x))
 
     @property
     def form(self) -> str:
@@ -91,8 +108,7 @@ class Workbench:
             return Resident(*given, self.graphs if network.form == "stacked" else None)
         if self._chain is None:
             return Stepwise(*given)
-        batch = min(self.task.batch_size, len(self.data.train_x))
-        return Native(self._chain, network, rule, etas, decays, batch)
+        return Native(self._chain, network, rule, etas, decays, self.batch)
 
 
 def one_thread() -> None:
@@ -157,12 +173,11 @@ class Chunk:
         self.seed = cells[0].seed
         self.network = bench.network(self.seed, size)
         self.rule = Rule(job.optimizer, self.network.theta, hyper, parts(self.network.columns, bench.decay_multipliers))
-        steps, task = bench.steps_per_epoch, bench.task
+        steps = bench.steps_per_epoch
         self.etas = etas(job.schedule, job.epochs, steps)
         self.decays = [1.0] * len(self.etas)
         if job.normalized:
-            size_b = min(task.batch_size, len(bench.data.train_x))
-            self.decays = normalization(job.schedule, job.epochs, steps, size_b, len(bench.data.train_x))
+            self.decays = normalization(job.schedule, job.epochs, steps, bench.batch, len(bench.data.train_x))
         self.steps = bench.steps(self.network, self.rule, self.etas, self.decays, self.seed)
         self.alive = torch.arange(size) < len(cells)
         self.steps.freeze(~self.alive)  # padding
