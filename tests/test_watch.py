@@ -209,6 +209,27 @@ def test_the_alarm_of_a_coarse_pass_names_its_study_and_no_values(here, capsys):
     assert "what to add" not in capsys.readouterr().out
 
 
+def test_the_alarm_tells_of_cells_that_a_search_left_out(here, capsys):
+    study = load_study(here / "studies/s.toml")
+    url = make_store(here, "s", study, towards_the_corner, at_most=60)
+
+    def told():
+        for command in (["show", "s"], ["report", "s"]):
+            assert main(command) == 0
+            yield next(line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("to add them"))
+
+    assert list(told()) == ["to add them:"] * 2
+    with Store(url) as store:
+        plan(store, coarse_name("s"), coarse_study(study))
+    assert list(told()) == ["to add them (trains the 10 cells that the search left out, too):"] * 2
+    (here / "studies/s.toml").unlink()
+    assert all("with --extend (trains the 10 cells that the search left out, too) and:" in line for line in told())
+    (here / "studies/s.toml").write_text(TOML)
+    with Store(url) as store:
+        fill(store, "s", study, towards_the_corner)
+    assert list(told()) == ["to add them:"] * 2
+
+
 def test_the_command_adds_exact_thirds(here):
     study = load_study(here / "studies/s.toml", ["axes.lr.values=[1, '1/3', '1/9']"])
     make_store(here, "s", study, lambda cell: 5 + cell.hyperparameters["lr"])
@@ -228,7 +249,8 @@ def test_show_says_what_the_numbers_mean(here, capsys):
             cell.panel, cell.hyperparameters["lr"] / unit, cell.hyperparameters["weight_decay"] / 0.016
         )
 
-    make_store(here, "m", study, error)
+    with Store(make_store(here, "m", study, error)) as store:
+        store.set_attrs("m", {"environment": {"torch": "2.15", "commit": None}})  # swept outside a repository
     assert main(["show", "m", "--json"]) == 0
     panels = {p["panel"]: p for p in json.loads(capsys.readouterr().out)["panels"]}
     assert panels["sgd"]["conversion"] is None and panels["sgd"]["sentence"].startswith("coupled")
@@ -237,4 +259,5 @@ def test_show_says_what_the_numbers_mean(here, capsys):
     assert "p = " in panels["sgd"]["best_axes"] and panels["adamw"]["best_axes"] is None
     assert main(["show", "m"]) == 0
     out = capsys.readouterr().out
+    assert "\nenvironment: torch 2.15\n" in out
     assert "sgd: coupled: " in out and "  best axes: p = " in out and "  best cell in torch: torch.optim.AdamW(" in out

@@ -73,8 +73,18 @@ def _place(url: str) -> str:
     return url if path == url else str(Path(path).resolve())
 
 
-def alarm_lines(numbers: Any, study: Any, command: SweepCommand) -> list[str]:
-    """A line an alarm, then the one command that adds what all of them ask for; of a coarse pass, where to see that."""
+def left_out(store: Any, name: str) -> int:
+    """How many cells a search left out, which a sweep of the whole grid trains; 0 where there was none."""
+    from wdgrid.coarse import coarse_name
+
+    return sum(store.pending(name).values()) if store.definition(coarse_name(name)) else 0
+
+
+def alarm_lines(numbers: Any, study: Any, command: SweepCommand, left_out: int = 0) -> list[str]:
+    """A line an alarm, then the one command that adds what all of them ask for; of a coarse pass, where to see that.
+
+    The command trains the cells that a search left out, too, and says so.
+    """
     from wdgrid.report.extend import alarms, extended_axes
     from wdgrid.shipped import study_path
     from wdgrid.studyfile import StudyFileError, load_study, only_adds
@@ -98,8 +108,9 @@ def alarm_lines(numbers: Any, study: Any, command: SweepCommand) -> list[str]:
         works = only_adds(study.canonical(), load_study(study_path(longer.study), longer.overrides))
     except StudyFileError:
         works = False
+    besides = f" (trains the {left_out} cell{'s' * (left_out > 1)} that the search left out, too)" if left_out else ""
     if works:
-        return [*lines, f"to add them:\n  {longer} --extend"]
+        return [*lines, f"to add them{besides}:\n  {longer} --extend"]
     wanted = "".join(f"\n  axes.{axis}.values = {text}" for axis, text in axes.items())
     changed = f"the study file that {command.study} stands for has changed or is gone"
-    return [*lines, f"to add them ({changed}), sweep the stored study with --extend and:{wanted}"]
+    return [*lines, f"to add them ({changed}), sweep the stored study with --extend{besides} and:{wanted}"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from wdgrid.cli.again import SweepCommand, alarm_lines
+from wdgrid.cli.again import SweepCommand, alarm_lines, left_out
 from wdgrid.cli.common import print_summary, say, stored_study
 
 
@@ -29,14 +29,14 @@ def draw(
     command: SweepCommand,
 ) -> None:
     """Writes a stored study's report and tells of it; `command` is the sweep that an alarm extends."""
-    tell_report(redraw(store, name, out, style), stored_study(store, name), as_json, quiet, command)
+    tell_report(store, name, redraw(store, name, out, style), as_json, quiet, command)
 
 
-def tell_report(written: Any, study: Any, as_json: bool, quiet: bool, command: SweepCommand) -> None:
+def tell_report(store: Any, name: str, written: Any, as_json: bool, quiet: bool, command: SweepCommand) -> None:
     """A report's summary, where its files are, and what to add where the best cells lie on an edge."""
     print_summary(written.numbers, written.findings, as_json)
     say("written: " + " ".join(str(path) for path in written.paths), quiet)
     if quiet:
         return
-    for line in alarm_lines(written.numbers, study, command):
+    for line in alarm_lines(written.numbers, stored_study(store, name), command, left_out(store, name)):
         say(line)

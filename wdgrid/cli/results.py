@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from wdgrid.cli.again import alarm_lines, sweep_of
+from wdgrid.cli.again import alarm_lines, left_out, sweep_of
 from wdgrid.cli.common import (
     AsJson,
     Out,
@@ -61,7 +61,7 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
     name, url = stored(study, storage)
     with open_store(url) as store:
         definition, table = stored_study(store, name), store.table(name)
-        attrs, command = store.attrs(name), sweep_of(store, name, url, study)
+        attrs, command, waiting = store.attrs(name), sweep_of(store, name, url, study), left_out(store, name)
     environment = attrs.get("environment", {})
     numbers = analyse_table(definition, table, attrs)
     found = findings(definition, numbers, grids(definition, table), environment)
@@ -79,10 +79,10 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
         return
     typer.echo(f"{name}: {definition.title or name}")
     typer.echo("cells: " + ", ".join(f"{n} {state}" for state, n in states.items()))
-    typer.echo("environment: " + ", ".join(f"{k} {v}" for k, v in environment.items()))
+    typer.echo("environment: " + ", ".join(f"{k} {v}" for k, v in environment.items() if v is not None))
     print_summary(numbers, found, as_json=False)
     typer.echo("")
-    for line in [*finding_lines(numbers, found), *alarm_lines(numbers, definition, command)]:
+    for line in [*finding_lines(numbers, found), *alarm_lines(numbers, definition, command, waiting)]:
         typer.echo(line)
 
 
@@ -103,13 +103,13 @@ def report(
     """Draw a stored study's report again, from what is stored."""
     name, url = stored(study, storage)
     with open_store(url) as store:
-        definition = stored_study(store, name)
+        stored_study(store, name)
         command = sweep_of(store, name, url, study)
         if not watch:
             draw(store, name, out, style, as_json, quiet, command)
             return
         written, fault = watch_store(store, name, every, lambda: redraw(store, name, out, style), quiet)
-        tell_report(written, definition, as_json, quiet, command)
+        tell_report(store, name, written, as_json, quiet, command)
         if fault is not None:
             say(f"{name}: {fault}. To go on:\n  {command}")
             raise typer.Exit(1)
