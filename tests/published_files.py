@@ -33,4 +33,5 @@ def load(name, root, told=None, **args):
 
 
 def left_behind():
-    return [p for p in home().rglob("*") if p.is_file()] if home().exists() else []
+    """All that stands where data is kept, that folder included."""
+    return [home(), *home().rglob("*")] if home().exists() else []

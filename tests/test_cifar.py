@@ -136,8 +136,20 @@ def test_a_download_that_fails_says_why_and_leaves_nothing(cifar, server, monkey
         "altered": "cut short or altered",
     }
     assert says[fault] in line and PUBLISHED[name].url in line and "\n" not in line
-    assert f"put {archive.name} (MD5 {md5(content)}) into {home() / 'sets'}" in line
+    for place in (tmp_path / "sets", home() / "sets", tmp_path / "home/.cache/wdgrid/sets"):
+        assert str(place) in line
+    assert f"neither {PUBLISHED[name].base_folder} nor {archive.name} in " in line
+    assert line.endswith(f"put the archive (MD5 {md5(content)}), unpacked or not, into one of these folders")
     assert left_behind() == []
+
+
+def test_a_folder_that_was_there_outlives_a_failed_download(cifar, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = home() / "sets"
+    mine.mkdir(parents=True)
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        load(cifar[0], "sets/deeper")
+    assert left_behind() == [home(), mine]
 
 
 def test_without_download_every_place_is_named(cifar, tmp_path, monkeypatch):
@@ -148,7 +160,7 @@ def test_without_download_every_place_is_named(cifar, tmp_path, monkeypatch):
     line = str(caught.value)
     for place in (tmp_path / "sets", home() / "sets", tmp_path / "home/.cache/wdgrid/sets", archive.name):
         assert str(place) in line
-    assert f"download = true gets it from {PUBLISHED[name].url}" in line
+    assert f"download = true gets it from {PUBLISHED[name].url}; or put the archive (MD5 " in line
     with pytest.raises(DataError, match="cannot be downloaded"):
         load(name, "sets")
 

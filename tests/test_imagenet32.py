@@ -81,10 +81,16 @@ def test_what_is_wrong_with_imagenet32_is_told(imagenet, tmp_path, monkeypatch):
         path.write_bytes(content)
         with pytest.raises(DataError) as caught:
             load("imagenet32", imagenet)
-        assert str(caught.value).startswith(f"{path}: {says}") and left_behind() == []
+        line = str(caught.value)
+        assert line.startswith(f"{path}: {says}") and line.endswith(
+            "; get it again: Downsampled ImageNet, from image-net.org"
+        )
+        assert left_behind() == []
         path.write_bytes(before)
     third.unlink()
-    with pytest.raises(DataError, match=r"imagenet/train_data_batch_3: is missing \(looked for in Imagenet32_train, "):
+    with pytest.raises(
+        DataError, match=r"imagenet/train_data_batch_3: is missing \(looked for in Imagenet32_train, .*image-net"
+    ):
         load("imagenet32", imagenet)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"no folder with train_data_batch_1 \(Downsampled ImageNet, .* looked at .*, "):

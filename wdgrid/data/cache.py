@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wdgrid.data.augment import moments
-from wdgrid.data.places import DataError
+from wdgrid.data.places import DataError, tidied
 
 FORMAT = "2"
 TYPES = {"I64": np.int64, "F64": np.float64, "U8": np.uint8}
@@ -59,21 +59,30 @@ def prepared(path: Path, identity: str, build: Callable[[Create], Content]) -> P
     """
     if found := _read(path, identity):
         return found
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock")
-        held = FileLock(lock)
-        held.acquire()
-    try:
+    with tidied(path.parent), _locked(path):
         if not _read(path, identity):  # nobody else was faster
             _write(path, identity, build)
+    if not (found := _read(path, identity)):
+        raise DataError(f"{path}: was written and cannot be read back")
+    return found
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock beside `path`, in a folder that is made for it."""
+    lock = path.with_suffix(".lock")
+    held = FileLock(lock)
+    with _writing(path):
+        while not held.is_locked:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # who held it failed, and took the empty folder away
+                held.acquire()
+    try:
+        yield
     finally:
         with suppress(OSError):  # some systems remove no open file
             lock.unlink()  # who waits for it notices, and takes a new one
         held.release()
-    if not (found := _read(path, identity)):
-        raise DataError(f"{path}: was written and cannot be read back")
-    return found
 
 
 @contextmanager

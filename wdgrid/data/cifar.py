@@ -68,14 +68,17 @@ def _find(published: Any, root: str, download: bool, tell: Tell) -> _Source:
                 return _Source(published, folder, lambda name, folder=folder: (folder / name).read_bytes())
         if (archive := place / published.filename).is_file():
             return _archive(published, archive)
+    looked = ", ".join(map(str, places(root)))
+    fault = f"task.dataset_args.root = {root}: neither {published.base_folder} nor {published.filename} in {looked}"
+    by_hand = f"put the archive (MD5 {published.tgz_md5}), unpacked or not, into one of these folders"
     if not download:
-        looked = ", ".join(map(str, places(root)))
-        raise DataError(
-            f"task.dataset_args.root = {root}: neither {published.base_folder} nor {published.filename} in {looked}; "
-            f"task.dataset_args.download = true gets it from {published.url}"
-        )
+        offer = f"task.dataset_args.download = true gets it from {published.url}"
+        raise DataError(f"{fault}; {offer}; or {by_hand}")
     archive = home() / Path(root).expanduser() / published.filename
-    fetch(published.url, published.tgz_md5, archive, tell)
+    try:
+        fetch(published.url, published.tgz_md5, archive, tell)
+    except DataError as error:
+        raise DataError(f"{fault}; {error}; to get it by hand, {by_hand}") from error
     return _archive(published, archive)
 
 

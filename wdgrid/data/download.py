@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from wdgrid.data.places import DataError, Tell
+from wdgrid.data.places import DataError, Tell, tidied
 
 TIMEOUT_S = 30
 BLOCK = 1024**2
@@ -15,29 +15,29 @@ BLOCK = 1024**2
 def fetch(url: str, md5: str, target: Path, tell: Tell) -> None:
     """Downloads `url` to `target`, checks its MD5, and only then gives it its name.
 
-    Raises DataError that says why it could not be fetched, and how to get it by hand; nothing is left behind then.
+    Raises DataError that says why it could not be fetched; nothing is left behind then.
     """
-    by_hand = f"to get it by hand, put {target.name} (MD5 {md5}) into {target.parent}"
     part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        found = _download(url, part, tell)
-        if found != md5:
-            raise DataError(f"{url}: what came has MD5 {found}, published is {md5}: cut short or altered; {by_hand}")
-        part.replace(target)
-    except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__
-        raise DataError(f"{url}: cannot be downloaded to {target.parent}: {why}; {by_hand}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with tidied(target.parent):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            found = _download(url, part, tell)
+            if found != md5:
+                raise DataError(f"{url}: what came has MD5 {found}, published is {md5}: cut short or altered")
+            part.replace(target)
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__
+            raise DataError(f"{url}: cannot be downloaded to {target.parent}: {why}") from error
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _download(url: str, part: Path, tell: Tell) -> str:
     """The MD5 of what came."""
     digest, done = hashlib.md5(usedforsecurity=False), 0
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, part.open("wb") as file:
+    with part.open("wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
         total = int(answer.headers.get("Content-Length") or 0)
         while block := answer.read(BLOCK):
             file.write(block)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from wdgrid.data.cache import Content, Create, Prepared, prepared
 from wdgrid.data.places import DataError, Tell, fingerprint, home, locate, reading
@@ -34,7 +34,9 @@ def image_folder(root: str, size: int | None, tell: Tell) -> Prepared:
     is not kept, as in Downsampled ImageNet, Chrabaszcz et al., 2017); without it all images must be of one size.
     Raises DataError that names the folder or file at fault.
     """
-    place = locate(root, "train and test", lambda place: all((place / part).is_dir() for part in PARTS))
+    place = locate(
+        root, "train/<class>/* and test/<class>/*", lambda place: all((place / part).is_dir() for part in PARTS)
+    )
     with reading(place):
         classes = _classes(place)
         files = {part: balanced(_files(place / part, classes)) for part in PARTS}
@@ -138,5 +140,7 @@ def _decoded(path: Path, content: bytes, size: int | None) -> np.ndarray:
                 raise DataError(f"{path}: is of mode {image.mode}; eight bits a channel are needed")
             rgb = image.convert("RGB")
             return np.asarray(rgb.resize((size, size), Image.Resampling.BOX) if size else rgb)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: is no image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on bad files
         raise DataError(f"{path}: is not a whole image: {error}") from error

@@ -1,6 +1,8 @@
 """Downsampled ImageNet at 32 × 32 (Chrabaszcz, Loshchilov and Hutter, 2017) from its published batch files."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from wdgrid.data.places import DataError, Tell, fingerprint, home, locate, readi
 
 CLASSES = 1000
 FILES = {"train": [f"train_data_batch_{i}" for i in range(1, 11)], "test": ["val_data"]}
+SOURCE = "Downsampled ImageNet, from image-net.org"
 FOLDERS = ("", "Imagenet32_train", "Imagenet32_val", "Imagenet32_train_npz", "Imagenet32_val_npz")  # as archives unpack
 
 
@@ -19,9 +22,9 @@ def imagenet32(root: str, tell: Tell) -> Prepared:
     """Training and validation images (these are the test images) in the published order, which is shuffled.
 
     Converted once, a file at a time: memory for one of the eleven is needed, never for all. Raises DataError that
-    names the file at fault.
+    names the file at fault and says where it is published.
     """
-    place = locate(root, f"{FILES['train'][0]} (Downsampled ImageNet, from image-net.org)", _has_any)
+    place = locate(root, f"{FILES['train'][0]} ({SOURCE})", _has_any)
     paths = {part: [_found(place, name) for name in names] for part, names in FILES.items()}
     total = 2 * sum(map(len, paths.values()))
     with reading(place):
@@ -34,7 +37,8 @@ def imagenet32(root: str, tell: Tell) -> Prepared:
             nonlocal done
             done += 1
             tell(f"reading {path.name}", done, total)
-            return images(_content(path), path, "labels", 1, CLASSES)
+            with _published():
+                return images(_content(path), path, "labels", 1, CLASSES)
 
         # Once for the number of images and to see that all is well, once to keep them.
         sizes = {part: [len(read(path)[1]) for path in files] for part, files in paths.items()}
@@ -64,7 +68,17 @@ def _found(place: Path, name: str) -> Path:
     for path in _candidates(place, name):
         if path.is_file():
             return path
-    raise DataError(f"{place / name}: is missing (looked for in {', '.join(FOLDERS[1:])}, too, and as .npz)")
+    looked = f"looked for in {', '.join(FOLDERS[1:])}, too, and as .npz"
+    raise DataError(f"{place / name}: is missing ({looked}); it is part of {SOURCE}")
+
+
+@contextmanager
+def _published() -> Iterator[None]:
+    """Adds to a fault in a file where another one is to be had."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; get it again: {SOURCE}") from error
 
 
 def _sha256(path: Path) -> bytes:

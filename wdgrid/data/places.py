@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 Tell = Callable[[str, int, int], None]  # what is being done, how much of it is, of how much
@@ -21,6 +22,18 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def tidied(folder: Path) -> Iterator[None]:
+    """Afterwards `folder` and those above it are gone again, as far as they were not there before and hold nothing."""
+    fresh = list(takewhile(lambda place: not os.path.lexists(place), (folder, *folder.parents)))
+    try:
+        yield
+    finally:
+        for place in fresh:
+            with suppress(OSError):  # it holds something, or was never made
+                place.rmdir()
 
 
 def silent(what: str, done: int, of: int) -> None:
