@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from searching import STUDY, begin, searched, share, surface
 from stored import fill
-from synthetic_tables import make_study
+from synthetic_tables import make_study, make_table
 
 from wdgrid.cli.common import stored
 from wdgrid.coarse import coarse_name, coarse_study, full_places
 from wdgrid.planned import plan
 from wdgrid.report import analyse_table, write_report
-from wdgrid.report.grids import search_words
+from wdgrid.report.figures import heatmaps, save_heatmaps
+from wdgrid.report.grids import panel_title, search_words
 from wdgrid.schedule import normalization
 from wdgrid.search import coarse_pass, time_share
 from wdgrid.store import Store
@@ -120,7 +121,12 @@ def test_a_coarse_pass_is_found_beside_its_study():
 
 
 @pytest.mark.slow
-def test_the_report_tells_what_was_trained_and_what_it_cannot_tell(store, tmp_path):
+def test_the_report_tells_what_was_trained_and_what_it_cannot_tell(store, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "wdgrid.report.figures.save_heatmaps",
+        lambda figure, *rest: titles.append([ax.get_title() for ax in figure.axes]) or save_heatmaps(figure, *rest),
+    )
     begin(store, STUDY)
     searched(store, STUDY)
     small = coarse_study(STUDY)
@@ -130,6 +136,7 @@ def test_the_report_tells_what_was_trained_and_what_it_cannot_tell(store, tmp_pa
     assert f"{len(tables[1])} cells at 2 epochs" in words and f"{trained} of {len(tables[0])} cells in full" in words
     assert f"{100 * share(store, STUDY):.1f} % of the whole grid's cells × epochs" in words
     written = write_report(STUDY, "s", tables[0], store.curves("s"), {}, tmp_path / "r", coarse=(small, tables[1]))
+    assert titles[0] == titles[1] and titles[0][:2] == ["SGD", "AdamW"]
     names = {path.name for path in written.paths}
     assert names == {p.name for p in (tmp_path / "r").iterdir()} and {"coarse.png", "coarse.svg"} < names
     page = html.unescape((tmp_path / "r/report.html").read_text(encoding="utf-8"))
@@ -137,6 +144,16 @@ def test_the_report_tells_what_was_trained_and_what_it_cannot_tell(store, tmp_pa
     assert all(found.verdict == "can't tell" and found.kappa is None for found in written.numbers.values())
     fill(store, "s", STUDY, surface(STUDY))
     assert "before all" in search_words(STUDY, store.table("s"), small, tables[1])
+
+
+def test_panels_of_a_coarse_pass_are_headed_as_in_the_whole_study():
+    panels = [*STUDY.panels, {"optimizer": "adam", "name": "mine"}]
+    study = make_study(panels=panels, axes=STUDY.axes)
+    figure = heatmaps(coarse_study(study), "s@coarse", make_table(coarse_study(study)), whole=study)
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["SGD", "AdamW", "mine"]
+    budgets = make_study(panels=[{"optimizer": "sgd", "epochs": 4}, {"optimizer": "sgd", "epochs": 40}])
+    small = coarse_study(budgets)
+    assert [panel_title(small, name, budgets) for name in small.panel_names()] == ["SGD, 1 epoch", "SGD, 10 epochs"]
 
 
 def test_cells_chosen_for_being_good_never_make_a_verdict(store):

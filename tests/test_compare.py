@@ -8,6 +8,7 @@ from stored import make_store
 from synthetic_tables import error_of, make_study, make_table
 
 from wdgrid.analysis.compare import Side, common, compare, pairs
+from wdgrid.analysis.picked import Certainty
 from wdgrid.analysis.separability import analyse
 from wdgrid.analysis.surface import Surface, paper_surfaces, surfaces
 from wdgrid.cli import main
@@ -44,6 +45,14 @@ def test_a_panel_against_itself_is_the_same(paper):
     assert found.difference_interval[0] < 0 < found.difference_interval[1]
     assert found.rank_correlation == pytest.approx(1) and found.circles_shared == 10
     assert compare(paper["SGD"], paper["SGD"]) == found  # the same intervals again
+
+
+@pytest.mark.parametrize("n", [1, 10, 897])
+def test_the_interval_of_one_seed_holds_its_error(n):
+    for wrong in {0, 1, n // 2, n}:
+        found = Certainty("binomial", 100 * wrong / n, 0.0, n)
+        low, high = found.interval
+        assert low <= found.mean <= high and (low == 0, high == 100) == (wrong == 0, wrong == n)
 
 
 def noisy(seeds, shift, rng):

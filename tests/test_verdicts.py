@@ -14,6 +14,7 @@ from known_surfaces import DECAY, LR, alone, bowl, labelled, surface
 from wdgrid.analysis.best_axes import best_axes
 from wdgrid.analysis.separability import LIMITS, analyse
 from wdgrid.analysis.surface import Surface, paper_surfaces
+from wdgrid.analysis.verdict import judge
 
 
 def test_the_papers_verdicts_and_their_sentences():
@@ -108,9 +109,13 @@ def test_a_cap_given_by_hand_below_the_best_error_is_no_crash():
 def test_axes_other_than_rate_and_decay():
     other = replace(surface(bowl(-1)), row_name="momentum", col_name="eps")
     result = analyse({"p": other})["p"]
-    assert "halve the momentum, double the eps" in result.sentence
+    assert "halve the momentum, double ε" in result.sentence
     axes = best_axes(result)
-    assert axes is not None and "the product of eps and momentum" in axes.sentence
+    assert axes is not None and "the product of ε and the momentum" in axes.sentence
+    tuned = {"kappa": -2.8, "regret_decay": 1.0}
+    verdict, sentence = judge(tuned, {"kappa": (-3.0, -2.6)}, 5, ("lr", "eps"), 10.0)
+    assert verdict == "coupled" and sentence.startswith("coupled: halve the rate, multiply ε by 7.0 (")
+    assert sentence.endswith("; an ε tuned at a wrong rate costs 1.00 points")
     transposed = Surface(
         "p", "weight_decay", "lr", DECAY, LR, other.col_labels, other.row_labels, bowl(-1).T[..., None]
     )

@@ -7,7 +7,7 @@ Knows the numbers of one panel and what the parametrisations are called. On the 
 from dataclasses import dataclass
 
 from wdgrid.analysis.separability import Separability
-from wdgrid.analysis.words import Interval, number
+from wdgrid.analysis.words import HYPERPARAMETERS, Interval, number, the
 
 NEAR = 0.25
 
@@ -33,7 +33,7 @@ def best_axes(panel: Separability, optimizer: str | None = None) -> BestAxes | N
     interval = -high, -low
     whole = next((n for n in (1, -1) if _holds(n, power, interval)), None)
     usual = (panel.row_name, panel.col_name) == ("lr", "weight_decay")
-    row, col = ("the rate", "the decay") if usual else (panel.row_name, panel.col_name)
+    row, col = (the(HYPERPARAMETERS.get(name, name)) for name in (panel.row_name, panel.col_name))
     found = f"p = {number(power)}, 90 % interval {number(interval[0])} to {number(interval[1])}: "
     if whole is None:
         return BestAxes(

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from wdgrid.analysis.measures import best_cells
-from wdgrid.analysis.words import HYPERPARAMETERS
+from wdgrid.analysis.words import HYPERPARAMETERS, a
 from wdgrid.axes import exact_label, label, parse_multiple
 
 Edge = Literal["lowest", "highest"]
@@ -93,7 +93,7 @@ def boundaries(
             add = _beyond(labels, (multiples or {}).get(name, ()), values, name, edge)
             word = HYPERPARAMETERS.get(name, name)
             what = "the best cell lies" if holds_best else f"{held} of the {int(top.sum())} best cells lie"
-            beyond = f"try a small positive {word}" if values[index] == 0 else f"try a {word} beyond it"
+            beyond = f"try a small positive {word}" if values[index] == 0 else f"try {a(word)} beyond it"
             advice = f"add {word} {', '.join(add)}" if add else beyond
             where = f"at {word} 0" if values[index] == 0 else f"on the {edge} {word} ({labels[index]})"
             found.append(Boundary(name, edge, labels[index], add, f"{what} {where}", advice))

@@ -9,7 +9,7 @@ decay by more, or less, than √2.
 from collections.abc import Mapping
 from typing import Literal
 
-from wdgrid.analysis.words import HYPERPARAMETERS, Interval, number
+from wdgrid.analysis.words import HYPERPARAMETERS, Interval, a, number, the
 
 Verdict = Literal["coupled", "separable", "can't tell"]
 
@@ -43,14 +43,14 @@ def judge(
         )
     span = f"κ = {number(kappa)}, 90 % interval {number(within[0])} to {number(within[1])}"
     if within[0] > SLANTED or within[1] < -SLANTED:
-        price = "" if cost is None else f"; a {col} tuned at a wrong {row} costs {number(cost)} points"
+        price = "" if cost is None else f"; {a(col)} tuned at a wrong {row} costs {number(cost)} points"
         return "coupled", f"coupled: {_move(kappa, row, col)} ({span}){price}"
     if within[0] > -SLANTED and within[1] < SLANTED:
         if cost is None:
             return "can't tell", f"can't tell: the valley is upright ({span}), but no other {row} was finished"
         if cost > DEAR_SHARE * room:
             return "can't tell", (
-                f"can't tell: the valley is upright ({span}), yet a {col} tuned at a wrong {row} costs "
+                f"can't tell: the valley is upright ({span}), yet {a(col)} tuned at a wrong {row} costs "
                 f"{number(cost)} points"
             )
         return "separable", f"separable: tune each alone: costs {number(cost)} points ({span})"
@@ -61,5 +61,5 @@ def _move(kappa: float, row: str, col: str) -> str:
     """`halve the rate, double the decay`, or the factor that a slope far from ±1 asks for."""
     factor = 2.0 ** abs(kappa)
     if 1.75 <= factor <= 2.3:
-        return f"halve the {row}, {'double' if kappa < 0 else 'halve'} the {col}"
-    return f"halve the {row}, {'multiply' if kappa < 0 else 'divide'} the {col} by {factor:.1f}"
+        return f"halve {the(row)}, {'double' if kappa < 0 else 'halve'} {the(col)}"
+    return f"halve {the(row)}, {'multiply' if kappa < 0 else 'divide'} {the(col)} by {factor:.1f}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from wdgrid.cells import Divergence
 
-HYPERPARAMETERS = {"lr": "rate", "weight_decay": "decay"}
+HYPERPARAMETERS = {"lr": "rate", "weight_decay": "decay", "eps": "ε", "beta1": "β1", "beta2": "β2"}
 # In the fewest words, the worst first.
 DIVERGENCES: dict[Divergence, str] = {
     "non-finite": "non-finite",
@@ -15,6 +15,16 @@ DIVERGENCES: dict[Divergence, str] = {
 }
 
 Interval = tuple[float, float]
+
+
+def a(word: str) -> str:
+    """A hyperparameter's word with its article: `a rate`, `an ε`."""
+    return f"an {word}" if word == "ε" else f"a {word}"
+
+
+def the(word: str) -> str:
+    """The same: `the rate`; a symbol, `ε`, has none."""
+    return f"the {word}" if word.isascii() else word
 
 
 def number(value: float | None, digits: int = 2) -> str:

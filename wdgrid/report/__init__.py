@@ -67,7 +67,7 @@ def write_report(
         pictures = save_heatmaps(figure, fresh)
         coarse_pictures = []
         if coarse:
-            drawn = heatmaps(coarse[0], coarse_name(name), coarse[1], style=style, device=device)
+            drawn = heatmaps(coarse[0], coarse_name(name), coarse[1], style=style, device=device, whole=study)
             coarse_pictures = save_heatmaps(drawn, fresh, "coarse")
         export(table, "csv", fresh / "trials.csv")
         shown = (notes[0], coarse_pictures[0]) if coarse else None

@@ -44,12 +44,14 @@ def heatmaps(
     style: Style = "cells",
     device: str = "",
     notes: Sequence[str] = (),
+    whole: Study | None = None,
 ) -> Figure:
     """One heatmap per panel: circles around the best cells, marks on those that went wrong, one colourbar for all.
 
     `cells` shows each cell as it is, on a colour-blind-safe scale; `paper` is jet with interpolated shading.
+    `whole` is the study whose coarse pass this one is.
     """
-    panels = grids(study, table)
+    panels = grids(study, table, whole)
     limits = error_range(study, panels)
     columns = panel_columns(len(panels))
     rows = -(-len(panels) // columns)

@@ -92,14 +92,20 @@ class Grid:
         return self.seeds_done == 0
 
 
-def grids(study: Study, table: pd.DataFrame) -> list[Grid]:
-    """One grid per panel, in the study's order; cells the table does not have count as not trained."""
+def grids(study: Study, table: pd.DataFrame, whole: Study | None = None) -> list[Grid]:
+    """One grid per panel, in the study's order; cells the table does not have count as not trained.
+
+    `whole` is the study whose coarse pass this one is: panels are headed as there.
+    """
     complete = table.loc[table["state"] == "complete"]
     picked_on = selection_error(table)
-    return [_grid(study, name, complete.loc[complete["panel"] == name], picked_on) for name in study.panel_names()]
+    return [
+        _grid(study, name, complete.loc[complete["panel"] == name], picked_on, panel_title(study, name, whole))
+        for name in study.panel_names()
+    ]
 
 
-def _grid(study: Study, name: str, cells: pd.DataFrame, picked_on: str) -> Grid:
+def _grid(study: Study, name: str, cells: pd.DataFrame, picked_on: str, title: str) -> Grid:
     panel = study.panel_names()[name]
     rows = sorted(study.axes[study.row].values, reverse=True)  # type: ignore[index]
     cols = sorted(study.axes[study.column].values)  # type: ignore[index]
@@ -120,7 +126,7 @@ def _grid(study: Study, name: str, cells: pd.DataFrame, picked_on: str) -> Grid:
     tested = np.where(diverged > 0, np.inf, arranged(finite, "test_error", "mean", np.nan))
     return Grid(
         panel=name,
-        title=panel_title(study, name),
+        title=title,
         decay_form=DECAY_FORMS[panel.optimizer],
         row_title=axis_title(study.row, row_unit, panel.optimizer, study.normalized(panel)),
         col_title=axis_title(study.column, col_unit, panel.optimizer, study.normalized(panel)),
@@ -206,11 +212,14 @@ def axis_title(axis: str, unit: float, optimizer: str, normalized: bool) -> str:
     return words if bare else f"{words} (× {unit:g})"
 
 
-def panel_title(study: Study, name: str) -> str:
-    """A panel's heading: its own name if the study gives one, else the optimizer and whatever differs beside it."""
+def panel_title(study: Study, name: str, whole: Study | None = None) -> str:
+    """A panel's heading: its own name if the study gives one, else the optimizer and whatever differs beside it.
+
+    A coarse pass names all its panels; what the `whole` study gave counts there.
+    """
     panel = study.panel_names()[name]
-    if panel.name is not None:
-        return panel.name
+    if (own := (whole or study).panel_names().get(name, panel).name) is not None:
+        return own
     words = [OPTIMIZERS[panel.optimizer]]
     if len({p.schedule.kind for p in study.panels}) > 1:
         words.append(panel.schedule.kind)

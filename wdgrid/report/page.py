@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SCRIPTS = ("cells.js", "map.js", "plots.js")
 LIBRARIES = ("torch", "timm", "composer", "optax", "keras", "pytorch_optimizer")
 INTERVALS = {"seeds": "seeds", "residual": "the residuals of one seed; more seeds would tell more"}
-LONG_WORDS = {"lr": "learning rate", "weight_decay": "weight decay"}
+LONG_WORDS = {**HYPERPARAMETERS, "lr": "learning rate", "weight_decay": "weight decay"}
 # No address is allowed at all: what is not in the file does not exist for the page.
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
