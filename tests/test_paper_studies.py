@@ -1,6 +1,7 @@
 """What the study files that ship with wdgrid hold: that it is the paper's, and what it costs."""
 
 import itertools
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def test_the_restarts_are_the_papers():
     for panel in study.panels:
         ends = list(itertools.accumulate(periods(panel.schedule, study.panel_epochs(panel))))
         assert ends == ([100, 300, 700, 1500] if panel.schedule.kind == "restarts" else [1500])
+
+
+def test_the_restarts_other_half_is_the_headers_command():
+    text = FILES["restarts"].read_text(encoding="utf-8")
+    study = load_study(FILES["restarts"], re.findall(r"--set ([\w.]+=\w+)", text))
+    assert study.task.dataset == "imagenet32" and study.task.dataset_args["root"] == "FOLDER"
+    for panel in study.panels:
+        ends = list(itertools.accumulate(periods(panel.schedule, study.panel_epochs(panel))))
+        assert ends == ([10, 30, 70, 150] if panel.schedule.kind == "restarts" else [150])
 
 
 def test_the_tables_flops_are_torchs():
