@@ -190,7 +190,9 @@ def test_the_printed_equation_2_is_another_penalty(scales, lam, alpha, seed):
 
 
 def defined(path):
-    """Functions, classes and their methods (Class.method), and constants of a Python file."""
+    """Functions of a C file; functions, classes and their methods (Class.method), and constants of a Python file."""
+    if path.suffix == ".c":
+        return set(re.findall(r"^\w[\w *]*?(\w+)\([^;{}]*\) \{", path.read_text("utf-8"), re.MULTILINE))
     names = set()
     for node in ast.parse(path.read_text("utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -205,8 +207,8 @@ def defined(path):
 
 
 def test_every_place_that_the_theory_names_exists():
-    named = re.findall(r"`([\w/]+\.py)(?::([\w.]+))?`", (ROOT / "docs" / "theory.md").read_text("utf-8"))
-    assert len(named) > 30
+    named = re.findall(r"`([\w/]+\.(?:py|c))(?::([\w.]+))?`", (ROOT / "docs" / "theory.md").read_text("utf-8"))
+    assert len(named) > 30 and {Path(p).suffix for p, _ in named} == {".py", ".c"}
     missing = [f"{p}:{name}" for p, name in named if name not in defined(ROOT / p) | {""}]
     assert missing == []
 

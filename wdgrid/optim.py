@@ -92,7 +92,7 @@ def _adam(g: Tensor, state: State, beta1: Tensor, beta2: Tensor, eps: Tensor, t:
 def _kalman(g: Tensor, state: State, beta2: Tensor, eps: Tensor, eta: float) -> tuple[Tensor, State]:
     """Section 3, after Aitchison (arXiv 1807.07540): a Kalman filter for each weight; the direction is s_t g_t/ε.
 
-    The state s is the posterior variance as a share of the prior's, α²/κ with κ = 1 − β2:
+    The state s is the posterior variance as a share of the prior's, α²/κ with κ = 1 − β2 (not a valley's slope):
 
         θ⁻  = (1 − η_t λ) θ_{t-1} ;  s⁻ = s_{t-1} + κ η_t² (1 − s_{t-1})     state transition
         1/s_t = 1/s⁻ + κ (η_t g_t/ε)²                                        observation, its precision the squared g_t
