@@ -89,12 +89,10 @@ def doctor(as_json: AsJson = False) -> None:
     """Look at this machine: device, cores, versions, memory, matrix speed, storage, and what to beware of."""
     from importlib.metadata import version
 
-    import torch
-
     from wdgrid.engine.compiler import compiler
     from wdgrid.engine.estimate import devices, gemm_rate
     from wdgrid.engine.memory import free
-    from wdgrid.engine.native import code
+    from wdgrid.engine.native import works
     from wdgrid.sweep import cores
 
     n = cores()
@@ -103,7 +101,7 @@ def doctor(as_json: AsJson = False) -> None:
         "versions": {name: version(name) for name in ("wdgrid", "torch", "optuna", "numpy", "pandas")},
         "cores": n,
         "gpus": devices(),
-        "c_compiler": " ".join(compiler()) if code(torch.float32) else None,
+        "c_compiler": " ".join(compiler()) if works() else None,
         "gemm_gflops_one_core": round(gemm_rate(1), 1),
         "gemm_gflops_all_cores": round(gemm_rate(n), 1),
         "memory_gib": round(free("cpu") / 2**30, 1),

@@ -40,6 +40,11 @@ def code(dtype: torch.dtype) -> ctypes.CDLL | None:
     return library(SOURCE, *FLAGS[dtype]) if dtype in FLAGS else None
 
 
+def works() -> bool:
+    """Whether native.c can be had on this machine."""
+    return code(torch.float32) is not None
+
+
 class _Layer(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("kind", "inputs", "outputs", "weight", "bias")),
