@@ -117,6 +117,7 @@ def doctor(as_json: AsJson = False) -> None:
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         elif isinstance(value, list):
             value = "; ".join(value) or "none"
+        value = "none" if value is None else value
         typer.echo(f"{key.replace('_', ' '):24} {value}")
 
 
