@@ -83,8 +83,8 @@ NETWORKS = {
         model_args="hidden = [64, 64, 64], batch_norm = true",
         contenders=("wdgrid", "wdgrid-torch", "loop", "two"),
     ),
-    "small-cnn": Network("small CNN, 8 channels at 8 × 8", "networks:small_cnn", "small_cnn", 48, 10),
-    "cnn": Network("CNN, 16–32 channels at 8 × 8", "networks:cnn", "cnn", 24, 5),
+    "small-cnn": Network("small CNN, 8 channels at 8 × 8", "networks:small_cnn", "small_cnn", 96, 20),
+    "cnn": Network("CNN, 16–32 channels at 8 × 8", "networks:cnn", "cnn", 48, 15),
     "resnet8": Network(
         "ResNet-8, width 16, 32 × 32 JPEG", "resnet", "ResNet8", 16, 6,
         model_args="depth = 8, width = 16", images=PHOTOS, style="usual",
