@@ -60,3 +60,8 @@ def figures(value: float | None) -> str:
 def divergences(counts: Mapping[Divergence, int]) -> str:
     """`1 non-finite, 13 stuck`: of how many cells training went wrong, by class; empty where of none."""
     return ", ".join(f"{counts[kind]} {words}" for kind, words in DIVERGENCES.items() if counts.get(kind))
+
+
+def multipliers(by_pattern: Mapping[str, float]) -> str:
+    """What decay is multiplied by for some parameters; empty where all decay alike."""
+    return ", ".join(f"{pattern} × {m:g}" for pattern, m in by_pattern.items())

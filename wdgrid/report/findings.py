@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wdgrid.analysis.conversion import convert
+from wdgrid.analysis.words import multipliers
 from wdgrid.report.flags import counts, sentence
 from wdgrid.schedule import periods
 
@@ -104,14 +105,9 @@ def _conversion(study: "Study", name: str, found: "Separability") -> str | None:
     return f"{target}: {same.line}" + (f" ({'; '.join(warnings)})" if warnings else "")
 
 
-def multiplier_words(study: "Study") -> str:
-    """What decay is multiplied by for some parameters; empty where all decay alike."""
-    return ", ".join(f"{pattern} × {m:g}" for pattern, m in study.task.decay_multipliers.items())
-
-
 def groups_warning(study: "Study") -> str:
     """What a line to paste leaves out where parameters do not decay alike."""
-    words = multiplier_words(study)
+    words = multipliers(study.task.decay_multipliers)
     return words and f"for parameter groups multiply the decay: {words}"
 
 

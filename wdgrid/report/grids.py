@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 
 from wdgrid.analysis.separability import error_cap
-from wdgrid.analysis.words import percent
+from wdgrid.analysis.words import multipliers, percent
 from wdgrid.axes import label, scale
 from wdgrid.cells import selection_error
-from wdgrid.report.findings import multiplier_words
 from wdgrid.report.flags import Flags, caption_words, flags_of
 from wdgrid.study import Study
 
@@ -239,7 +238,7 @@ def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -
     if any(norm):
         where = "" if all(norm) else ", where the axis says so"
         lines.append(f"Decay is normalized{where}: λ = λ_norm √(b / (B T)), b batch size, B training images, T epochs")
-    if words := multiplier_words(study):
+    if words := multipliers(study.task.decay_multipliers):
         lines.append(f"Decay is multiplied by parameter, the last pattern counts:  {words}")
     cells = sum(g.error.size for g in all_grids)
     diverged = sum(int(g.diverged.sum()) for g in all_grids)
