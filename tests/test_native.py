@@ -129,6 +129,11 @@ class Functional(nn.Module):
         return self.last(F.relu(self.first(torch.flatten(x, 1))))
 
 
+class Methods(Functional):
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)).relu())
+
+
 class Twice(Functional):
     def forward(self, x):
         return self.last(F.relu(self.first(torch.relu(F.pad(self.first(x), (0, 1))))))
@@ -156,6 +161,7 @@ def _frozen():
     ("module", "is_chain"),
     [
         (Functional(), True),
+        (Methods(), True),
         (nn.Sequential(nn.Linear(6, 3)), True),
         (Twice(), False),
         (Residual(), False),

@@ -63,12 +63,10 @@ def _layers(module: nn.Module, features: int) -> Chain | None:
 def _layer(node: fx.Node, trace: Trace) -> nn.Module | None:
     """A node as one of native.c's layers, or as Identity where nothing is to be done; None for any other."""
     module = trace.modules.get(str(node.target)) if node.op == "call_module" else None
-    if node.op == "output" or (node.target is torch.flatten and node.args[1:] in ((1,), (1, -1))):
+    if node.op == "output" or trace.is_flatten(node) or type(module) is nn.Identity:
         return nn.Identity()
     if trace.is_relu(node):
         return nn.ReLU()
-    if type(module) is nn.Identity or (type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)):
-        return nn.Identity()
     if module is None or not all(parameter.requires_grad for parameter in module.parameters()):
         return None
     if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:

@@ -47,6 +47,14 @@ class Trace:
             return type(self.modules[str(node.target)]) is nn.ReLU
         return node.target in (F.relu, torch.relu, "relu") and len(node.args) == 1
 
+    def is_flatten(self, node: fx.Node) -> bool:
+        """Whether a node lays all of an image's features side by side: a layer, a function or a method."""
+        if node.op == "call_module":
+            module = self.modules[str(node.target)]
+            return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
+        flattens = node.op in ("call_function", "call_method") and node.target in (torch.flatten, "flatten")
+        return flattens and node.args[1:] in ((1,), (1, -1)) and not node.kwargs
+
     def is_batch_norm(self, node: fx.Node) -> bool:
         """Whether a node is a batch norm."""
         return node.op == "call_module" and type(self.modules[str(node.target)]) in (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -60,6 +68,8 @@ def operation(node: fx.Node, trace: Trace) -> Operation:
     """What one node of the trace becomes."""
     if trace.is_relu(node) and trace.fuses(node.all_input_nodes[0]):
         return lambda run, x: x
+    if trace.is_flatten(node):
+        return _flatten
     if node.op == "call_module":
         return _layer(node, trace)
     if node.op == "call_function":
@@ -72,12 +82,8 @@ def operation(node: fx.Node, trace: Trace) -> Operation:
             return concatenation
         if node.target in DROPOUT:
             return dropout(**_dropout_arguments(node))
-        if node.target is torch.flatten and node.args[1:] in ((1,), (1, -1)) and not node.kwargs:
-            return _flatten
     if node.op == "call_method" and node.target == "relu":
         return _elementwise(F.relu)
-    if node.op == "call_method" and node.target == "flatten" and node.args[1:] in ((1,), (1, -1)):
-        return _flatten
     raise UnknownLayerError(f"{node.op} {node.target}")
 
 
@@ -101,8 +107,6 @@ def _layer(node: fx.Node, trace: Trace) -> Operation:
         return local_response_norm(module)
     if kind is Shake:
         return shake(module)  # type: ignore[arg-type]
-    if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-        return _flatten
     raise UnknownLayerError(f"{kind.__name__} ({name})")
 
 
