@@ -184,8 +184,7 @@ class Sweep:
             budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}
             self.pace = Pace(chunk_epochs(self.pending, budgets, self.size), self.wanted)
             self.began = time.monotonic()
-        begun = "complete" in set(self.store.table(self.name)["state"])
-        earlier = self.store.attrs(self.name).get("environment", {}) if begun else {}
+        earlier = self.store.attrs(self.name).get("environment", {}) if self.store.begun(self.name) else {}
         if changes := rounding.changes(earlier, ready.environment):
             self._tell(crew, note=f"from here on cells are rounded otherwise, which training amplifies: {changes}")
         self._remember(**ready.environment | rounding.of_both(earlier, ready.environment), workers=self.wanted)
