@@ -22,8 +22,8 @@ METHODS = (*PLANNING, *QUEUE, *READING)
 
 def per_trial(folder: Path, cells: int, repeats: int) -> dict[str, float]:
     """Milliseconds a trial for create, claim and finish on a fresh SQLite file each time: the median of `repeats`."""
-    from wdgrid.cells import Cell, Curve, Outcome
     from wdgrid.store import Store, owner_name
+    from wdgrid.study import Cell, Curve, Outcome
 
     grid = [(2.0 ** -(i // 22), i % 22 / 1024) for i in range(cells)]
     planned = [Cell("sgd", 0, {"lr": a, "weight_decay": w, "momentum": 0.9}, (str(a), str(w))) for a, w in grid]

@@ -119,7 +119,7 @@ class Work:
 
     def write(self, folder: Path, device: str = "cpu") -> tuple[Path, Path]:
         """The study file and the peers' JSON, with the very numbers that wdgrid reads from its file; JPEG files."""
-        from wdgrid.studyfile import load_study
+        from wdgrid.study import load_study
 
         images, root = self.network.images, folder / "images"
         if images.jpeg:

@@ -6,7 +6,8 @@ import time
 
 import pytest
 import torch
-from zoo import make
+
+from helpers.zoo import make
 
 POSTGRES = os.environ.get("WDGRID_TEST_POSTGRES")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from wdgrid.analysis.measures import best_cells
 from wdgrid.analysis.words import HYPERPARAMETERS, a
-from wdgrid.axes import exact_label, label, parse_multiple
+from wdgrid.study.axes import exact_label, label, parse_multiple
 
 Edge = Literal["lowest", "highest"]
 BELOW_ONE = {"momentum", "beta1", "beta2"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wdgrid.analysis.bootstrap import mean_over_seeds
-from wdgrid.analysis.picked import CertaintyKind, pick
+from wdgrid.analysis.selection import CertaintyKind, pick
 from wdgrid.analysis.separability import Separability
 from wdgrid.analysis.surface import Surface
 from wdgrid.analysis.words import Interval

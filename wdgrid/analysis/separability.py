@@ -15,7 +15,7 @@ import numpy as np
 from wdgrid.analysis import measures
 from wdgrid.analysis.bootstrap import IntervalKind, Noise, interval, mean_over_seeds, noise_of
 from wdgrid.analysis.boundary import Boundary, boundaries
-from wdgrid.analysis.picked import CertaintyKind, pick
+from wdgrid.analysis.selection import CertaintyKind, pick
 from wdgrid.analysis.surface import Surface
 from wdgrid.analysis.verdict import Verdict, judge
 from wdgrid.analysis.words import HYPERPARAMETERS, Interval, number, percent

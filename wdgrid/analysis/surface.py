@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wdgrid.axes import parse_multiple, scale
-from wdgrid.cells import selection_error
+from wdgrid.study.axes import parse_multiple, scale
+from wdgrid.study.cells import selection_error
 
 PAPER_FIGURES = Path(__file__).with_name("paper_figures.csv")
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from wdgrid.cells import Divergence
+from wdgrid.study.cells import Divergence
 
 HYPERPARAMETERS = {"lr": "rate", "weight_decay": "decay", "eps": "ε", "beta1": "β1", "beta2": "β2"}
 # In the fewest words, the worst first.

@@ -73,7 +73,7 @@ def study_name(study: str) -> str:
 
 def stored(study: str, storage: str | None) -> tuple[str, str]:
     """Name and storage URL of what a user calls a stored study: its name or its file."""
-    from wdgrid.coarse import SUFFIX
+    from wdgrid.study.coarse import SUFFIX
 
     name = study_name(study)
     database = name.removesuffix(SUFFIX)  # a coarse pass is kept beside its study

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from wdgrid.analysis.conversion import ALIASES, OPTIMIZERS, TARGETS, Conversion
-from wdgrid.analysis.conversion import convert as convert_one
 from wdgrid.cli.common import AsJson, UsageError, print_json, say
+from wdgrid.optim.conversion import ALIASES, OPTIMIZERS, TARGETS, Conversion
+from wdgrid.optim.conversion import convert as convert_one
 
 SCHEDULES = ("constant", "step", "cosine", "restarts")
 

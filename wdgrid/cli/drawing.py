@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from wdgrid.cli.again import SweepCommand, alarm_lines, left_out
 from wdgrid.cli.common import print_summary, say, stored_study
+from wdgrid.cli.resume_command import SweepCommand, alarm_lines, left_out
 
 
 def redraw(store: Any, name: str, out: Path, style: Literal["cells", "paper"]) -> Any:
     """Writes a stored study's report into `out`/name."""
-    from wdgrid.coarse import coarse_name
     from wdgrid.report import write_report
+    from wdgrid.study.coarse import coarse_name
 
     study, attrs, coarse = stored_study(store, name), store.attrs(name), None
     attrs["environment"] = {**attrs.get("environment", {}), "storage": store.url}

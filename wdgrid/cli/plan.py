@@ -21,13 +21,13 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a study will cost: cells, steps, FLOPs, memory and time, from a few measured steps; trains nothing."""
+    from wdgrid.cli.progress import show_preparing
     from wdgrid.engine import Job, Workbench, chunk_size, one_thread
     from wdgrid.engine.estimate import cost
-    from wdgrid.pace import even_chunk, seconds
-    from wdgrid.progress import show_preparing
-    from wdgrid.shipped import study_path
-    from wdgrid.studyfile import load_study
-    from wdgrid.sweep import cores
+    from wdgrid.study import load_study
+    from wdgrid.study.bundled import study_path
+    from wdgrid.sweep.eta import even_chunk, seconds
+    from wdgrid.sweep.run import cores
 
     path = study_path(study_word)
     study = load_study(path, override or [])
@@ -89,11 +89,11 @@ def doctor(as_json: AsJson = False) -> None:
     """Look at this machine: device, cores, versions, memory, matrix speed, storage, and what to beware of."""
     from importlib.metadata import version
 
-    from wdgrid.engine.compiler import compiler
     from wdgrid.engine.estimate import devices, gemm_rate
     from wdgrid.engine.memory import free
-    from wdgrid.engine.native import works
-    from wdgrid.sweep import cores
+    from wdgrid.engine.native.backend import works
+    from wdgrid.engine.native.compiler import compiler
+    from wdgrid.sweep.run import cores
 
     n = cores()
     here = Path("studies") if Path("studies").is_dir() else Path()

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from wdgrid.cli.again import alarm_lines, left_out, sweep_of
 from wdgrid.cli.common import (
     AsJson,
     Out,
@@ -23,6 +22,7 @@ from wdgrid.cli.common import (
     stored_study,
 )
 from wdgrid.cli.drawing import draw, redraw, tell_report
+from wdgrid.cli.resume_command import alarm_lines, left_out, sweep_of
 from wdgrid.cli.watch import watch as watch_store
 
 
@@ -122,7 +122,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File to write; stdout if not given.", metavar="FILE")] = None,
 ) -> None:
     """Export a study's trials as one tidy table, a row a trial."""
-    from wdgrid.export import export as write
+    from wdgrid.report.export import export as write
 
     name, url = stored(study, storage)
     with open_store(url) as store:

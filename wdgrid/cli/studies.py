@@ -11,8 +11,8 @@ from wdgrid.cli.common import AsJson, UsageError, print_json, say
 
 def studies(as_json: AsJson = False) -> None:
     """List the studies that ship with wdgrid, with their expected cost: cells, epochs, images, model PFLOP."""
-    from wdgrid.shipped import cost, folder, names
-    from wdgrid.studyfile import load_study
+    from wdgrid.study import load_study
+    from wdgrid.study.bundled import cost, folder, names
 
     loaded = {name: load_study(folder() / f"{name}.toml") for name in names()}
     if as_json:
@@ -36,7 +36,7 @@ def fields(
     ] = None,
 ) -> None:
     """List every field of a study file: allowed, default, meaning."""
-    from wdgrid.fields import about, page
+    from wdgrid.study.field_reference import about, page
 
     try:
         text = page() if word is None else about(word)

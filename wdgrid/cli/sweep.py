@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from wdgrid.cli.again import SweepCommand
 from wdgrid.cli.common import (
     AsJson,
     Out,
@@ -23,6 +22,7 @@ from wdgrid.cli.common import (
     storage_url,
 )
 from wdgrid.cli.drawing import draw
+from wdgrid.cli.resume_command import SweepCommand
 
 WORTH = 0.4  # a search that takes more of the whole grid's time than that says so
 
@@ -59,11 +59,12 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Train what a study has not trained yet, then draw its report. Give the same command again to go on."""
-    from wdgrid.planned import agree, plan
-    from wdgrid.search import coarse_pass
-    from wdgrid.shipped import study_path
-    from wdgrid.studyfile import StudyFileError, load_study
-    from wdgrid.sweep import UsersFaultError
+    from wdgrid.study import load_study
+    from wdgrid.study.bundled import study_path
+    from wdgrid.study.file import StudyFileError
+    from wdgrid.sweep.reconcile import agree, plan
+    from wdgrid.sweep.run import UsersFaultError
+    from wdgrid.sweep.search import coarse_pass
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]
     path = study_path(study_word)
@@ -112,9 +113,9 @@ class _Run:
 
     def search(self, name: str, study: Any, small: Any) -> None:
         """Trains the coarse pass of a planned study, then what that leads to."""
-        from wdgrid.coarse import coarse_name
-        from wdgrid.planned import plan
-        from wdgrid.search import rounds, time_share
+        from wdgrid.study.coarse import coarse_name
+        from wdgrid.sweep.reconcile import plan
+        from wdgrid.sweep.search import rounds, time_share
 
         small_name = coarse_name(name)
         definition = self.store.definition(small_name)
@@ -136,8 +137,8 @@ class _Run:
             say(f"{name}: another process is at {elsewhere} cells; when it is done, go on:\n  {self.again}", self.quiet)
 
     def _train(self, name: str, study: Any, only: Any = None) -> None:
-        from wdgrid.progress import show as show_progress
-        from wdgrid.sweep import Sweep, cores
+        from wdgrid.cli.progress import show as show_progress
+        from wdgrid.sweep.run import Sweep, cores
 
         missing = sum(self.store.pending(name, only).values())
         if not missing:

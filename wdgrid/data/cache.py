@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wdgrid.data.augment import moments
-from wdgrid.data.places import DataError, tidied
+from wdgrid.data.locations import DataError, tidied
 
 FORMAT = "2"
 TYPES = {"I64": np.int64, "F64": np.float64, "U8": np.uint8}

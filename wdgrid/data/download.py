@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from wdgrid.data.places import DataError, Tell, tidied
+from wdgrid.data.locations import DataError, Tell, tidied
 
 TIMEOUT_S = 30
 BLOCK = 1024**2

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wdgrid import models
 from wdgrid.engine import memory
-from wdgrid.engine.kernels import LANES
+from wdgrid.engine.fused.kernels import LANES
 from wdgrid.engine.loop import EVALUATION_BATCH, Workbench
 
 # Bytes that a layer's activations of all K cells may take. Measured on a core with 2 MiB of L2 cache: an MLP is at its

@@ -26,7 +26,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wdgrid.cells import Curve, Divergence
+from wdgrid.study import Curve
+from wdgrid.study.cells import Divergence
 
 WINDOW = 10  # losses
 SPIKE, SPIKE_BY = 3.0, 0.1  # times quiet, and H more than quiet

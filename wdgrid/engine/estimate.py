@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wdgrid import data as datasets
 from wdgrid import models
-from wdgrid.cells import Cell
 from wdgrid.engine.loop import EVALUATION_BATCH, Chunk, Job, Workbench
+from wdgrid.study import Cell
 
 REPEATS, ENOUGH_S = 10, 3.0
 

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from wdgrid import data as datasets
 from wdgrid import models
-from wdgrid.cells import Cell, Curve, Outcome
 from wdgrid.data import Dataset
 from wdgrid.engine import divergence
-from wdgrid.engine.chain import chain, computed
 from wdgrid.engine.checkpoint import Checkpoint, State
-from wdgrid.engine.fuse import FusedNetwork, Kind
-from wdgrid.engine.graph import Graphs
-from wdgrid.engine.native import Chain, Native, code
-from wdgrid.engine.resident import Resident
+from wdgrid.engine.cuda.graph import Graphs
+from wdgrid.engine.cuda.resident import Resident
+from wdgrid.engine.fused.network import FusedNetwork, Kind
+from wdgrid.engine.native.backend import Chain, Native, code
+from wdgrid.engine.native.matcher import chain, computed
 from wdgrid.engine.steps import Stepwise
 from wdgrid.models.decay import multipliers, parts
-from wdgrid.optim import Rule
-from wdgrid.schedule import etas, normalization
-from wdgrid.sections import Schedule, Task
+from wdgrid.optim.fused import Rule
+from wdgrid.optim.schedule import etas, normalization
+from wdgrid.study import Cell, Curve, Outcome
+from wdgrid.study.sections import Schedule, Task
 
 EVALUATION_BATCH = 1024  # images; bounds the memory of a test pass
 Progress = Callable[[int], None]  # called with the epochs done

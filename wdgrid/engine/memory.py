@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wdgrid.engine.noise import generators, kept
+from wdgrid.engine.randomness import generators, kept
 
 STATE = 7  # numbers for each weight: itself, its gradient, two moments, and three while an update is computed
 

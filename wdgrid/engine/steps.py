@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from wdgrid import data as datasets
-from wdgrid.engine.fuse import FusedNetwork
-from wdgrid.engine.kernels import CrossEntropy, wrong
-from wdgrid.optim import Rule
+from wdgrid.engine.fused.kernels import CrossEntropy, wrong
+from wdgrid.engine.fused.network import FusedNetwork
+from wdgrid.optim.fused import Rule
 
 Minibatch = tuple[Tensor, Tensor]  # x [B, …] as the network sees it, classes y [B]
 

@@ -6,12 +6,12 @@ The engine trains K of them at once without the network's knowing; a user's own 
 import torch
 from torch import nn
 
-from wdgrid.loading import load_object
 from wdgrid.models.mlp import mlp
 from wdgrid.models.resnet import resnet
 from wdgrid.models.shake import shake_shake
 from wdgrid.models.tf_tutorial import tf_tutorial
-from wdgrid.sections import BUILT_IN_MODELS, Task
+from wdgrid.study.import_by_name import load_object
+from wdgrid.study.sections import BUILT_IN_MODELS, Task
 
 
 class ModelError(Exception):

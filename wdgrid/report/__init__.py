@@ -50,12 +50,12 @@ def write_report(
     `coarse` is the study and table of a coarse pass: coarse.png and coarse.svg, a section of the page.
     Each file is replaced whole: whoever reads meanwhile sees the old one or the new one, never half of one.
     """
-    from wdgrid.coarse import coarse_name
-    from wdgrid.export import export
+    from wdgrid.report.export import export
     from wdgrid.report.figures import heatmaps, save_heatmaps
     from wdgrid.report.findings import findings
     from wdgrid.report.grids import grids, search_words
     from wdgrid.report.page import write_page
+    from wdgrid.study.coarse import coarse_name
 
     environment = dict(attrs.get("environment", {}))
     numbers = analyse_table(study, table, attrs)

@@ -12,8 +12,8 @@ import numpy as np
 
 from wdgrid.analysis.compare import Comparison, Side, common
 from wdgrid.analysis.words import HYPERPARAMETERS, interval, number, percent, with_interval
-from wdgrid.axes import parse_multiple
 from wdgrid.report.summary import certainty_words
+from wdgrid.study.axes import parse_multiple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from wdgrid.axes import exact_label, parse_multiple
+from wdgrid.study.axes import exact_label, parse_multiple
 
 if TYPE_CHECKING:
     from wdgrid.analysis.boundary import Boundary

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from wdgrid.analysis.conversion import convert
 from wdgrid.analysis.words import multipliers
+from wdgrid.optim.conversion import convert
+from wdgrid.optim.schedule import periods
 from wdgrid.report.flags import counts, sentence
-from wdgrid.schedule import periods
 
 if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wdgrid.cells import Divergence
+from wdgrid.study.cells import Divergence
 
 # Classes with a finite error, the worst first; cells that diverged are marked as such.
 FLAGS: tuple[Divergence, ...] = ("late blow-up", "stuck at chance", "spike")

@@ -13,10 +13,10 @@ import pandas as pd
 
 from wdgrid.analysis.separability import error_cap
 from wdgrid.analysis.words import multipliers, percent
-from wdgrid.axes import label, scale
-from wdgrid.cells import selection_error
 from wdgrid.report.flags import Flags, caption_words, flags_of
 from wdgrid.study import Study
+from wdgrid.study.axes import label, scale
+from wdgrid.study.cells import selection_error
 
 OPTIMIZERS = {
     "sgd": "SGD",

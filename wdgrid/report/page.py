@@ -17,8 +17,8 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from wdgrid import __version__
-from wdgrid.analysis.conversion import convert
 from wdgrid.analysis.words import HYPERPARAMETERS, figures, interval, number, percent
+from wdgrid.optim.conversion import convert
 from wdgrid.report.findings import Finding, groups_warning
 from wdgrid.report.flags import FLAGS, MEANING, sentence
 from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words

@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
 from optuna.trial import TrialState
 
-from wdgrid.cells import Cell, Outcome
 from wdgrid.store.database import (
     cells,
     clock,
@@ -34,6 +33,7 @@ from wdgrid.store.database import (
     values,
 )
 from wdgrid.store.plan import need_panels
+from wdgrid.study import Cell, Outcome
 
 # What an Outcome leaves as user attributes of its trial, beside the curves.
 SCALARS = ("test_loss", "train_loss", "l2_term", "weight_norm", "diverged_at", "seconds")

@@ -14,7 +14,6 @@ from optuna.distributions import FloatDistribution, IntDistribution, distributio
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from wdgrid.cells import Cell
 from wdgrid.store.database import (
     StoreError,
     cells,
@@ -28,6 +27,7 @@ from wdgrid.store.database import (
     trial_attrs,
     trials,
 )
+from wdgrid.study import Cell
 
 PREFIX = "wdgrid:"
 # Attributes with a meaning of their own; all other `wdgrid:*` attributes are the caller's.

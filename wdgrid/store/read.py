@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
 from optuna.trial import TrialState
 
-from wdgrid.cells import TABLE_COLUMNS
 from wdgrid.store.database import cells, intermediates, params, trial_attrs, trials, values
 from wdgrid.store.leases import DIVERGENCE, LOSS_CURVES, SCALARS, TEST_ERROR, TEST_ERROR_CURVE, Only, among
 from wdgrid.store.plan import need_panels, panels_of
+from wdgrid.study.cells import TABLE_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,39 @@
+"""Cells, workbenches and outcomes for tests that train a chunk."""
+
+from dataclasses import asdict
+
+import pytest
+
+from wdgrid.engine import Workbench, train
+from wdgrid.study import Cell
+from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, Task
+
+VARIANTS = list(EXTRA_HYPERPARAMETERS)
+
+
+def cells_of(optimizer: str, rates: list[float], decays: list[float], seed: int = 3) -> list[Cell]:
+    extra = EXTRA_HYPERPARAMETERS[optimizer]
+    return [
+        Cell("panel", seed, {"lr": lr, "weight_decay": wd, **extra}, (str(lr), str(wd)))
+        for lr, wd in zip(rates, decays, strict=True)
+    ]
+
+
+def run(bench, job, cells, size):
+    return train(bench, job, cells, size, lambda done: None)
+
+
+def numbers(outcome):
+    """All of an outcome but its time, comparable to the bit (NaN equals NaN)."""
+    return repr({k: v for k, v in asdict(outcome).items() if k != "seconds"})
+
+
+def bench_of(form: str, **task) -> Workbench:
+    """A workbench whose perceptron is computed in this form."""
+    with pytest.MonkeyPatch.context() as patch:
+        if form == "stacked":
+            patch.setattr("wdgrid.engine.loop.chain", lambda *_: None)
+        bench = Workbench(Task(device="cpu", **task))
+        bench.network(0, 1)
+    assert bench.form == form
+    return bench

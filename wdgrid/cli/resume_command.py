@@ -1,0 +1,117 @@
+"""The sweep that made a study, as it is to be typed again: to go on with it, or to add what an alarm asks for."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wdgrid.cli.common import database_folder, storage_url, study_name
+
+KEY = "command"  # the attribute under which a study keeps it
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """The `wdgrid sweep` that made a study, or would go on with it; printed as it is to be typed."""
+
+    study: str  # a file or a name
+    overrides: tuple[str, ...] = ()
+    storage: str | None = None
+    name: str | None = None
+    coarse: bool = False
+
+    def __str__(self) -> str:
+        words = ["wdgrid", "sweep", self.study]
+        for option, value in (("--storage", self.storage), ("--name", self.name)):
+            words += [option, value] if value else []
+        for override in self.overrides:
+            words += ["--set", override]
+        words += ["--coarse"] if self.coarse else []
+        return shlex.join(words)
+
+    def with_axes(self, axes: dict[str, str]) -> "SweepCommand":
+        """The same with these axes' values, as TOML."""
+        fields = {f"axes.{axis}.values": text for axis, text in axes.items()}
+        kept = [given for given in self.overrides if given.partition("=")[0].strip() not in fields]
+        return replace(self, overrides=(*kept, *(f"{field}={text}" for field, text in fields.items())))
+
+    def attrs(self) -> dict[str, Any]:
+        """What a study keeps of it; no storage, which may hold a password and which a reader has found anyway."""
+        kept = {"study_file": self.study, "folder": str(Path.cwd()), "overrides": list(self.overrides)}
+        return {KEY: kept}
+
+
+def sweep_of(store: Any, name: str, url: str, study: str) -> SweepCommand:
+    """The sweep that made the study `name`, found in `store` at `url`, in words that work from this folder.
+
+    `study` is what a user calls it, which is what is printed where an older study kept nothing. A coarse pass was made
+    by its study's sweep.
+    """
+    from wdgrid.study.coarse import SUFFIX
+
+    coarse = name.endswith(SUFFIX)
+    name, study = name.removesuffix(SUFFIX), study.removesuffix(SUFFIX)
+    kept = store.attrs(name).get(KEY)
+    word = study if kept is None else _from_here(kept["study_file"], Path(kept["folder"]))
+    default = storage_url(None, database_folder(word, name), name)
+    storage = None if _place(url) == _place(default) else url
+    overrides = tuple(kept["overrides"]) if kept else ()
+    return SweepCommand(word, overrides, storage, name if name != study_name(word) else None, coarse)
+
+
+def _from_here(word: str, folder: Path) -> str:
+    """A file or a name typed in `folder`: as it was typed where it means the same here, else the file's whole path."""
+    if Path.cwd() == folder:
+        return word
+    places = [folder / word, folder / "studies" / f"{word}.toml"]
+    return next((str(place) for place in places if place.is_file()), word)
+
+
+def _place(url: str) -> str:
+    """A storage URL with SQLite's path made whole, so that two ways to write it are equal."""
+    path = url.removeprefix("sqlite:///")
+    return url if path == url else str(Path(path).resolve())
+
+
+def left_out(store: Any, name: str) -> int:
+    """How many cells a search left out, which a sweep of the whole grid trains; 0 where there was none."""
+    from wdgrid.study.coarse import coarse_name
+
+    return sum(store.pending(name).values()) if store.definition(coarse_name(name)) else 0
+
+
+def alarm_lines(numbers: Any, study: Any, command: SweepCommand, left_out: int = 0) -> list[str]:
+    """A line an alarm, then the one command that adds what all of them ask for; of a coarse pass, where to see that.
+
+    The command trains the cells that a search left out, too, and says so.
+    """
+    from wdgrid.report.extend import alarms, extended_axes
+    from wdgrid.study import load_study
+    from wdgrid.study.bundled import study_path
+    from wdgrid.study.file import StudyFileError, only_adds
+
+    if not (lines := [f"{panel}: {alarm.text}" for panel, alarm in alarms(numbers)]):
+        return []
+    if command.coarse:  # its axes are its study's, at another spacing and in another unit
+        place = ["--storage", command.storage] if command.storage else []
+        whole = shlex.join(["wdgrid", "show", command.name or command.study, *place])
+        where = [f"{panel}: {alarm.where}" for panel, alarm in alarms(numbers)]
+        return [*where, f"what to add to its study:\n  {whole}"]
+    try:  # an axis that was extended before by --set is not in the file: say all of it again
+        given = load_study(study_path(command.study), command.overrides)
+        grown = {axis for axis in study.axes if set(given.axes[axis].values) != set(study.axes[axis].values)}
+    except (StudyFileError, KeyError):
+        grown = set()
+    if not (axes := extended_axes(numbers, study, grown)):
+        return lines
+    longer = command.with_axes(axes)
+    try:
+        works = only_adds(study.canonical(), load_study(study_path(longer.study), longer.overrides))
+    except StudyFileError:
+        works = False
+    besides = f" (trains the {left_out} cell{'s' * (left_out > 1)} that the search left out, too)" if left_out else ""
+    if works:
+        return [*lines, f"to add them{besides}:\n  {longer} --extend"]
+    wanted = "".join(f"\n  axes.{axis}.values = {text}" for axis, text in axes.items())
+    changed = f"the study file that {command.study} stands for has changed or is gone"
+    return [*lines, f"to add them ({changed}), sweep the stored study with --extend{besides} and:{wanted}"]

@@ -1,0 +1,101 @@
+"""Steps that leave nothing to the host, for a GPU: it is fed as fast as Python can name the work, and waited for once
+an epoch.
+
+A step reads and writes tensors that stay where they are: its minibatch, its rule's coefficients and its losses, beside
+weights, moments and statistics. No number of a step is in it and nothing waits for the device, so a recording of one
+step (`wdgrid.engine.cuda.graph`) is all of them. Runs on any device; knows nothing of CUDA.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from wdgrid import data as datasets
+from wdgrid.engine.fused.kernels import CrossEntropy
+from wdgrid.engine.fused.network import FusedNetwork
+from wdgrid.engine.steps import Minibatch, Stepwise
+from wdgrid.optim.fused import Rule
+
+Step = Callable[[], None]
+Record = Callable[[Step], Step | None]  # may run a step some times; what runs it from then on, None: it does itself
+
+
+class Resident(Stepwise):
+    """As Stepwise, but a cell is frozen by masks on the device; on a CPU in the same bits where a rule's are.
+
+    `record` is shown the step before the first one is run; what changes by that is put back.
+    """
+
+    def __init__(
+        self,
+        network: FusedNetwork,
+        rule: Rule,
+        etas: Sequence[float],
+        decays: Sequence[float],
+        seed: int,
+        record: Record | None = None,
+    ) -> None:
+        super().__init__(network, rule, etas, decays, seed)
+        self._record = record
+        self._replay: Step | None = None
+        self._names = list(rule.coefficients(etas[0], 1, decays[0]))
+        self._now = network.theta.new_zeros(len(self._names), network.cells, 1)
+        self._losses = network.theta.new_zeros(network.cells)
+        self._frozen = torch.zeros_like(self._losses, dtype=torch.bool)
+        self._x = self._y = self._losses  # a minibatch's, from the first one on
+
+    def train(self, batches: Callable[[int], Minibatch], first: int, count: int) -> Tensor:
+        """As Stepwise.train; the host waits for the device at the end only."""
+        table = self._table(first, count)
+        losses = self._losses.new_empty(count, self.network.cells)
+        for i in range(count):
+            self._load(*batches(i), table[i])
+            if self._record:
+                self._replay = self._recorded(self._record)
+                self._record = None
+            self.network.seed(datasets.counter(self.seed, first + i, datasets.NOISE))
+            (self._replay or self._step_here)()
+            losses[i].copy_(self._losses)
+        losses = losses.double().cpu()
+        broken = ~losses.isfinite().all(0)
+        if broken.any():
+            self.freeze(broken)
+        return losses
+
+    def _table(self, first: int, count: int) -> Tensor:
+        """Coefficients [count, C, K, 1] of steps `first` and on, where the step reads them and in its precision."""
+        steps = (
+            self.rule.coefficients(self.etas[t], t + 1, self.decays[t]).values() for t in range(first, first + count)
+        )
+        return torch.stack([torch.stack(list(now)) for now in steps])[..., None].to(self._now)
+
+    def _load(self, x: Tensor, y: Tensor, now: Tensor) -> None:
+        """Puts a minibatch x [B, …], y [B] and coefficients [C, K, 1] where the step finds them."""
+        if self._x is self._losses:
+            self._x, self._y = torch.empty_like(x), torch.empty_like(y)
+        self._x.copy_(x)
+        self._y.copy_(y)
+        self._now.copy_(now)
+
+    def _recorded(self, record: Record) -> Step | None:
+        changed = [self.network.theta, *self.rule.state, *self.network.buffers.values(), self._frozen]
+        before = [tensor.cpu().clone() for tensor in changed]  # on the host: the device's memory may be short
+        try:
+            return record(self._step_here)
+        finally:
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+
+    def _step_here(self) -> None:
+        """One step on what was loaded.
+
+        Weights of a cell whose loss is not finite are zero from here on (not by a product, NaN · 0 is NaN); its moments
+        are left for the end, where it is frozen.
+        """
+        losses = CrossEntropy.apply(self.network(self._x, training=True, noise=None), self._y)
+        self.network.backward(losses)
+        self._losses.copy_(losses.detach())
+        self._frozen.logical_or_(self._losses.isfinite().logical_not_())
+        self.rule.apply_(self.network.gradient, dict(zip(self._names, self._now, strict=True)))
+        self.network.theta.masked_fill_(self._frozen[:, None], 0)

@@ -1,0 +1,1 @@
+"""K copies of any network, trained together by PyTorch."""

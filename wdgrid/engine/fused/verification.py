@@ -1,0 +1,104 @@
+"""Whether a fused form of a network is the network: tried on a few images before it is trusted.
+
+Knows what a fused network promises (logits, buffers, gradients; a cell each); knows nothing of how it keeps it.
+"""
+
+import copy
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wdgrid.engine import randomness
+
+CELLS = 2  # with different weights, so that a form that mixes cells shows
+SECOND = 1.25  # the second cell's weights are this many times the first's
+LOGITS = {"rtol": 1e-3, "atol": 1e-4, "equal_nan": True}  # single precision, sums in another order
+GRADIENT = 1e-2, 1e-4  # of the norm of a parameter's gradient; of the norm of all of it
+
+
+class Fused(Protocol):
+    """What is tried: CELLS copies of a module."""
+
+    theta: Tensor
+    buffers: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+    def __call__(self, x: Tensor, *, training: bool, noise: int) -> Tensor:
+        """Logits [K, B, C]."""
+        ...
+
+    def backward(self, losses: Tensor) -> None:
+        """Fills `gradients`."""
+        ...
+
+
+def agrees(fused: Fused, module: nn.Module, x: Tensor) -> bool:
+    """Whether two cells give the logits, buffers and gradients of two modules, for x [B, …] and for other values.
+
+    In training and in tests, under the same seeds. The gradients matter: torch.fx looks through a user's own
+    autograd.Function and loses its backward pass.
+    """
+    plain = [copy.deepcopy(module) for _ in range(CELLS)]
+    with torch.no_grad():
+        fused.theta[1] *= SECOND
+        for parameter in _trained(plain[1]).values():
+            parameter *= SECOND
+    return all(_step(fused, plain, b, i) and _test(fused, plain, b, i) for i, b in enumerate((x, _other(x))))
+
+
+def _other(x: Tensor) -> Tensor:
+    """A batch that reaches further than x [B, …]; whole numbers stay what they are, for they may be indices."""
+    other = x.roll(1, 0)
+    return other if torch.equal(x, x.round()) else 1.5 * other + 0.5
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _step(fused: Fused, plain: list[nn.Module], x: Tensor, number: int) -> bool:
+    """One training pass, forward and backward."""
+    of = randomness.generators(x.device)
+    logits = fused(x, training=True, noise=number)
+    if len(logits) != CELLS:
+        return False
+    fused.backward(logits.square().mean(dim=(1, 2)))
+    for k, module in enumerate(plain):
+        randomness.seed(of, number)
+        expected = module.train()(x)
+        if not close(logits[k], expected):
+            return False
+        trained = _trained(module)
+        gradients = torch.autograd.grad(expected.square().mean(), list(trained.values()), allow_unused=True)
+        if not parallel([fused.gradients[name][k] for name in trained], list(gradients)):
+            return False
+        if not all(close(fused.buffers[name][k], buffer) for name, buffer in module.named_buffers()):
+            return False
+    return True
+
+
+@torch.no_grad()
+def _test(fused: Fused, plain: list[nn.Module], x: Tensor, number: int) -> bool:
+    logits = fused(x, training=False, noise=number)
+    for k, module in enumerate(plain):
+        randomness.seed(randomness.generators(x.device), number)
+        if not close(logits[k], module.eval()(x)):
+            return False
+    return True
+
+
+def close(own: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are equal up to single precision, NaN in the same places."""
+    return own.shape == expected.shape and torch.allclose(own.double(), expected.double(), **LOGITS)
+
+
+def parallel(own: list[Tensor], expected: list[Tensor | None]) -> bool:
+    """Whether gradients agree; by norms, for a ReLU at zero may fall either way. None is zero."""
+    wanted = [torch.zeros_like(o) if e is None else e for o, e in zip(own, expected, strict=True)]
+    norms = torch.stack([e.norm() for e in wanted])
+    if not norms.isfinite().all():
+        return True  # the network is at fault, not its form
+    differences = torch.stack([(o - e).norm() for o, e in zip(own, wanted, strict=True)])
+    share, floor = GRADIENT
+    return bool((differences <= share * norms + floor * norms.norm()).all())

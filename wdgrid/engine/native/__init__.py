@@ -1,0 +1,1 @@
+"""MLPs on a CPU, trained by compiled C code."""

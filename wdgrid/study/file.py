@@ -1,0 +1,141 @@
+"""Reading study files: TOML and `--set` overrides in, a frozen Study or one line per fault out.
+
+Knows how a fault is told to a person, and how two studies differ. The rules themselves stand in `wdgrid.study.sections`
+and `wdgrid.study.model`.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from wdgrid.study.model import Study
+from wdgrid.study.sections import SCHEDULES, FaultsError
+
+
+class StudyFileError(Exception):
+    """A study that cannot be used; `lines` holds one line per fault."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = list(lines)
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Reads and validates a study file. `overrides` are `path.to.field=value` (TOML values; bare words are strings).
+
+    Raises StudyFileError with one line per fault: where, the value, what is allowed.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyFileError([f"{path}: no such file"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyFileError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise StudyFileError([f"{path}: not valid TOML: {error}"]) from None
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Study.model_validate(data)
+    except ValidationError as error:
+        raise StudyFileError([f"{path}: {line}" for line in fault_lines(error)]) from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Sets one `a.b.0.c=value` in parsed TOML."""
+    path, separator, text = override.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not separator or not all(keys):
+        raise StudyFileError([f"--set {override}: must be path.to.field=value, such as task.epochs=5"])
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    where: Any = data
+    for depth, key in enumerate(keys):
+        if isinstance(where, list):
+            if not key.isdigit() or int(key) >= len(where):
+                raise StudyFileError([f"--set {override}: {key!r} must be 0 to {len(where) - 1}"])
+        elif not isinstance(where, dict):
+            raise StudyFileError([f"--set {override}: {'.'.join(keys[:depth])} is a value and has no fields"])
+        at: Any = int(key) if isinstance(where, list) else key
+        if depth == len(keys) - 1:
+            where[at] = value
+        else:
+            where = where[at] if isinstance(where, list) else where.setdefault(at, {})
+
+
+def fault_lines(error: ValidationError) -> Iterator[str]:
+    """One line per fault: `task.epochs = -3: must be …`."""
+    for fault in error.errors():
+        # pydantic names the branch of a union in a fault's path; a person never wrote it.
+        place = [str(part) for part in fault["loc"] if part not in SCHEDULES and part != "[key]"]
+        inner = fault.get("ctx", {}).get("error")
+        if fault["type"] == "too_short" and fault["input"]:
+            continue  # its items were refused one by one already
+        if isinstance(inner, FaultsError):
+            for path, value, why in inner.faults:
+                yield _line(".".join([*place, path]), value, why)
+        elif fault["type"] == "missing":
+            yield f"{'.'.join(place)}: is needed"
+        elif fault["type"] == "extra_forbidden":
+            allowed = ", ".join(_section_of(fault["loc"]).model_fields)
+            yield _line(".".join(place), fault["input"], f"unknown key; allowed: {allowed}")
+        else:
+            why = fault["msg"].removeprefix("Value error, ")
+            yield _line(".".join(place), fault["input"], why[0].lower() + why[1:])
+
+
+def _section_of(place: Sequence[int | str]) -> type[BaseModel]:
+    """The section in which a field's path ends."""
+    section: type[BaseModel] = Study
+    for key in place[:-1]:
+        if key in SCHEDULES:
+            section = SCHEDULES[str(key)]
+        elif isinstance(key, str) and key in section.model_fields:
+            annotation = section.model_fields[key].annotation
+            inner = [annotation, *getattr(annotation, "__args__", ())]
+            section = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), section)
+    return section
+
+
+def _line(path: str, value: object, why: str) -> str:
+    shown = json.dumps(value, default=str, ensure_ascii=False)
+    return f"{path} = {shown if len(shown) <= 60 else shown[:57] + '...'}: {why}"
+
+
+def differences(stored: str, study: Study) -> list[str]:
+    """What differs between a stored canonical study and this one, in what decides the numbers: a line each."""
+    return list(_walk("", Study.model_validate_json(stored).identity(), study.identity()))
+
+
+def _walk(path: str, old: Any, new: Any) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from _walk(f"{path}.{key}" if path else key, old.get(key), new.get(key))
+        if list(old) != list(new) and sorted(old) == sorted(new):
+            yield f"{path}: order was {', '.join(old)}; is now {', '.join(new)}"
+    elif old != new:
+        yield f"{path}: was {json.dumps(old, ensure_ascii=False)}; is now {json.dumps(new, ensure_ascii=False)}"
+
+
+def only_adds(stored: str, study: Study) -> bool:
+    """Whether this study is the stored one with more axis values, seeds or panels (what `--extend` allows)."""
+    before = Study.model_validate_json(stored)
+    old, new = before.identity(), study.identity()
+    old_panels = {json.dumps(p, sort_keys=True) for p in old.pop("panels")}
+    new_panels = {json.dumps(p, sort_keys=True) for p in new.pop("panels")}
+    old_seeds, new_seeds = set(old.pop("seeds")), set(new.pop("seeds"))
+    old_axes, new_axes = old.pop("axes"), new.pop("axes")
+    if list(old_axes) != list(new_axes):
+        return False
+    axes_grow = all(
+        old_axes[name]["unit"] == new_axes[name]["unit"]
+        and set(old_axes[name]["values"]) <= set(new_axes[name]["values"])
+        for name in old_axes
+    )
+    return axes_grow and old == new and old_panels <= new_panels and old_seeds <= new_seeds

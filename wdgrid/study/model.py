@@ -1,0 +1,181 @@
+"""The study: what must hold between its sections, the panels' names, and the cells it stands for.
+
+Knows how axes, panels and seeds unfold into cells, and what makes two studies the same. Knows nothing of files (see
+`wdgrid.study.file`), of torch, of how a cell is trained, stored or drawn.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from wdgrid.study.axes import label, scale
+from wdgrid.study.cells import Cell
+from wdgrid.study.dataset_args import WHERE, FaultsError, Frozen
+from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, Axis, DecayUnits, HyperparameterName, Panel, Report, Task
+
+Fault = tuple[str, object, str]
+BELOW_ONE = ("momentum", "beta1", "beta2")
+
+
+class Study(Frozen):
+    """A whole study file."""
+
+    title: str = Field("", description="heading of figures and reports; the study's name if not given")
+    task: Task = Field(description="what is trained: [task]")
+    axes: dict[HyperparameterName, Axis] = Field(
+        description="exactly two hyperparameters, [axes.NAME] each: the first is drawn as rows, the second as columns"
+    )
+    panels: tuple[Panel, ...] = Field(description="one heatmap each: [[panels]]", min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31, strict=True)], ...] = Field(
+        (0,), description="each cell is trained once a seed; all different", min_length=1
+    )
+    decay: DecayUnits = Field(
+        "raw",
+        description="units of weight decay; raw: λ itself; normalized: λ = λ_norm √(b/(B T)), b the batch size, B the "
+        "training images used, T the epochs of the current restart period (of the budget, without restarts)",
+    )
+    report: Report = Field(Report.model_validate({}), description="how results are drawn: [report]")
+
+    @property
+    def row(self) -> str:
+        """Hyperparameter of the rows (first axis)."""
+        return next(iter(self.axes))
+
+    @property
+    def column(self) -> str:
+        """Hyperparameter of the columns (second axis)."""
+        return list(self.axes)[1]
+
+    def panel_epochs(self, panel: Panel) -> int:
+        """Budget of a panel in epochs."""
+        return panel.epochs or self.task.epochs
+
+    def unit(self, panel: Panel, axis: str) -> float:
+        """Unit of an axis in a panel."""
+        own = {"lr": panel.lr_unit, "weight_decay": panel.weight_decay_unit}.get(axis)
+        return self.axes[axis].unit if own is None else own  # type: ignore[index]
+
+    def normalized(self, panel: Panel) -> bool:
+        """Whether a panel's decay is λ_norm."""
+        return (panel.decay or self.decay) == "normalized"
+
+    def panel_names(self) -> dict[str, Panel]:
+        """Panels by name, in order. A name is as short as it can be: adamw, adamw-step, adamw-step-25."""
+        optimizers = [p.optimizer for p in self.panels]
+        pairs = [(p.optimizer, p.schedule.kind) for p in self.panels]
+        names: dict[str, Panel] = {}
+        for panel, pair in zip(self.panels, pairs, strict=True):
+            name = panel.name or panel.optimizer
+            if panel.name is None and optimizers.count(panel.optimizer) > 1:
+                name += f"-{panel.schedule.kind}"
+                if pairs.count(pair) > 1:
+                    name += f"-{self.panel_epochs(panel)}"
+            names[name] = panel
+        return names
+
+    def hyperparameters(self, panel: Panel) -> dict[str, float]:
+        """The panel's fixed hyperparameters (those that are no axis)."""
+        fixed = {"lr": panel.lr, "weight_decay": panel.weight_decay}
+        for name, default in EXTRA_HYPERPARAMETERS[panel.optimizer].items():
+            given = getattr(panel, name)
+            fixed[name] = default if given is None else given
+        return {k: v for k, v in fixed.items() if v is not None and k not in self.axes}
+
+    def cells(self) -> dict[str, list[Cell]]:
+        """Every cell of the study by panel, seed by seed, row by row."""
+        rows, columns = (self.axes[name].values for name in self.axes)
+        unfolded: dict[str, list[Cell]] = {}
+        for name, panel in self.panel_names().items():
+            fixed = self.hyperparameters(panel)
+            units = self.unit(panel, self.row), self.unit(panel, self.column)
+            unfolded[name] = [
+                Cell(
+                    panel=name,
+                    seed=seed,
+                    hyperparameters={**fixed, self.row: scale(r, units[0]), self.column: scale(c, units[1])},
+                    multiples=(label(r), label(c)),
+                )
+                for seed in self.seeds
+                for r in rows
+                for c in columns
+            ]
+        return unfolded
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers: not the title, the report's settings, the device, or where published data lies."""
+        canonical = self.model_dump(mode="json", exclude={"title": True, "report": True, "task": {"device"}})
+        # What a study stored before there was such a field cannot have set is left out: it keeps its digest.
+        unset = [{n for n in ("weight_decay_unit", "decay") if getattr(p, n) is None} for p in self.panels]
+        canonical["panels"] = [
+            {"name": name, **panel.model_dump(mode="json", exclude={"name", *later})}
+            for (name, panel), later in zip(self.panel_names().items(), unset, strict=True)
+        ]
+        # A list, for the order of the patterns counts.
+        canonical["task"]["decay_multipliers"] = [list(pair) for pair in self.task.decay_multipliers.items()]
+        for later in ("validation_size", "test_size", "decay_multipliers"):
+            if not canonical["task"][later]:
+                del canonical["task"][later]
+        for name in WHERE.get(self.task.dataset, ()):
+            del canonical["task"]["dataset_args"][name]
+        return canonical
+
+    def canonical(self) -> str:
+        """The whole study as canonical JSON (axes keep their order; it is which is drawn as rows)."""
+        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.identity(), ensure_ascii=False).encode()).hexdigest()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        faults = list(_faults(self))
+        if faults:
+            raise FaultsError(faults)
+        return self
+
+
+def _faults(study: Study) -> Iterator[Fault]:
+    """Yields (path, value, what is allowed) for faults that only show when sections are held together."""
+    if len(study.axes) != 2:
+        yield "axes", list(study.axes), "exactly two axes are needed"
+        return
+    if len(set(study.seeds)) < len(study.seeds):
+        yield "seeds", list(study.seeds), "seeds must differ"
+    names = [p.name or "" for p in study.panels]
+    if len(study.panel_names()) < len(study.panels):
+        yield "panels", names, "panels must differ in name, optimizer, schedule or epochs"
+    for position, panel in enumerate(study.panels):
+        yield from _panel_faults(study, panel, f"panels.{position}")
+
+
+def _panel_faults(study: Study, panel: Panel, path: str) -> Iterator[Fault]:
+    needed = {"lr", "weight_decay", *EXTRA_HYPERPARAMETERS[panel.optimizer]}
+    for name in ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps"):
+        given = getattr(panel, name)
+        if given is not None and name not in needed:
+            yield f"{path}.{name}", given, f"{panel.optimizer} has no {name}"
+        if given is not None and name in study.axes:
+            yield f"{path}.{name}", given, f"{name} is an axis: give its values there"
+        if name in study.axes and name not in needed:
+            yield f"{path}.optimizer", panel.optimizer, f"{panel.optimizer} has no {name}, which is an axis"
+        if given is None and name in ("lr", "weight_decay") and name not in study.axes:
+            yield f"{path}.{name}", None, f"{name} is no axis, so a fixed value is needed"
+    if panel.optimizer == "kalman" and (panel.eps == 0 or ("eps" in study.axes and 0 in study.axes["eps"].values)):
+        yield f"{path}.optimizer", panel.optimizer, "eps must be positive: lr/eps is the prior's rate"
+    for name, unit in (("lr", panel.lr_unit), ("weight_decay", panel.weight_decay_unit)):
+        if unit is not None and name not in study.axes:
+            yield f"{path}.{name}_unit", unit, f"{name} is no axis"
+    for name, axis in study.axes.items():
+        for multiple in axis.values:
+            value = scale(multiple, study.unit(panel, name))
+            if name == "lr" and value <= 0:
+                yield "axes.lr.values", label(multiple), "learning rates must be positive"
+            if name in BELOW_ONE and value >= 1:
+                yield f"axes.{name}.values", label(multiple), f"{name} must be below 1"
+            if not math.isfinite(value):
+                yield f"axes.{name}.values", label(multiple), "must be finite"

@@ -1,0 +1,278 @@
+"""The sections of a study file: every field, what it means and what it allows.
+
+What must hold between sections is in `wdgrid.study.model`. Hyperparameters are named as in the paper's Algorithms 1
+and 2.
+"""
+
+import json
+import re
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from wdgrid.study.axes import parse_multiples
+from wdgrid.study.dataset_args import BUILT_IN_DATASETS, FaultsError, Frozen
+from wdgrid.study.model_args import BUILT_IN_MODELS
+
+HyperparameterName = Literal["lr", "weight_decay", "eps", "beta1", "beta2", "momentum"]
+OptimizerName = Literal["sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch", "kalman"]
+DecayUnits = Literal["raw", "normalized"]
+
+# What each optimizer needs beside lr and weight_decay, with the paper's default (Algorithms 1 and 2). The filter's are
+# AdaBayes' (arXiv 1807.07540): a prior whose rate is 0.1 = lr/eps at lr = 0.001, and 100 observations a minibatch.
+EXTRA_HYPERPARAMETERS: dict[str, dict[str, float]] = {
+    "sgd": {"momentum": 0.9},
+    "sgdw": {"momentum": 0.9},
+    "sgdw-torch": {"momentum": 0.9},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "adamw-torch": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "kalman": {"beta2": 0.999, "eps": 0.01},
+}
+
+Multiples = Annotated[
+    tuple[Fraction, ...],
+    BeforeValidator(parse_multiples),
+    PlainSerializer(lambda values: [str(v) for v in values], return_type=list[str]),
+]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction01 = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class Constant(Frozen):
+    """η_t = 1."""
+
+    kind: Literal["constant"] = Field("constant", description="the same rate throughout")
+
+
+class Step(Frozen):
+    """η_t = factor^n after n of the milestones."""
+
+    kind: Literal["step"] = Field("step", description="η_t drops at fixed shares of the budget")
+    milestones: tuple[Fraction01, ...] = Field(
+        (0.3, 0.6, 0.8), description="shares of the budget (of all steps) at which η_t drops", min_length=1
+    )
+    factor: Positive = Field(0.1, description="what η_t is multiplied by at each milestone")
+
+
+class Cosine(Frozen):
+    """η_t = 0.5 + 0.5 cos(π t/T), T the budget."""
+
+    kind: Literal["cosine"] = Field("cosine", description="one cosine over the budget")
+
+
+class Restarts(Frozen):
+    """Cosine within periods of T_0, T_0 T_mult, T_0 T_mult², … epochs (AdamWR, SGDWR); the budget may cut the last."""
+
+    kind: Literal["restarts"] = Field("restarts", description="cosine with warm restarts")
+    period: Annotated[int, Field(ge=1)] = Field(100, description="epochs of the first period (T_0)")
+    multiplier: Annotated[int, Field(ge=1)] = Field(2, description="growth of the period at each restart (T_mult)")
+
+
+SCHEDULES: dict[str, type[Frozen]] = {
+    "constant": Constant,
+    "step": Step,
+    "cosine": Cosine,
+    "restarts": Restarts,
+}
+
+
+def _schedule_shorthand(given: object) -> object:
+    return {"kind": given} if isinstance(given, str) else given
+
+
+Schedule = Annotated[
+    Constant | Step | Cosine | Restarts, Field(discriminator="kind"), BeforeValidator(_schedule_shorthand)
+]
+
+
+_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _names(built_in: dict[str, type[Frozen]]) -> str:
+    return f'{", ".join(map(json.dumps, built_in))}, or your own as "package.module:function"'
+
+
+def _known_or_own(name: str, built_in: dict[str, type[Frozen]]) -> str:
+    if name not in built_in and not _OWN.fullmatch(name):
+        raise ValueError(f"must be {', '.join(sorted(built_in))}, or your own as package.module:function")
+    return name
+
+
+def _checked_args(args: dict[str, Any], name: str | None, built_in: dict[str, type[Frozen]]) -> dict[str, Any]:
+    """Arguments of a built-in, checked and completed, so that the stored study says everything that was used."""
+    if name not in built_in:
+        return args
+    try:
+        return built_in[name].model_validate(args).model_dump(mode="json")
+    except ValidationError as error:
+        raise FaultsError(
+            [(".".join(map(str, e["loc"])), e["input"], _allowed(e, built_in[name])) for e in error.errors()]
+        ) from None
+
+
+def _allowed(error: Any, model: type[BaseModel]) -> str:
+    if error["type"] == "missing":
+        return f"needs {error['loc'][0]}: {model.model_fields[error['loc'][0]].description}"
+    if error["type"] == "extra_forbidden":
+        return f"unknown; allowed: {', '.join(model.model_fields) or 'none'}"
+    return error["msg"].removeprefix("Value error, ")
+
+
+class Task(Frozen):
+    """What is trained, on what, for how long, and where."""
+
+    dataset: str = Field(
+        "digits",
+        description="images and their classes; your own is a function that returns the tensors train_x, train_y, "
+        "test_x, test_y: floating point numbers, or uint8 images [N, C, H, W], which are normalised; classes from 0",
+        json_schema_extra={"allowed": _names(BUILT_IN_DATASETS)},
+    )
+    dataset_args: dict[str, Any] = Field(
+        {}, validate_default=True, description="arguments of the dataset; your own function gets them by keyword"
+    )
+    model: str = Field(
+        "mlp",
+        description="network; your own is a function that returns an nn.Module",
+        json_schema_extra={"allowed": _names(BUILT_IN_MODELS)},
+    )
+    model_args: dict[str, Any] = Field(
+        {}, validate_default=True, description="arguments of the model; your own function gets them by keyword"
+    )
+    batch_size: Annotated[int, Field(ge=1, strict=True)] = Field(128, description="images a minibatch (b)")
+    epochs: Annotated[int, Field(ge=1, strict=True)] = Field(100, description="budget in epochs (T)")
+    train_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+        None, description="training images used (B), from the first on; all but those for validation if not given"
+    )
+    test_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+        None, description="test images used, from the first on; all if not given"
+    )
+    validation_size: Annotated[int, Field(ge=0, strict=True)] = Field(
+        0,
+        description="images taken off the end of the training images, never trained on: cells are compared and picked "
+        "by their error on these and reported on test; 0: picked on test itself, so the best test error is optimistic",
+    )
+    decay_multipliers: dict[str, NotNegative] = Field(
+        {},
+        description='what weight decay is multiplied by, for parameters whose name matches a pattern: "*.bias" = 0; '
+        '"@norm" stands for normalization layers, "@bias" for all biases; of several the last counts; not matched: 1',
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to train; auto takes a GPU if there is one"
+    )
+    precision: Literal["float32", "float64", "bfloat16", "tf32"] = Field(
+        "float32",
+        description="number format of weights and data; bfloat16: products and activations in bfloat16, weights and "
+        "updates in float32; tf32: float32 with NVIDIA's shorter products (CUDA only)",
+    )
+
+    @field_validator("dataset")
+    @classmethod
+    def _dataset_exists(cls, name: str) -> str:
+        return _known_or_own(name, BUILT_IN_DATASETS)
+
+    @field_validator("model")
+    @classmethod
+    def _model_exists(cls, name: str) -> str:
+        return _known_or_own(name, BUILT_IN_MODELS)
+
+    @field_validator("decay_multipliers")
+    @classmethod
+    def _patterns_are_known(cls, multipliers: dict[str, float]) -> dict[str, float]:
+        if unknown := [p for p in multipliers if p.startswith("@") and p not in ("@norm", "@bias")]:
+            raise FaultsError([(p, multipliers[p], "of the names with @ there are @norm and @bias") for p in unknown])
+        return multipliers
+
+    @field_validator("dataset_args")
+    @classmethod
+    def _dataset_args_fit(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return _checked_args(args, info.data.get("dataset"), BUILT_IN_DATASETS)
+
+    @field_validator("model_args")
+    @classmethod
+    def _model_args_fit(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return _checked_args(args, info.data.get("model"), BUILT_IN_MODELS)
+
+
+class Axis(Frozen):
+    """One axis of the grid: multiples of a unit."""
+
+    values: Multiples = Field(
+        description="multiples of the unit; lr must be above 0; momentum, beta1 and beta2, times their unit, below 1",
+        json_schema_extra={
+            "allowed": 'list of numbers ≥ 0 or fractions such as "1/32", all different; or text, with ranges over '
+            'powers of two: "0, 1/32..16"'
+        },
+    )
+    unit: Positive = Field(
+        1.0, description="what the multiples are multiplied by; panels may have their own of lr and weight_decay"
+    )
+
+
+class Panel(Frozen):
+    """One heatmap: optimizer variant × schedule × budget."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None = Field(
+        None,
+        description="name of the panel, no two alike; made from optimizer, schedule and epochs if not given",
+        json_schema_extra={"allowed": "text: letters, digits, . _ + -"},
+    )
+    optimizer: OptimizerName = Field(
+        description="sgd, adam: L2, λ θ is added to the gradient; sgdw, adamw: decoupled as in the paper, η_t λ θ is "
+        "subtracted; sgdw-torch, adamw-torch: η_t lr λ θ is; kalman: the filter of the paper's section 3, decoupled"
+    )
+    schedule: Schedule = Field(
+        Cosine(kind="cosine"),
+        description="η_t, what learning rate and decay are multiplied by at each step of a run",
+        json_schema_extra={"allowed": f"{', '.join(map(json.dumps, SCHEDULES))}, or a table with kind and details"},
+    )
+    epochs: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+        None, description="budget of this panel in epochs; the task's if not given"
+    )
+    lr_unit: Positive | None = Field(None, description="unit of the lr axis in this panel; the axis' if not given")
+    weight_decay_unit: Positive | None = Field(
+        None, description="unit of the weight decay axis in this panel; the axis' if not given"
+    )
+    decay: DecayUnits | None = Field(None, description="units of weight decay in this panel; the study's if not given")
+    lr: Positive | None = Field(None, description="fixed learning rate α; needed where lr is no axis")
+    weight_decay: NotNegative | None = Field(
+        None, description="fixed weight decay λ, or λ_norm; needed where it is no axis"
+    )
+    momentum: Fraction01 | None = Field(None, description="fixed momentum of SGD; the optimizer's default if not given")
+    beta1: Fraction01 | None = Field(None, description="fixed β1 of Adam; the optimizer's default if not given")
+    beta2: Fraction01 | None = Field(
+        None, description="fixed β2 of Adam and of the filter; the optimizer's default if not given"
+    )
+    eps: NotNegative | None = Field(
+        None,
+        description="fixed ε of Adam and of the filter; the optimizer's default if not given; the filter's is above 0, "
+        "and weights with gradients below it move as under SGD of rate lr/ε",
+    )
+
+
+class Report(Frozen):
+    """How the results are drawn; changing it never retrains anything."""
+
+    error_range: tuple[NotNegative, NotNegative] | None = Field(
+        None, description="lowest and highest error of the colours, in percent; from the data if not given"
+    )
+    top_k: Annotated[int, Field(ge=0, strict=True)] = Field(
+        10, description="how many best cells are circled in a panel"
+    )
+
+    @model_validator(mode="after")
+    def _range_is_a_range(self) -> Self:
+        if self.error_range and self.error_range[0] >= self.error_range[1]:
+            raise ValueError("error_range must be [low, high] with low < high")
+        return self

@@ -1,0 +1,1 @@
+"""A sweep: pending cells are trained by worker processes and stored."""

@@ -1,0 +1,89 @@
+"""A study held against what is stored of it: planned anew, gone on with, or refused.
+
+Knows when cells of one study may stand side by side: of one definition, trained on the same data. Knows nothing of
+how they are trained.
+"""
+
+from typing import Any
+
+from wdgrid.store import Store
+from wdgrid.study import Study
+from wdgrid.study.coarse import coarse_name
+from wdgrid.study.file import StudyFileError, differences, only_adds
+
+CONTENT = "data"  # the study's attribute that holds the SHA-256 of the files its images came from, by part
+Content = tuple[str, str] | None  # the same of training and of test images; None where a program makes them
+
+
+def panel_attrs(study: Study) -> dict[str, dict[str, Any]]:
+    """What the table says of each panel."""
+    return {
+        name: {"optimizer": p.optimizer, "schedule": p.schedule.kind, "epochs": study.panel_epochs(p)}
+        for name, p in study.panel_names().items()
+    }
+
+
+def plan(store: Store, name: str, study: Study) -> int:
+    """Plans a study, or adds to it the cells that it does not have yet; how many were added."""
+    cells, axes = study.cells(), (study.row, study.column)
+    return store.create(name, cells, study.canonical(), study.digest(), {}, panel_attrs(study), axes)
+
+
+def agree(store: Store, name: str, study: Study, extend: bool) -> bool:
+    """Makes sure that this study may be planned under its name; whether an older one made room for it.
+
+    A stored study of another definition makes room, with its coarse pass, if no cell of either was ever begun. Raises
+    StudyFileError, a line a difference, where some were; `extend` allows what only adds cells.
+    """
+    definition = store.definition(name)
+    if definition is None or definition[1] == study.digest():
+        return False
+    stored = definition[0]
+    adds = only_adds(stored, study)
+    if extend and adds:
+        return False
+    store.reclaim()  # of a run that died, nothing is left but its claims
+    both = coarse_name(name), name
+    if not any(map(store.begun, both)) and all(map(store.withdraw, both)):
+        return True
+    hint = "give --extend to add cells, or --name for a new study"
+    if not adds:
+        hint = "give --name for a new study (--extend can only add axis values, seeds and panels)"
+    raise StudyFileError([f"{name}: {line}" for line in differences(stored, study)] + [f"{name}: {hint}"])
+
+
+def keep_content(store: Store, name: str, study: Study, content: Content) -> None:
+    """Keeps what a study's images came from, or raises StudyFileError where cells were trained on others.
+
+    A study whose cells are older than this rule takes the images that it finds.
+    """
+    if content is None:
+        return
+    found = _by_part(content)
+    kept = store.keep(name, CONTENT, found)
+    if changed := [part for part in found if found[part] != kept[part]]:
+        root = study.task.dataset_args.get("root")
+        raise StudyFileError(
+            [
+                f"{name}: task.dataset_args.root = {root}: {' and '.join(changed)} images are not those that the "
+                "stored cells were trained on; restore them, or give --name for a new study"
+            ]
+        )
+
+
+def must_be_as_planned(store: Store, name: str, study: Study, content: Content) -> None:
+    """For who holds claims, so that nothing changes any more: raises StudyFileError where something had before.
+
+    Until then another process may put another definition in this one's place, or other images.
+    """
+    definition = store.definition(name)
+    same = definition is not None and (
+        definition[1] == study.digest()
+        or only_adds(study.canonical(), Study.model_validate_json(definition[0]))  # it was extended
+    )
+    if not same or (content and store.attrs(name).get(CONTENT) != _by_part(content)):
+        raise StudyFileError([f"{name}: another process has changed the stored study; give the same command again"])
+
+
+def _by_part(content: tuple[str, str]) -> dict[str, str]:
+    return dict(zip(("training", "test"), content, strict=True))

@@ -1,0 +1,136 @@
+"""A search with a quarter of a grid's budget: its coarse pass, then, in rounds, the cells where the best may be.
+
+Knows the order of things and what is kept of them; every cell stays a cell of the whole grid, so that a later sweep has
+only the rest to train. What was chosen is stored before it is trained: a search that was killed goes on with it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from wdgrid.analysis.bootstrap import mean_over_seeds
+from wdgrid.analysis.promising import promising
+from wdgrid.analysis.surface import Surface, surfaces
+from wdgrid.store import Store
+from wdgrid.study import Study
+from wdgrid.study.coarse import coarse_name, coarse_study, full_places
+from wdgrid.sweep.eta import even_chunk
+from wdgrid.sweep.run import UsersFaultError
+
+ROUNDS, APART = 3, 2  # the first round's cells stand two steps apart, as the coarse pass' do
+CHOSEN = "searched"  # the study's attribute that holds what was chosen so far, by panel
+Places = dict[str, list[tuple[str, str]]]  # by panel, as multiples in axis order
+
+
+def coarse_pass(name: str, study: Study) -> Study:
+    """The study's coarse pass. Raises UsersFaultError where a quarter of the grid leaves no cell to train in full."""
+    short = [panel for panel, n in full_places(study).items() if n < 1]
+    if short:
+        shape = " × ".join(str(len(axis.values)) for axis in study.axes.values())
+        epochs = study.panel_epochs(study.panel_names()[short[0]])
+        raise UsersFaultError(
+            f"{name}: --coarse: panel {short[0]}: a quarter of {shape} cells at {epochs} epochs leaves, after the "
+            "coarse pass, no cell to train in full; leave --coarse out"
+        )
+    return coarse_study(study)
+
+
+def rounds(store: Store, name: str, study: Study) -> Iterator[Places]:
+    """What to train in full, round by round, until the budget is spent; each round holds what the last ones chose, too.
+
+    The coarse pass must be done. Each round is to be trained before the next is asked for; where some of it is still
+    not done by then (another process is at it), this was the last.
+    """
+    allowed = full_places(study)
+    while True:
+        table = store.table(name)
+        chosen = _chosen(store, name)
+        if not _open(table, chosen):
+            fresh = _choose(store, name, study, table, chosen, allowed)
+            if not any(fresh.values()):
+                return
+            chosen = {panel: [*chosen.get(panel, []), *fresh[panel]] for panel in fresh}
+            store.set_attrs(name, {CHOSEN: chosen})
+        yield chosen
+        if _open(store.table(name), chosen):
+            return
+
+
+def time_share(study: Study, chunk: int) -> float:
+    """What a search takes of the whole grid's time where so many cells train together: few take as long as many."""
+    coarse, places = coarse_study(study), full_places(study)
+    cells, coarse_cells = (math.prod(len(axis.values) for axis in s.axes.values()) for s in (study, coarse))
+    size = even_chunk(cells, chunk)
+    taken = whole = 0
+    for (name, panel), small in zip(study.panel_names().items(), coarse.panels, strict=True):
+        epochs = study.panel_epochs(panel)
+        taken += _padded(coarse_cells, even_chunk(coarse_cells, chunk)) * coarse.panel_epochs(small)
+        taken += sum(_padded(n, size) for n in _rounds_of(places[name], chunk)) * epochs
+        whole += _padded(cells, size) * epochs
+    return taken / whole
+
+
+def _padded(cells: int, size: int) -> int:
+    return math.ceil(cells / size) * size
+
+
+def _rounds_of(places: int, chunk: int) -> list[int]:
+    """Sizes of a panel's rounds: first a third of its places; then as much, or what a chunk holds."""
+    third = math.ceil(places / ROUNDS)
+    sizes = [third]
+    while sum(sizes) < places:
+        sizes.append(min(max(third, chunk), places - sum(sizes)))
+    return sizes
+
+
+def _chosen(store: Store, name: str) -> Places:
+    kept = store.attrs(name).get(CHOSEN, {})
+    return {panel: [(row, col) for row, col in places] for panel, places in kept.items()}
+
+
+def _open(table: pd.DataFrame, chosen: Places) -> bool:
+    """Whether a chosen cell is waiting or running."""
+    places = {(panel, *place) for panel, found in chosen.items() for place in found}
+    unfinished = table.loc[table["state"].isin(["waiting", "running"]), ["panel", "row", "col"]]
+    return not places.isdisjoint(unfinished.itertuples(index=False, name=None))
+
+
+def _choose(
+    store: Store, name: str, study: Study, table: pd.DataFrame, chosen: Places, allowed: dict[str, int]
+) -> Places:
+    """The next round's places: first a third of the budget, spread; then as much, or a chunk full, where it is best.
+
+    Whatever is trained in full already counts, whoever asked for it.
+    """
+    attrs = store.attrs(coarse_name(name))
+    chance = 100 * (1 - 1 / attrs.get("environment", {}).get("classes", 10))
+    full = surfaces(table, study.row, study.column)
+    coarse = surfaces(store.table(coarse_name(name)), study.row, study.column)
+    trained = table.loc[table["state"] == "complete"].groupby("panel").size()
+    fresh: Places = {}
+    for panel, surface in full.items():
+        left = allowed[panel] - max(len(chosen.get(panel, [])), math.ceil(trained.get(panel, 0) / len(study.seeds)))
+        before = chosen.get(panel, [])  # one that failed for good has no result, and is not to be chosen again
+        sizes = _rounds_of(allowed[panel], attrs.get("chunk", 1))
+        n = min(left, sizes[1 if before and len(sizes) > 1 else 0])
+        printed = surface.as_printed()
+        known = mean_over_seeds(printed.errors, np.inf)
+        level = _on_grid(coarse[panel], printed)
+        picked = promising(level, known, max(n, 0) + len(before), chance, apart=1 if before else APART)
+        named = [(printed.row_labels[i], printed.col_labels[j]) for i, j in picked]
+        fresh[panel] = [place for place in named if place not in before][: max(n, 0)]
+    return fresh
+
+
+def _on_grid(coarse: Surface, full: Surface) -> np.ndarray:
+    """Mean errors [R, C] of the coarse pass at their places on the whole grid; NaN elsewhere."""
+    grid = np.full(full.errors.shape[:2], np.nan)
+    at = np.ix_(_places(coarse.row_labels, full.row_labels), _places(coarse.col_labels, full.col_labels))
+    grid[at] = mean_over_seeds(coarse.errors, np.inf)
+    return grid
+
+
+def _places(labels: Sequence[str], among: Sequence[str]) -> list[int]:
+    return [list(among).index(label) for label in labels]
