@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wdgrid import data as datasets
-from wdgrid.data import Augmentation, DataError, Dataset
+from wdgrid.data import Augmentation, Dataset
 from wdgrid.data.augment import moments
+from wdgrid.errors import DataError
 from wdgrid.study.sections import Task
 
 CPU = torch.device("cpu")

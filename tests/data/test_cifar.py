@@ -16,8 +16,8 @@ import torchvision
 from helpers.commands import study_toml, wdgrid
 from helpers.published_files import batch, cut, left_behind, load, md5
 from wdgrid import data as datasets
-from wdgrid.data import DataError
 from wdgrid.data.locations import home
+from wdgrid.errors import DataError
 
 PUBLISHED = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 LABELS = {"cifar10": "labels", "cifar100": "fine_labels"}

@@ -15,9 +15,9 @@ from helpers.commands import study_toml, wdgrid
 from helpers.plain import train_plain
 from helpers.training import cells_of, run
 from helpers.zoo import CLASSES, load, pixels, task, torn
-from wdgrid.data import DataError
 from wdgrid.data.folder import balanced
 from wdgrid.engine import Job, Workbench
+from wdgrid.errors import DataError
 from wdgrid.study.sections import Cosine
 from wdgrid.sweep.worker import Order, _checkpoint
 

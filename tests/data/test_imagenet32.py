@@ -9,7 +9,7 @@ import torch
 
 from helpers.published_files import batch, cut, left_behind, load
 from wdgrid import data as datasets
-from wdgrid.data import DataError
+from wdgrid.errors import DataError
 from wdgrid.study.sections import Task
 
 

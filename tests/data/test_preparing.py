@@ -15,8 +15,8 @@ from PIL import Image
 
 from helpers.zoo import load, pixels
 from wdgrid.cli.progress import show, show_preparing
-from wdgrid.data import DataError
 from wdgrid.data.cache import prepared
+from wdgrid.errors import DataError
 from wdgrid.study.sections import Task
 from wdgrid.sweep.run import Progress
 from wdgrid.sweep.worker import Preparing, Worker

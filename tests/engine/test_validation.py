@@ -11,8 +11,8 @@ import torch
 from helpers.plain import train_plain
 from helpers.synthetic_tables import make_study
 from wdgrid import data as datasets
-from wdgrid.data import DataError
 from wdgrid.engine import Job, Workbench, train
+from wdgrid.errors import DataError
 from wdgrid.store import Store
 from wdgrid.study import Cell, Curve, Outcome, Study
 from wdgrid.study.cells import selection_error

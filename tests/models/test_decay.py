@@ -20,7 +20,7 @@ from wdgrid import models
 from wdgrid.cli import main
 from wdgrid.engine import Job, Workbench
 from wdgrid.engine.fused.network import FusedNetwork
-from wdgrid.models import ModelError
+from wdgrid.errors import ModelError
 from wdgrid.models.decay import multipliers, parts
 from wdgrid.optim import algorithms
 from wdgrid.optim.fused import Rule

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from helpers.store_contract import SETTINGS, grid, optuna_storage, optuna_trials, outcome, plan, states
-from wdgrid.store import Store, StoreError, owner_name
+from wdgrid.errors import StoreError
+from wdgrid.store import Store, owner_name
 from wdgrid.study import Cell, Curve
 from wdgrid.study.cells import TABLE_COLUMNS
 

@@ -17,8 +17,8 @@ from helpers.synthetic_tables import make_study
 from wdgrid.cli import main
 from wdgrid.cli.common import database_folder, stored
 from wdgrid.cli.resume_command import SweepCommand, sweep_of
+from wdgrid.errors import StudyFileError
 from wdgrid.study import bundled, load_study
-from wdgrid.study.file import StudyFileError
 
 ROOT = Path(__file__).parents[2]
 NAMES = bundled.names()

@@ -11,6 +11,7 @@ from helpers.searching import STUDY, begin, searched, share, surface
 from helpers.stored import fill
 from helpers.synthetic_tables import make_study, make_table
 from wdgrid.cli.common import stored
+from wdgrid.errors import UsersFaultError
 from wdgrid.optim.schedule import normalization
 from wdgrid.report import analyse_table, write_report
 from wdgrid.report.figures import heatmaps, save_heatmaps
@@ -19,7 +20,6 @@ from wdgrid.store import Store
 from wdgrid.study import Study, load_study
 from wdgrid.study.coarse import coarse_name, coarse_study, full_places
 from wdgrid.sweep.reconcile import plan
-from wdgrid.sweep.run import UsersFaultError
 from wdgrid.sweep.search import coarse_pass, time_share
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from wdgrid.cli import main
+from wdgrid.errors import StudyFileError
 from wdgrid.study import Study, dataset_args, field_reference, load_study, model_args, sections
-from wdgrid.study.file import StudyFileError
 
 PAGE = Path(__file__).parents[2] / "docs/study.md"
 TEXT = PAGE.read_text(encoding="utf-8")

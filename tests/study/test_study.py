@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wdgrid.errors import StudyFileError
 from wdgrid.study import Study, load_study
 from wdgrid.study.axes import label, parse_multiples, scale
-from wdgrid.study.file import StudyFileError, differences, only_adds
+from wdgrid.study.file import differences, only_adds
 
 DIGITS = Path(__file__).parents[2] / "studies" / "digits.toml"
 SMALL = """

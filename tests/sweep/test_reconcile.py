@@ -6,9 +6,9 @@ import sqlalchemy as sa
 from helpers.searching import surface
 from helpers.stored import fabricated, fill
 from helpers.synthetic_tables import make_study
+from wdgrid.errors import StudyFileError
 from wdgrid.store import Store, owner_name
 from wdgrid.study.coarse import coarse_name, coarse_study
-from wdgrid.study.file import StudyFileError
 from wdgrid.sweep.reconcile import CONTENT, agree, keep_content, must_be_as_planned, plan
 
 STUDY = make_study()

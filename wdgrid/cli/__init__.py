@@ -11,6 +11,7 @@ import typer
 
 from wdgrid import __version__
 from wdgrid.cli import compare, convert, plan, results, studies, sweep
+from wdgrid.errors import WdgridError
 
 app = typer.Typer(
     name="wdgrid",
@@ -55,21 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(args=arguments, prog_name="wdgrid")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
-    except Exception as error:
-        # By name: the classes' rooms take a second to import, and a mistyped option should not wait for them.
-        statuses = {
-            "StudyFileError": 2,
-            "UsageError": 2,
-            "UsersFaultError": 2,
-            "DataError": 2,
-            "ModelError": 2,
-            "LoadingError": 2,
-            "StoreError": 1,
-            "MachineError": 1,
-        }
-        if (status := statuses.get(type(error).__name__)) is None:
-            raise
+    except WdgridError as error:
         for line in str(error).splitlines():
             print(f"wdgrid: {line}", file=sys.stderr)
-        return status
+        return error.exit_status
     return 0

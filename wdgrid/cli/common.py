@@ -7,10 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-
-class UsageError(Exception):
-    """Bad input that is not in a study file, in one line."""
-
+from wdgrid.errors import UsageError
 
 StudyWord = Annotated[
     str,
@@ -82,7 +79,8 @@ def stored(study: str, storage: str | None) -> tuple[str, str]:
 
 def open_store(url: str, *, create: bool = False) -> Any:
     """The store at `url`; what is wrong with the URL or the file is the user's fault."""
-    from wdgrid.store import Store, StoreError
+    from wdgrid.errors import StoreError
+    from wdgrid.store import Store
 
     path = url.removeprefix("sqlite:///")
     if create and path != url:

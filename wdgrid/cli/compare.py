@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wdgrid.cli.common import AsJson, Out, Quiet, Storage, UsageError, open_store, print_json, say, stored, stored_study
+from wdgrid.cli.common import AsJson, Out, Quiet, Storage, open_store, print_json, say, stored, stored_study
+from wdgrid.errors import UsageError
 
 CIFAR10_TEST = 10_000  # images behind each of the paper's test errors
 

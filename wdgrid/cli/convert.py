@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from wdgrid.cli.common import AsJson, UsageError, print_json, say
+from wdgrid.cli.common import AsJson, print_json, say
+from wdgrid.errors import UsageError
 from wdgrid.optim.conversion import ALIASES, OPTIMIZERS, TARGETS, Conversion
 from wdgrid.optim.conversion import convert as convert_one
 

@@ -12,7 +12,6 @@ from wdgrid.cli.common import (
     Storage,
     StudyName,
     Style,
-    UsageError,
     open_store,
     print_json,
     print_summary,
@@ -24,6 +23,7 @@ from wdgrid.cli.common import (
 from wdgrid.cli.drawing import draw, redraw, tell_report
 from wdgrid.cli.resume_command import alarm_lines, left_out, sweep_of
 from wdgrid.cli.watch import watch as watch_store
+from wdgrid.errors import UsageError
 
 
 def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:

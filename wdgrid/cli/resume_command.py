@@ -85,10 +85,11 @@ def alarm_lines(numbers: Any, study: Any, command: SweepCommand, left_out: int =
 
     The command trains the cells that a search left out, too, and says so.
     """
+    from wdgrid.errors import StudyFileError
     from wdgrid.report.extend import alarms, extended_axes
     from wdgrid.study import load_study
     from wdgrid.study.bundled import study_path
-    from wdgrid.study.file import StudyFileError, only_adds
+    from wdgrid.study.file import only_adds
 
     if not (lines := [f"{panel}: {alarm.text}" for panel, alarm in alarms(numbers)]):
         return []

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from wdgrid.cli.common import AsJson, UsageError, print_json, say
+from wdgrid.cli.common import AsJson, print_json, say
+from wdgrid.errors import UsageError
 
 
 def studies(as_json: AsJson = False) -> None:

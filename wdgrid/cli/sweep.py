@@ -15,7 +15,6 @@ from wdgrid.cli.common import (
     Storage,
     StudyWord,
     Style,
-    UsageError,
     database_folder,
     open_store,
     say,
@@ -23,6 +22,7 @@ from wdgrid.cli.common import (
 )
 from wdgrid.cli.drawing import draw
 from wdgrid.cli.resume_command import SweepCommand
+from wdgrid.errors import UsageError
 
 WORTH = 0.4  # a search that takes more of the whole grid's time than that says so
 
@@ -59,11 +59,10 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Train what a study has not trained yet, then draw its report. Give the same command again to go on."""
+    from wdgrid.errors import StudyFileError, UsersFaultError
     from wdgrid.study import load_study
     from wdgrid.study.bundled import study_path
-    from wdgrid.study.file import StudyFileError
     from wdgrid.sweep.reconcile import agree, plan
-    from wdgrid.sweep.run import UsersFaultError
     from wdgrid.sweep.search import coarse_pass
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]

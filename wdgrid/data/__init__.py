@@ -17,7 +17,8 @@ from wdgrid.data.cifar import cifar
 from wdgrid.data.digits import digits
 from wdgrid.data.folder import image_folder
 from wdgrid.data.imagenet32 import imagenet32
-from wdgrid.data.locations import DataError, Tell, silent
+from wdgrid.data.locations import Tell, silent
+from wdgrid.errors import DataError
 from wdgrid.study.import_by_name import load_object
 from wdgrid.study.sections import BUILT_IN_DATASETS, Task
 

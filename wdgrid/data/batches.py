@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from wdgrid.data.locations import DataError
+from wdgrid.errors import DataError
 
 IMAGE = (3, 32, 32)
 # All that arrays in a pickle refer to: a file from somewhere must not call anything else.

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wdgrid.data.augment import moments
-from wdgrid.data.locations import DataError, tidied
+from wdgrid.data.locations import tidied
+from wdgrid.errors import DataError
 
 FORMAT = "2"
 TYPES = {"I64": np.int64, "F64": np.float64, "U8": np.uint8}

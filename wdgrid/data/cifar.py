@@ -16,7 +16,8 @@ import numpy as np
 from wdgrid.data.batches import IMAGE, images, unpickled
 from wdgrid.data.cache import Content, Create, Prepared, prepared
 from wdgrid.data.download import fetch
-from wdgrid.data.locations import DataError, Tell, fingerprint, home, places, reading
+from wdgrid.data.locations import Tell, fingerprint, home, places, reading
+from wdgrid.errors import DataError
 
 LABELS = {"cifar10": ("labels", 10), "cifar100": ("fine_labels", 100)}
 Read = Callable[[str], bytes]  # a batch file's content by its name

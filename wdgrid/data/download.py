@@ -6,7 +6,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from wdgrid.data.locations import DataError, Tell, tidied
+from wdgrid.data.locations import Tell, tidied
+from wdgrid.errors import DataError
 
 TIMEOUT_S = 30
 BLOCK = 1024**2

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wdgrid.data.cache import Content, Create, Prepared, prepared
-from wdgrid.data.locations import DataError, Tell, fingerprint, home, locate, reading
+from wdgrid.data.locations import Tell, fingerprint, home, locate, reading
+from wdgrid.errors import DataError
 
 PARTS = ("train", "test")
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".gif")

@@ -10,7 +10,8 @@ import numpy as np
 
 from wdgrid.data.batches import IMAGE, images, unpickled
 from wdgrid.data.cache import Content, Create, Prepared, prepared
-from wdgrid.data.locations import DataError, Tell, fingerprint, home, locate, reading
+from wdgrid.data.locations import Tell, fingerprint, home, locate, reading
+from wdgrid.errors import DataError
 
 CLASSES = 1000
 FILES = {"train": [f"train_data_batch_{i}" for i in range(1, 11)], "test": ["val_data"]}

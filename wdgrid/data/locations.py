@@ -8,11 +8,9 @@ from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
+from wdgrid.errors import DataError
+
 Tell = Callable[[str, int, int], None]  # what is being done, how much of it is, of how much
-
-
-class DataError(Exception):
-    """A dataset that cannot be used, in one line."""
 
 
 @contextmanager

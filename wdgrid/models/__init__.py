@@ -6,16 +6,13 @@ The engine trains K of them at once without the network's knowing; a user's own 
 import torch
 from torch import nn
 
+from wdgrid.errors import ModelError
 from wdgrid.models.mlp import mlp
 from wdgrid.models.resnet import resnet
 from wdgrid.models.shake import shake_shake
 from wdgrid.models.tf_tutorial import tf_tutorial
 from wdgrid.study.import_by_name import load_object
 from wdgrid.study.sections import BUILT_IN_MODELS, Task
-
-
-class ModelError(Exception):
-    """A network that cannot be built for the data, in one line."""
 
 
 def build(task: Task, features: torch.Size, classes: int, seed: int) -> nn.Module:

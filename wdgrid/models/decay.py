@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from wdgrid.models import ModelError
+from wdgrid.errors import ModelError
 
 _NORM = re.compile(r"Norm([1-3]d)?$")
 

@@ -8,8 +8,9 @@ file and not how a cell is trained. The parts: `database` opens, `plan` plans, `
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from wdgrid.errors import StoreError
 from wdgrid.store import leases, plan, read
-from wdgrid.store.database import Database, StoreError
+from wdgrid.store.database import Database
 from wdgrid.store.leases import Claim, Only, owner_name
 from wdgrid.store.read import StudySummary
 from wdgrid.study import Cell, Outcome

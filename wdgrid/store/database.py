@@ -22,6 +22,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 
 # What the bulk writes were tested with. Optuna froze its schema number at 12 long ago and counts alembic revisions
 # since, so both must agree. There is no fall-back to Optuna's public API: it cannot claim without double execution.
+from wdgrid.errors import StoreError
+
 TESTED_SCHEMA = (12, "v3.2.0.a")
 BUSY_TIMEOUT_S = 60
 _PLANNING_LOCK = 0x77646772  # "wdgr": PostgreSQL's advisory lock under which planners take turns
@@ -55,10 +57,6 @@ leases = sa.Table(
     sa.Column("owner", sa.String(512), nullable=False, index=True),
     sa.Column("expires", sa.Float(53), nullable=False),  # seconds since the epoch, by the storage's own clock
 )
-
-
-class StoreError(Exception):
-    """The storage cannot be opened, read or written, or does not hold what was asked for; one line says why."""
 
 
 class Database:

@@ -14,8 +14,8 @@ from optuna.distributions import FloatDistribution, IntDistribution, distributio
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from wdgrid.errors import StoreError
 from wdgrid.store.database import (
-    StoreError,
     cells,
     directions,
     dump,

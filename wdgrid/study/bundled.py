@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from wdgrid.study.file import StudyFileError
+from wdgrid.errors import StudyFileError
 from wdgrid.study.model import Study
 from wdgrid.study.sections import Task
 

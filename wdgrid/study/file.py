@@ -12,16 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from wdgrid.errors import StudyFileError
 from wdgrid.study.model import Study
 from wdgrid.study.sections import SCHEDULES, FaultsError
-
-
-class StudyFileError(Exception):
-    """A study that cannot be used; `lines` holds one line per fault."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = list(lines)
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-class LoadingError(Exception):
-    """What was named cannot be imported, in one line."""
+from wdgrid.errors import LoadingError
 
 
 def load_object(spec: str) -> Callable[..., Any]:

@@ -6,10 +6,11 @@ how they are trained.
 
 from typing import Any
 
+from wdgrid.errors import StudyFileError
 from wdgrid.store import Store
 from wdgrid.study import Study
 from wdgrid.study.coarse import coarse_name
-from wdgrid.study.file import StudyFileError, differences, only_adds
+from wdgrid.study.file import differences, only_adds
 
 CONTENT = "data"  # the study's attribute that holds the SHA-256 of the files its images came from, by part
 Content = tuple[str, str] | None  # the same of training and of test images; None where a program makes them

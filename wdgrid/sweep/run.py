@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from wdgrid.errors import MachineError, UsersFaultError
 from wdgrid.store import Claim, Only, Store, owner_name
 from wdgrid.study import Outcome, Study
 from wdgrid.sweep import environment
@@ -25,14 +26,6 @@ from wdgrid.sweep.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparin
 LEASE_S = 120.0
 RENEW_S = 30.0
 MAX_DEATHS = 3  # worker processes that may die before the sweep gives up
-
-
-class UsersFaultError(Exception):
-    """The study cannot be trained as it is written, in one line."""
-
-
-class MachineError(Exception):
-    """The machine failed; what was finished is kept."""
 
 
 @dataclass(frozen=True)

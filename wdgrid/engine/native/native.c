@@ -3,7 +3,7 @@
  * A network is a row of layers on features: linear, batch norm, ReLU; its loss is the mean cross-entropy. Weights,
  * moments and statistics are the engine's own [cells, ...] tensors, and wdgrid/engine/native.py hands them over with all
  * the memory that is worked in. Built where wdgrid runs, without -ffast-math: what is not a number has to come through.
- * A cell's result depends on nothing but the cell. The update rules are those of wdgrid/optim.py, which has their sources.
+ * A cell's result depends on nothing but the cell. The update rules are those of wdgrid/optim/algorithms.py, which has their sources.
  */
 #include "vectors.h"
 
