@@ -16,17 +16,17 @@ from wdgrid.engine import Checkpoint, Job, Workbench, train
 from wdgrid.engine.fused.network import FusedNetwork
 from wdgrid.study.sections import Constant, Cosine, Restarts, Step, Task
 
-FORMS = [pytest.param("native", marks=needs_compiler), "stacked"]
+BACKENDS = [pytest.param("native", marks=needs_compiler), "stacked"]
 SCHEDULES = [Constant(), Step(), Cosine(), Restarts(period=1, multiplier=2)]
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=BACKENDS)
 def exact(request) -> Workbench:
     args = {"hidden": [12, 9]}
     return bench_of(request.param, model_args=args, batch_size=25, epochs=3, train_size=110, precision="float64")
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=BACKENDS)
 def single(request) -> Workbench:
     return bench_of(request.param, model_args={"hidden": [12]}, batch_size=25, epochs=2, train_size=100)
 
@@ -70,9 +70,9 @@ def test_a_cell_does_not_depend_on_its_chunk(single, order, split):
         assert [together[i] for i in order] == [numbers(o) for o in apart]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_slots_do_not_matter_at_the_shapes_of_the_digits_study(form):
-    bench = bench_of(form, batch_size=50, epochs=1, train_size=900)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_slots_do_not_matter_at_the_shapes_of_the_digits_study(backend):
+    bench = bench_of(backend, batch_size=50, epochs=1, train_size=900)
     job = Job("adam", Cosine(), 1, False)
     cells = cells_of("adam", [0.1 / 2 ** (i % 11) for i in range(31)], [0.001 * i for i in range(31)])
     forward = [numbers(o) for o in run(bench, job, cells, 31)]
@@ -144,15 +144,15 @@ class Branching(LayerNormed):
 
 
 @pytest.mark.parametrize(
-    ("factory", "form"),
+    ("factory", "backend"),
     [(Pooled, "stacked"), (Residual, "vmap"), (LayerNormed, "vmap"), (Branching, "one by one")],
 )
-def test_every_form_of_a_users_network_is_the_network(factory, form):
+def test_every_backend_of_a_users_network_is_the_network(factory, backend):
     torch.manual_seed(0)
     x, y = torch.randn(20, 1, 8, 8, dtype=torch.float64), torch.randint(0, 10, (20,))
     module = factory().double()
     network = FusedNetwork(module, 3, x)
-    assert network.form == form
+    assert network.backend == backend
     for k in range(3):  # three different cells
         network.theta[k] *= 1 + 0.1 * k
     logits = network(x, training=True)
@@ -202,11 +202,11 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(single, tmp_path, op
 
 
 def test_a_convolutional_network_trains_on_shifted_images(tmp_path, monkeypatch):
-    """Shifted images of one channel once came in a memory format that the stacked form could not flatten."""
+    """Shifted images of one channel once came in a memory format that the stacked backend could not flatten."""
     monkeypatch.syspath_prepend(Path(__file__).parent)
     task = Task(model="test_engine:Pooled", batch_size=25, epochs=1, train_size=100, precision="float64", device="cpu")
     bench = Workbench(task)
-    assert bench.network(0, 2).form == "stacked"
+    assert bench.network(0, 2).backend == "stacked"
     job = Job("adamw", Cosine(), 1, False)
     (cell,) = cells_of("adamw", [0.01], [0.02])
     (outcome,) = run(bench, job, [cell], 3)
@@ -223,7 +223,7 @@ def test_bfloat16_products_keep_float32_weights_and_come_close(model):
         )
         bench = Workbench(task)
         network = bench.network(0, 3)
-        assert network.form == "stacked" and network.theta.dtype == torch.float32
+        assert network.backend == "stacked" and network.theta.dtype == torch.float32
         x = bench.data.prepared(bench.data.train_x[:25])
         logits = network(x, training=True)
         assert logits.dtype == torch.float32

@@ -42,7 +42,7 @@ def test_cells_are_as_many_as_half_of_a_gpus_free_memory_holds(bench, monkeypatc
 
 
 def taken_by_a_cell(bench):
-    """Bytes of one cell in the stacked form: weights, gradients and what autograd keeps; from 2 and 4 cells."""
+    """Bytes of one cell in the stacked backend: weights, gradients and what autograd keeps; from 2 and 4 cells."""
     taken = []
     for cells in (2, 4):
         network, kept = bench.network(0, cells), {}

@@ -1,4 +1,4 @@
-"""Networks that draw random numbers, and forms of a network that only seem to be the network."""
+"""Networks that draw random numbers, and backends of a network that only seem to be the network."""
 
 import math
 from pathlib import Path
@@ -39,7 +39,7 @@ class Functional(nn.Module):
 
 
 class Noisy(Functional):
-    """Layers without a stacked form, and a user's own noise."""
+    """Layers without a stacked backend, and a user's own noise."""
 
     def forward(self, x):
         x = F.alpha_dropout(self.first(x.flatten(1)), 0.3, self.training)
@@ -70,7 +70,7 @@ def shake():
     return shake_shake(1, 10, depth=8, width=2, level="image")
 
 
-FORMS = [
+BACKENDS = [
     (Dropped, "stacked"),
     (shake, "stacked"),
     (Functional, "stacked"),
@@ -91,10 +91,10 @@ def bench(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize(("network", "form"), FORMS, ids=lambda p: getattr(p, "__name__", p))
-def test_a_chunk_with_noise_is_a_loop_over_cells_with_the_same_noise(bench, network, form):
+@pytest.mark.parametrize(("network", "backend"), BACKENDS, ids=lambda p: getattr(p, "__name__", p))
+def test_a_chunk_with_noise_is_a_loop_over_cells_with_the_same_noise(bench, network, backend):
     exact = bench(network, "float64")
-    assert exact.network(0, 3).form == form
+    assert exact.network(0, 3).backend == backend
     job = Job("adamw", Cosine(), 2, False)
     cells = cells_of("adamw", [0.01, 0.02, 0.005], [0.01, 0.0, 0.03])
     for cell, outcome in zip(cells, run(exact, job, cells, 3), strict=True):
@@ -102,7 +102,7 @@ def test_a_chunk_with_noise_is_a_loop_over_cells_with_the_same_noise(bench, netw
             assert getattr(outcome, name) == pytest.approx(value, rel=1e-9), (name, cell)
 
 
-@pytest.mark.parametrize("network", [pair[0] for pair in FORMS], ids=lambda n: n.__name__)
+@pytest.mark.parametrize("network", [pair[0] for pair in BACKENDS], ids=lambda n: n.__name__)
 def test_with_noise_a_cell_still_does_not_depend_on_its_chunk(bench, network):
     single, job = bench(network), Job("sgd", Constant(), 1, False)
     cells = cells_of("sgd", [0.1, 1e38, 0.05, 0.02], [0.01, 0.0, 0.0, 0.02])
@@ -119,7 +119,7 @@ def test_seeds_and_steps_draw_different_noise(bench):
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("network", [pair[0] for pair in FORMS], ids=lambda n: n.__name__)
+@pytest.mark.parametrize("network", [pair[0] for pair in BACKENDS], ids=lambda n: n.__name__)
 def test_going_on_from_a_checkpoint_draws_the_same_noise(bench, tmp_path, network):
     single, job = bench(network), Job("adam", Cosine(), 3, False)
     cells = cells_of("adam", [0.01, 0.02], [0.01, 0.0])
@@ -184,13 +184,13 @@ class Frozen(Clamped):
         self.first.requires_grad_(False)
 
 
-@pytest.mark.parametrize(("factory", "form"), [(Straight, "one by one"), (Clamped, "vmap"), (Frozen, "vmap")])
-def test_a_form_that_agrees_by_accident_is_refused(factory, form):
+@pytest.mark.parametrize(("factory", "backend"), [(Straight, "one by one"), (Clamped, "vmap"), (Frozen, "vmap")])
+def test_a_backend_that_agrees_by_accident_is_refused(factory, backend):
     torch.manual_seed(0)
     x = 0.1 * torch.rand(8, 1, 8, 8, dtype=torch.float64)
     module = factory().double()
     network = FusedNetwork(module, 3, x)
-    assert network.form == form
+    assert network.backend == backend
     network.backward(network(2 * x, training=True).square().sum(dim=(1, 2)))
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(module(2 * x).square().sum(), list(trained.values()))
@@ -225,9 +225,9 @@ def test_a_broken_layer_does_not_get_through(monkeypatch, broken, replacement, f
     """Noise that is not the plain layer's, and cells that see their neighbours."""
     torch.manual_seed(0)
     x = torch.randn(8, 1, 8, 8)
-    assert FusedNetwork(factory(), 2, x).form == "stacked"
+    assert FusedNetwork(factory(), 2, x).backend == "stacked"
     monkeypatch.setattr(layers, broken, replacement)
-    assert FusedNetwork(factory(), 2, x).form == "vmap"
+    assert FusedNetwork(factory(), 2, x).backend == "vmap"
 
 
 def test_dropout_keeps_the_mean():

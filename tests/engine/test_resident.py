@@ -166,7 +166,7 @@ def test_steps_on_a_gpu_stay_there_and_a_users_own_code_is_not_recorded():
     run, _ = steps(Resident)
     given = run.network, run.rule, ETAS, DECAYS, 7
     assert bench.steps(*given)._record is bench.graphs
-    run.network.kind = run.network.kind._replace(form="vmap")
+    run.network.kind = run.network.kind._replace(backend="vmap")
     own = bench.steps(*given)
     assert type(own) is Resident and own._record is None
 

@@ -32,7 +32,7 @@ def steps(kind, name="mlp", optimizer="adamw", dtype=torch.float64, products=Non
     x, y = torch.randn(STEPS, B, *shape, dtype=dtype).to(device), torch.randint(0, 10, (STEPS, B)).to(device)
     network = FusedNetwork(factory(), K, x[0], KINDS.get(name), products)
     KINDS[name] = network.kind
-    assert network.form == "stacked"
+    assert network.backend == "stacked"
     unit = 0.1 if optimizer.startswith("sgd") else 0.01
     hyper = {"lr": [unit, unit, unit / 4], "weight_decay": [1e-12, 1e300, 0.0]}
     hyper |= {n: [v] * K for n, v in EXTRA_HYPERPARAMETERS[optimizer].items()}

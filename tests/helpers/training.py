@@ -28,12 +28,12 @@ def numbers(outcome):
     return repr({k: v for k, v in asdict(outcome).items() if k != "seconds"})
 
 
-def bench_of(form: str, **task) -> Workbench:
-    """A workbench whose perceptron is computed in this form."""
+def bench_of(backend: str, **task) -> Workbench:
+    """A workbench whose perceptron is computed in this backend."""
     with pytest.MonkeyPatch.context() as patch:
-        if form == "stacked":
+        if backend == "stacked":
             patch.setattr("wdgrid.engine.loop.chain", lambda *_: None)
         bench = Workbench(Task(device="cpu", **task))
         bench.network(0, 1)
-    assert bench.form == form
+    assert bench.backend == backend
     return bench

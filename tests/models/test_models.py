@@ -1,4 +1,4 @@
-"""The built-in networks: their shapes, sizes and initialisation, and the engine's stacked form of them."""
+"""The built-in networks: their shapes, sizes and initialisation, and the engine's stacked backend of them."""
 
 import itertools
 import math
@@ -34,17 +34,17 @@ def perturb(tensors) -> None:
             tensor *= 1 + 0.2 * k
 
 
-@pytest.mark.parametrize(("form", "cells"), [("stacked", 1), ("stacked", 3), ("vmap", 2), ("one by one", 2)])
+@pytest.mark.parametrize(("backend", "cells"), [("stacked", 1), ("stacked", 3), ("vmap", 2), ("one by one", 2)])
 @pytest.mark.parametrize("model", SMALL)
-def test_every_form_is_k_plain_runs(model, form, cells):
+def test_every_backend_is_k_plain_runs(model, backend, cells):
     """Three steps of gradient descent and a test pass in float64: losses, parameters, gradients and buffers."""
     random = torch.Generator().manual_seed(1)
     batches = [
         (torch.randn(7, *SHAPE, dtype=torch.float64, generator=random), torch.arange(7) % CLASSES) for _ in range(3)
     ]
     fused = FusedNetwork(network(model).double(), cells, batches[0][0])
-    assert fused.form == "stacked"
-    fused = FusedNetwork(network(model).double(), cells, batches[0][0], Kind(form, fused.kind.random))
+    assert fused.backend == "stacked"
+    fused = FusedNetwork(network(model).double(), cells, batches[0][0], Kind(backend, fused.kind.random))
     plain = [network(model).double() for k in range(cells)]
     perturb(fused.theta)
     for parameters in zip(*(module.parameters() for module in plain), strict=True):

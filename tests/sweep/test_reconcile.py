@@ -9,7 +9,7 @@ from helpers.synthetic_tables import make_study
 from wdgrid.errors import StudyFileError
 from wdgrid.store import Store, owner_name
 from wdgrid.study.coarse import coarse_name, coarse_study
-from wdgrid.sweep.reconcile import CONTENT, agree, keep_content, must_be_as_planned, plan
+from wdgrid.sweep.reconcile import CONTENT, keep_content, must_be_as_planned, plan, replace_or_refuse
 
 STUDY = make_study()
 FEWER = make_study(task={"batch_size": 50, "epochs": 8, "train_size": 900})
@@ -40,7 +40,7 @@ def test_a_study_of_which_nothing_was_trained_makes_room_and_leaves_nothing(stor
     plan(store, coarse_name("s"), coarse_study(STUDY))
     store.set_attrs("s", {"chunk": 7})
     store.release([one_cell(store).trial_id])  # claimed once, and given back
-    assert agree(store, "s", FEWER, extend=False)
+    assert replace_or_refuse(store, "s", FEWER, extend=False)
     assert rows(url) == before and [s.name for s in store.studies()] == ["neighbour"]
     plan(store, "s", FEWER)
     assert store.definition("s") == (FEWER.canonical(), FEWER.digest()) and store.attrs("s") == {}
@@ -70,19 +70,19 @@ def test_a_study_of_which_a_cell_was_begun_is_refused_when_changed(store, how):
     plan(store, "s", STUDY)
     how(store)
     with pytest.raises(StudyFileError) as caught:
-        agree(store, "s", FEWER, extend=False)
+        replace_or_refuse(store, "s", FEWER, extend=False)
     assert "s: task.epochs: was 3; is now 8" in caught.value.lines and "--name" in caught.value.lines[-1]
-    assert store.definition("s")[1] == STUDY.digest() and not agree(store, "s", STUDY, extend=False)
+    assert store.definition("s")[1] == STUDY.digest() and not replace_or_refuse(store, "s", STUDY, extend=False)
     with pytest.raises(StudyFileError, match="--extend to add cells"):
-        agree(store, "s", MORE, extend=False)
-    assert not agree(store, "s", MORE, extend=True)
+        replace_or_refuse(store, "s", MORE, extend=False)
+    assert not replace_or_refuse(store, "s", MORE, extend=True)
 
 
 def test_a_cell_that_a_dead_process_had_claimed_is_no_hindrance(store):
     plan(store, "s", STUDY)
     host, _, token = owner_name().rsplit(":", 2)
     store.claim("s", "sgd", 0, 3, f"{host}:{2**22 + 1}:{token}")
-    assert agree(store, "s", FEWER, extend=False)
+    assert replace_or_refuse(store, "s", FEWER, extend=False)
 
 
 def test_nothing_is_withdrawn_of_which_a_cell_was_begun(store):
@@ -101,7 +101,7 @@ def test_claims_on_a_study_that_was_changed_meanwhile_are_not_trained(store):
     keep_content(store, "s", STUDY, NEW)  # another machine, whose images are others, was first
     with pytest.raises(StudyFileError, match="another process has changed the stored study"):
         must_be_as_planned(store, "s", STUDY, OLD)
-    assert agree(store, "s", FEWER, extend=False)
+    assert replace_or_refuse(store, "s", FEWER, extend=False)
     for _ in ("gone", "another"):
         with pytest.raises(StudyFileError, match="another process has changed the stored study"):
             must_be_as_planned(store, "s", MORE, None)

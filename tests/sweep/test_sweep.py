@@ -182,7 +182,7 @@ def test_cells_that_round_differently_are_told_apart(here):
     small = ["sweep", "studies/small.toml", "--set", "task.epochs=1", "--extend"]
     first = wdgrid(*small, cwd=here)
     more = wdgrid(*small, "--set", "axes.lr.values=2..1/8", cwd=here, env=os.environ | {"CC": ""})
-    both = "form: native, then stacked"
+    both = "backend: native, then stacked"
     assert "rounded otherwise" not in first.stderr
     assert more.stderr.count("rounded otherwise") == 1 and both in more.stderr
     assert more.stderr.count("no C compiler") == 1

@@ -1,6 +1,6 @@
-"""The commands: parse, call, print, exit status. Data goes to stdout, talk to stderr.
+"""The commands: parse, call, print, exit status. Results go to stdout, messages to stderr.
 
-Knows neither torch nor SQL. Exit status 2 is bad input (one line a fault), 1 a fault of the machine, 130 an interrupt.
+Exit status 2 is bad input (one line a fault), 1 a fault of the machine, 130 an interrupt.
 """
 
 import sys

@@ -58,7 +58,7 @@ def plan(
     told = {
         "study": path.stem,
         "device": str(bench.device),
-        "network": bench.form,
+        "network": bench.backend,
         "parameters": network.size,
         "chunk": size,
         "workers": processes,

@@ -62,7 +62,7 @@ def sweep(
     from wdgrid.errors import StudyFileError, UsersFaultError
     from wdgrid.study import load_study
     from wdgrid.study.bundled import study_path
-    from wdgrid.sweep.reconcile import agree, plan
+    from wdgrid.sweep.reconcile import plan, replace_or_refuse
     from wdgrid.sweep.search import coarse_pass
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]
@@ -75,7 +75,7 @@ def sweep(
     again = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None, coarse)
     is_new = not Path(url.removeprefix("sqlite:///")).exists()
     with open_store(url, create=True) as store:
-        if agree(store, name, study, extend):
+        if replace_or_refuse(store, name, study, extend):
             say(f"{name}: no cell of the stored study was trained yet: it is replaced by this one", quiet)
         added = plan(store, name, study)
         store.set_attrs(name, again.attrs())
@@ -113,6 +113,7 @@ class _Run:
     def search(self, name: str, study: Any, small: Any) -> None:
         """Trains the coarse pass of a planned study, then what that leads to."""
         from wdgrid.study.coarse import coarse_name
+        from wdgrid.sweep.environment import stored_environment
         from wdgrid.sweep.reconcile import plan
         from wdgrid.sweep.search import rounds, time_share
 
@@ -122,7 +123,7 @@ class _Run:
             raise UsageError(f"{name}: the study has grown since its coarse pass; leave --coarse out")
         self.whole(small_name, small, plan(self.store, small_name, small))
         attrs = self.store.attrs(small_name)
-        one_by_one = attrs.get("environment", {}).get("form") == "native"
+        one_by_one = stored_environment(attrs).get("backend") == "native"
         share = time_share(study, 1 if one_by_one else attrs.get("chunk", 1))
         if share > WORTH:
             words = "so many of this network's cells train together that the search takes about"
@@ -158,7 +159,9 @@ class _Run:
         self._set_environment(name, {"finished": _now()})
 
     def _set_environment(self, name: str, found: dict[str, Any]) -> None:
-        self.store.set_attrs(name, {"environment": {**self.store.attrs(name).get("environment", {}), **found}})
+        from wdgrid.sweep.environment import stored_environment
+
+        self.store.set_attrs(name, {"environment": {**stored_environment(self.store.attrs(name)), **found}})
 
 
 def _what_is_to_do(name: str, cells: int, missing: int, added: int, back: int) -> str:

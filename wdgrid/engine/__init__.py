@@ -1,4 +1,4 @@
-"""The engine: trains chunks of K cells at once. Knows nothing of Optuna, SQL, or files but its checkpoints."""
+"""The engine: trains chunks of K cells at once."""
 
 from wdgrid.engine.checkpoint import Checkpoint
 from wdgrid.engine.chunk import chunk_size

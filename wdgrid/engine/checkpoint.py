@@ -1,7 +1,6 @@
 """Checkpoints of a chunk in training: one safetensors file each, its JSON in the header, the last two kept.
 
-Knows files and what a chunk says of itself (tensors by name and a plain dictionary); does not know what they mean. A
-file appears whole or not at all, and one that cannot be read counts as absent: the one before it is used.
+A file appears whole or not at all, and one that cannot be read counts as absent: the one before it is used.
 """
 
 import contextlib

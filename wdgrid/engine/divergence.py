@@ -15,8 +15,6 @@ batch of the best ten before: a draw of batches hardly ever does that unless the
 
 A cell has one class: the first above that applies, a rise that did not end coming after *stuck at chance*. Where a
 schedule raises the rate again (warm restarts) the loss rises by intent: what was quiet is forgotten there.
-
-Knows losses, errors and steps. Knows nothing of networks, optimizers or storage.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""What a task will cost, from a few measured steps; and how fast this machine multiplies matrices.
-
-Knows FLOPs, seconds and bytes of one chunk and of the device. Knows nothing of grids: whoever asks multiplies.
-"""
+"""FLOPs, seconds and bytes of one chunk, from a few measured steps; and how fast this machine multiplies matrices."""
 
 import dataclasses
 import time

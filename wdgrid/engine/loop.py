@@ -1,7 +1,7 @@
 """The training loop over a chunk: the same minibatch for K cells, each with its own weights, rate and decay.
 
 A cell's result is a function of the cell and of the chunk size K alone: chunks are padded to K, nothing sums over
-cells, and what is random comes from counters (seed, epoch or step). Knows nothing of storage.
+cells, and what is random comes from counters (seed, epoch or step).
 """
 
 import copy
@@ -75,10 +75,10 @@ class Workbench:
         network = FusedNetwork(module, cells, x, self._kind, self.products)
         if self._kind is None and self.batch == 1:
             copy.deepcopy(module).to(x).train()(x[:1])  # batch norm of features refuses a single image
-        if self._kind is None and network.form == "stacked" and not network.kind.random and not self.products:
+        if self._kind is None and network.backend == "stacked" and not network.kind.random and not self.products:
             self._compile(module, x)
         self._kind = network.kind
-        _tf32(allowed=self.task.precision == "tf32")  # now that forms were compared, more closely than it is exact
+        _tf32(allowed=self.task.precision == "tf32")  # now that backends were compared, more closely than it is exact
         return network
 
     def _compile(self, module: nn.Module, x: Tensor) -> None:
@@ -95,9 +95,9 @@ class Workbench:
         return min(self.task.batch_size, len(self.data.train_x))
 
     @property
-    def form(self) -> str:
+    def backend(self) -> str:
         """How cells are computed, once there was a network."""
-        return "native" if self._chain else self._kind.form if self._kind else "not known yet"
+        return "native" if self._chain else self._kind.backend if self._kind else "not known yet"
 
     def steps(
         self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int
@@ -105,7 +105,7 @@ class Workbench:
         """How the cells of `network` are trained by `rule`, with η_t and what λ is multiplied by for each step."""
         given = network, rule, etas, decays, seed
         if self.device.type == "cuda":  # a user's own code is not recorded: it may compute in Python
-            return Resident(*given, self.graphs if network.form == "stacked" else None)
+            return Resident(*given, self.graphs if network.backend == "stacked" else None)
         if self._chain is None:
             return Stepwise(*given)
         return Native(self._chain, network, rule, etas, decays, self.batch)

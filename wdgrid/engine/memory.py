@@ -1,7 +1,4 @@
-"""Memory: how much is free, and how much a cell in training takes.
-
-Knows devices and modules; what follows from it, `wdgrid.engine.chunk` decides.
-"""
+"""Memory: how much is free, and how much a cell in training takes."""
 
 import os
 from pathlib import Path
@@ -9,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wdgrid.engine.randomness import generators, kept
+from wdgrid.engine.randomness import generators, preserved
 
 STATE = 7  # numbers for each weight: itself, its gradient, two moments, and three while an update is computed
 
@@ -33,7 +30,7 @@ def of_a_cell(
     an image), for gradients; and two of those in a test, whose memory a GPU may not share with a recorded step's.
     """
     weights = sum(p.numel() for p in module.parameters()) * STATE * x.element_size()
-    with kept(generators(x.device)), torch.autocast(x.device.type, products, enabled=products is not None):
+    with preserved(generators(x.device)), torch.autocast(x.device.type, products, enabled=products is not None):
         twice = torch.cat([x, x])
         image = max(0, _saved(module, twice) - _saved(module, x)) // len(x)  # what grows with the images
     activation = 2 * largest * (products or x.dtype).itemsize

@@ -1,8 +1,7 @@
 """Random layers: seeded from a counter before a forward pass, their noise shared by all K cells.
 
 A network that draws (dropout and its kin, or a user's own torch.rand) takes its numbers from torch's generators, so
-whoever seeds those before each pass decides all of them: layer after layer, in the network's own order. Knows neither
-seeds' meaning nor steps: numbers come from outside.
+whoever seeds those before each pass decides all of them: layer after layer, in the network's own order.
 """
 
 import contextlib
@@ -41,7 +40,7 @@ def restore(of: Generators, to: list[Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def kept(of: Generators) -> Iterator[None]:
+def preserved(of: Generators) -> Iterator[None]:
     """Whatever is drawn inside leaves no trace."""
     before = states(of)
     try:
@@ -57,7 +56,7 @@ def draws(module: nn.Module, x: Tensor) -> bool:
     """
     of = generators(x.device)
     module = copy.deepcopy(module)
-    with kept(of), torch.enable_grad():
+    with preserved(of), torch.enable_grad():
         before = states(of)
         module.train()(x).sum().backward()
         with torch.no_grad():

@@ -1,7 +1,4 @@
-"""How an epoch's steps and a test pass are run: a step at a time, whatever the network, rule and device.
-
-Knows a fused network, its rule and the tables of its schedule. Knows nothing of data sets, curves or what a cell is.
-"""
+"""How an epoch's steps and a test pass are run: a step at a time, whatever the network, rule and device."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -1,7 +1,7 @@
 """What (rate, decay) of one optimizer is called in another library, with a line to paste.
 
-Knows the libraries' update rules (docs/theory.md; read in torch 2.15, timm 1.0.31,
-Composer 0.32, optax 0.2.8, Keras 3.15 and pytorch_optimizer 4.1) and imports none of them. η is the
+The libraries' update rules (docs/theory.md) were read in torch 2.15, timm 1.0.31,
+Composer 0.32, optax 0.2.8, Keras 3.15 and pytorch_optimizer 4.1; none of them is imported. η is the
 schedule's multiplier, α the rate. The paper's step takes η λ θ off for decay; the library form
 (`sgdw-torch`, `adamw-torch`) η α λ θ, so λ_library = λ_paper / α. L2 factors are the same everywhere, but
 for Keras' regularizer, whose gradient is twice its factor. Two without a line of their own: Schedule-Free

@@ -1,7 +1,4 @@
-"""Schedules η_t and restart periods, as tables over all steps of a run.
-
-Knows the paper's four schedules. Knows nothing of rates, decays or cells: η_t multiplies whatever the optimizer says.
-"""
+"""The paper's four schedules: η_t and restart periods as tables over all steps of a run."""
 
 import math
 

@@ -1,7 +1,4 @@
-"""The tidy table as a file for other tools: CSV, Parquet or JSON.
-
-Knows column order and how a diverged cell is written in each format. Knows nothing of how the table came about.
-"""
+"""The tidy table as a file for other tools: CSV, Parquet or JSON."""
 
 import json
 import sys

@@ -1,7 +1,4 @@
-"""Axis values: fractions of a unit, as the paper labels its axes.
-
-Knows how `"0, 1/32..16"` is written, read and printed. Knows nothing of studies, optimizers or storage.
-"""
+"""Axis values: fractions of a unit, as the paper labels its axes (`"0, 1/32..16"`): reading and printing them."""
 
 import re
 from fractions import Fraction

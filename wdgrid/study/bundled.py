@@ -1,7 +1,7 @@
 """The study files that ship with wdgrid: finding one by name, and what each costs to train.
 
-Knows where they lie (studies/ in a checkout, wdgrid/studies in a wheel) and counts floating point operations. Knows
-nothing of torch and of this machine: what a study takes here, `wdgrid plan` measures.
+They lie in studies/ in a checkout and in wdgrid/studies in a wheel. Costs are floating point operations by formula;
+`wdgrid plan` measures the time on this machine.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The coarse pass of a study: every second value of each axis, a quarter of the epochs, the same normalized decay.
 
-It is a study of its own, so that it is planned, trained, resumed and drawn like any other. Knows how it is derived, and
-how many cells of the whole grid a search may train in full beside it.
+It is a study of its own, so that it is planned, trained, resumed and drawn like any other. `full_places` says how many
+cells of the whole grid a search may train in full beside it.
 """
 
 import math

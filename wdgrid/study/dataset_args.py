@@ -1,7 +1,4 @@
-"""Arguments of the built-in datasets, and what every section of a study file is built on.
-
-Knows what a dataset's arguments mean and allow; the datasets themselves are in `wdgrid.data`.
-"""
+"""Arguments of the built-in datasets (loaded in `wdgrid.data`), and the base of every section of a study file."""
 
 from typing import Annotated
 

@@ -1,6 +1,6 @@
 """Help on every field of a study file, from the fields' own types, defaults and descriptions, as Markdown.
 
-`wdgrid fields` prints it, and docs/study.md is what it prints. Knows nothing of what a field does.
+`wdgrid fields` prints it, and docs/study.md is what it prints.
 """
 
 import json

@@ -1,7 +1,6 @@
 """Reading study files: TOML and `--set` overrides in, a frozen Study or one line per fault out.
 
-Knows how a fault is told to a person, and how two studies differ. The rules themselves stand in `wdgrid.study.sections`
-and `wdgrid.study.model`.
+Also how two studies differ. The rules themselves are in `wdgrid.study.sections` and `wdgrid.study.model`.
 """
 
 import json

@@ -1,8 +1,4 @@
-"""The study: what must hold between its sections, the panels' names, and the cells it stands for.
-
-Knows how axes, panels and seeds unfold into cells, and what makes two studies the same. Knows nothing of files (see
-`wdgrid.study.file`), of torch, of how a cell is trained, stored or drawn.
-"""
+"""The study: the rules between its sections, its panels' names, its cells, and when two studies are the same."""
 
 import hashlib
 import json

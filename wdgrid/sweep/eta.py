@@ -1,7 +1,7 @@
 """How long training will take: epochs of chunks to go, times the seconds of one, shared by the workers.
 
 One model for `wdgrid plan`, which measures an epoch beforehand, and for a sweep, which learns it from its own workers;
-both divide cells into the same chunks. Knows numbers only.
+both divide cells into the same chunks.
 """
 
 import math

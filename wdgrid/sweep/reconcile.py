@@ -1,7 +1,6 @@
-"""A study held against what is stored of it: planned anew, gone on with, or refused.
+"""Compares a study with what is stored under its name: planned anew, resumed, or refused.
 
-Knows when cells of one study may stand side by side: of one definition, trained on the same data. Knows nothing of
-how they are trained.
+Cells of one stored study must have one definition and be trained on the same data.
 """
 
 from typing import Any
@@ -30,7 +29,7 @@ def plan(store: Store, name: str, study: Study) -> int:
     return store.create(name, cells, study.canonical(), study.digest(), {}, panel_attrs(study), axes)
 
 
-def agree(store: Store, name: str, study: Study, extend: bool) -> bool:
+def replace_or_refuse(store: Store, name: str, study: Study, extend: bool) -> bool:
     """Makes sure that this study may be planned under its name; whether an older one made room for it.
 
     A stored study of another definition makes room, with its coarse pass, if no cell of either was ever begun. Raises

@@ -1,7 +1,6 @@
 """A sweep: pending cells → chunks → workers → store, until nothing is missing.
 
-Knows the order of things and what may go wrong on the way; does not know how a cell is trained, stored or drawn.
-Whoever calls gets progress as events and decides how to show it.
+The caller gets progress as events and decides how to show it.
 """
 
 import math
@@ -176,10 +175,10 @@ class Sweep:
             budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}
             self.pace = Pace(chunk_epochs(self.pending, budgets, self.size), self.wanted)
             self.began = time.monotonic()
-        earlier = self.store.attrs(self.name).get("environment", {}) if self.store.begun(self.name) else {}
+        earlier = environment.stored_environment(self.store.attrs(self.name)) if self.store.begun(self.name) else {}
         if changes := environment.changes(earlier, ready.environment):
             self._tell(crew, note=f"from here on cells are rounded otherwise, which training amplifies: {changes}")
-        self._remember(**ready.environment | environment.of_both(earlier, ready.environment), workers=self.wanted)
+        self._remember(**ready.environment | environment.merged(earlier, ready.environment), workers=self.wanted)
 
     def _assign(self, running: _Running, crew: list[_Running]) -> None:
         """The next chunk for a worker, or its end."""
@@ -282,8 +281,8 @@ class Sweep:
 
     def _remember(self, **entries: Any) -> None:
         """Adds to what the study says of the machine and of the run."""
-        environment = self.store.attrs(self.name).get("environment", {})
-        self.store.set_attrs(self.name, {"environment": {**environment, **entries}})
+        earlier = environment.stored_environment(self.store.attrs(self.name))
+        self.store.set_attrs(self.name, {"environment": {**earlier, **entries}})
 
 
 def cores() -> int:

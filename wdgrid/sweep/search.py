@@ -1,7 +1,7 @@
 """A search with a quarter of a grid's budget: its coarse pass, then, in rounds, the cells where the best may be.
 
-Knows the order of things and what is kept of them; every cell stays a cell of the whole grid, so that a later sweep has
-only the rest to train. What was chosen is stored before it is trained: a search that was killed goes on with it.
+Every cell stays a cell of the whole grid, so that a later sweep trains only the rest. Each choice is stored before it
+is trained, so that a search that was killed resumes with it.
 """
 
 import math

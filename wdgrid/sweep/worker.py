@@ -1,8 +1,7 @@
 """A worker process: it holds a task's data and network, and trains one chunk after another.
 
-Knows the engine and the pipe to its parent; knows nothing of the store. torch is imported in the child only, with one
-thread (on a CPU, processes of one thread each are faster than threads: 13 600 against 10 400
-cell-steps a second in a prototype on two Zen 4 cores).
+torch is imported in the child only, with one thread (on a CPU, processes of one thread each are faster than threads:
+13 600 against 10 400 cell-steps a second in a prototype on two Zen 4 cores).
 """
 
 import contextlib
@@ -188,7 +187,7 @@ def _set_up(task: Task, tell: Callable[[str, int, int], None]) -> tuple[Any, Rea
         "python": platform.python_version(),
         "system": platform.platform(),
         "parameters": network.size,
-        "form": bench.form,
+        "backend": bench.backend,
         "train_images": len(bench.data.train_x),
         "test_images": len(bench.data.test_x),
         "classes": bench.data.classes,
@@ -219,7 +218,7 @@ def _checkpoint(bench: Any, order: Order) -> Any:
     first = order.cells[0]
     chunk = [f"{c.multiples[0]} {c.multiples[1]}" for c in order.cells]
     study = [order.digest, *(bench.data.content or ())]
-    identity = json.dumps([*study, bench.device.type, bench.form, first.panel, first.seed, order.size, chunk])
+    identity = json.dumps([*study, bench.device.type, bench.backend, first.panel, first.seed, order.size, chunk])
     stem = f"{first.panel}-{first.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     return Checkpoint(order.checkpoints / stem, identity, order.every)
 

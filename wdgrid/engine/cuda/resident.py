@@ -3,7 +3,7 @@ an epoch.
 
 A step reads and writes tensors that stay where they are: its minibatch, its rule's coefficients and its losses, beside
 weights, moments and statistics. No number of a step is in it and nothing waits for the device, so a recording of one
-step (`wdgrid.engine.cuda.graph`) is all of them. Runs on any device; knows nothing of CUDA.
+step (`wdgrid.engine.cuda.graph`) is all of them. Runs on any device.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,4 @@
-"""Layers for K cells at once: what each known layer of a traced module becomes.
-
-Knows the layouts of `wdgrid.engine.fused.layouts`; nothing of what trains the parameters.
-"""
+"""Layers for K cells at once: what each known layer of a traced module becomes in the layouts of `layouts`."""
 
 import operator
 from collections.abc import Callable

@@ -5,8 +5,6 @@
 - *maps*: [B, K·C, H, W], so that a convolution is one grouped convolution and pooling is torch's own; channels
   innermost in memory on a CPU (1.2 to 1.6 times as fast as planes, measured on four networks), and on a GPU with
   products in bfloat16, for its tensor cores take them so (NVIDIA's advice, not measured here).
-
-Knows nothing of layers.
 """
 
 from collections.abc import Callable
@@ -20,7 +18,7 @@ Layout = Literal["shared", "features", "maps"]
 
 
 class UnknownLayerError(Exception):
-    """A layer that has no stacked form; the message names it."""
+    """A layer that has no stacked backend; the message names it."""
 
 
 @dataclass

@@ -1,13 +1,12 @@
 """One ordinary nn.Module, K times at once.
 
-`FusedNetwork` picks, for a network that it has never seen, the fastest of three forms with the same meaning:
+`FusedNetwork` picks, for a network that it has never seen, the fastest of three backends with the same meaning:
 
 - *stacked*: torch.fx traces the module, and every layer runs on K cells in one call (`wdgrid.engine.fused.layers`);
 - *vmap*: torch.func maps the whole module over K sets of parameters;
 - *one by one*: a loop, for modules that neither can take.
 
-All three hold parameters and buffers as [K, …] views of flat storage, and give all cells the same noise. Knows nothing
-of optimizers, data or studies.
+All three hold parameters and buffers as [K, …] views of flat storage, and give all cells the same noise.
 """
 
 import copy
@@ -19,10 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from wdgrid.engine.fused.stacked import Stacked
-from wdgrid.engine.fused.verification import CELLS, agrees
-from wdgrid.engine.randomness import draws, generators, kept, restore, seed, states
+from wdgrid.engine.fused.verification import CELLS, is_equivalent
+from wdgrid.engine.randomness import draws, generators, preserved, restore, seed, states
 
-Form = Literal["stacked", "vmap", "one by one"]
+Backend = Literal["stacked", "vmap", "one by one"]
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
 
 # Rows of the flat storage start on 64-byte boundaries: BLAS kernels may take another path, and round
@@ -33,7 +32,7 @@ ALIGNMENT = 64
 class Kind(NamedTuple):
     """What is found out about a network by trying it; the same for all of a task's chunks."""
 
-    form: Form
+    backend: Backend
     random: bool  # draws random numbers, so it must be seeded before each pass
 
 
@@ -71,14 +70,14 @@ class FusedNetwork:
         self._generators = generators(x.device) if self.kind.random else ()
         self._forward: Forward = (
             Stacked(module, self.gradients)
-            if self.form == "stacked"
-            else {"vmap": _Mapped, "one by one": _Looped}[self.form](module)
+            if self.backend == "stacked"
+            else {"vmap": _Mapped, "one by one": _Looped}[self.backend](module)
         )
 
     @property
-    def form(self) -> Form:
+    def backend(self) -> Backend:
         """How the cells are computed."""
-        return self.kind.form
+        return self.kind.backend
 
     @property
     def size(self) -> int:
@@ -125,19 +124,19 @@ def _repeat(tensor: Tensor, cells: int) -> Tensor:
 
 
 def _kind(module: nn.Module, x: Tensor) -> Kind:
-    """The fastest form that reproduces the module, tried on x [B, …] with two cells.
+    """The fastest backend that reproduces the module, tried on x [B, …] with two cells.
 
-    A network that draws is tried on the CPU: on a GPU, forms may draw other numbers from the same seed.
+    A network that draws is tried on the CPU: on a GPU, backends may draw other numbers from the same seed.
     """
     random = draws(module, x)
     if random:
         module, x = copy.deepcopy(module).cpu(), x.cpu()
-    forms: tuple[Form, ...] = ("stacked", "vmap")
-    with kept(generators(x.device)):
-        for form in forms:
-            kind = Kind(form, random)
+    backends: tuple[Backend, ...] = ("stacked", "vmap")
+    with preserved(generators(x.device)):
+        for backend in backends:
+            kind = Kind(backend, random)
             try:
-                if agrees(FusedNetwork(module, CELLS, x, kind), module, x):
+                if is_equivalent(FusedNetwork(module, CELLS, x, kind), module, x):
                     return kind
             except Exception:  # whatever it trips over; the module itself is left
                 continue
@@ -145,7 +144,7 @@ def _kind(module: nn.Module, x: Tensor) -> Kind:
 
 
 class _Mapped:
-    """The vmap form."""
+    """The vmap backend."""
 
     def __init__(self, module: nn.Module) -> None:
         self.modes = {mode: copy.deepcopy(module).train(mode) for mode in (True, False)}

@@ -1,7 +1,4 @@
-"""The stacked form: an ordinary module, traced by torch.fx, as a program whose every layer runs on K cells in one call.
-
-Knows the order of a network's layers; `wdgrid.engine.fused.layers` knows what each of them becomes.
-"""
+"""The stacked backend: an ordinary module, traced by torch.fx, run layer by layer for K cells in one call each."""
 
 import copy
 from collections.abc import Iterator
@@ -18,7 +15,7 @@ class Stacked:
     """A module for K cells: (parameters, buffers, x [B, …], training) → logits [K, B, C].
 
     `gradients` are the [K, …] tensors that keep each parameter's gradient; the backward pass itself fills those named
-    in `written`. Raises UnknownLayerError where a layer has no stacked form, TraceError and others where torch.fx
+    in `written`. Raises UnknownLayerError where a layer has no stacked backend, TraceError and others where torch.fx
     cannot follow. It is traced once for training and once for tests: `self.training` in a user's own code is a constant
     to torch.fx.
     """

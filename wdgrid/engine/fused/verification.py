@@ -1,7 +1,4 @@
-"""Whether a fused form of a network is the network: tried on a few images before it is trusted.
-
-Knows what a fused network promises (logits, buffers, gradients; a cell each); knows nothing of how it keeps it.
-"""
+"""Whether a backend computes the same as the network itself: logits, buffers and gradients on a few images."""
 
 import copy
 from typing import Protocol
@@ -11,7 +8,7 @@ from torch import Tensor, nn
 
 from wdgrid.engine import randomness
 
-CELLS = 2  # with different weights, so that a form that mixes cells shows
+CELLS = 2  # with different weights, so that a backend that mixes cells shows
 SECOND = 1.25  # the second cell's weights are this many times the first's
 LOGITS = {"rtol": 1e-3, "atol": 1e-4, "equal_nan": True}  # single precision, sums in another order
 GRADIENT = 1e-2, 1e-4  # of the norm of a parameter's gradient; of the norm of all of it
@@ -33,7 +30,7 @@ class Fused(Protocol):
         ...
 
 
-def agrees(fused: Fused, module: nn.Module, x: Tensor) -> bool:
+def is_equivalent(fused: Fused, module: nn.Module, x: Tensor) -> bool:
     """Whether two cells give the logits, buffers and gradients of two modules, for x [B, …] and for other values.
 
     In training and in tests, under the same seeds. The gradients matter: torch.fx looks through a user's own
@@ -98,7 +95,7 @@ def parallel(own: list[Tensor], expected: list[Tensor | None]) -> bool:
     wanted = [torch.zeros_like(o) if e is None else e for o, e in zip(own, expected, strict=True)]
     norms = torch.stack([e.norm() for e in wanted])
     if not norms.isfinite().all():
-        return True  # the network is at fault, not its form
+        return True  # the network is at fault, not its backend
     differences = torch.stack([(o - e).norm() for o, e in zip(own, wanted, strict=True)])
     share, floor = GRADIENT
     return bool((differences <= share * norms + floor * norms.norm()).all())

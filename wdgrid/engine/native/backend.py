@@ -1,8 +1,8 @@
 """Multilayer perceptrons on a CPU in compiled code (native.c): a cell at a time, several steps in one call.
 
 K cells' weights, moments and activations do not fit into a core's cache, one cell's do; and torch's calls cost as much
-as what they compute. Hands native.c the engine's own tensors. Knows nothing of data or studies, nor which networks
-native.c can train: `wdgrid.engine.native.matcher` does.
+as what they compute. native.c works on the engine's own tensors. `wdgrid.engine.native.matcher` finds the networks that
+native.c can train.
 """
 
 import ctypes

@@ -1,8 +1,7 @@
 """Compiled code: a C file built with the machine's own compiler the first time it is wanted, and kept.
 
 For the very processor it runs on, so that vectors are as wide as they can be. Where there is no compiler, or nothing
-can be built, there is no library, and whoever asked goes another way. Knows files, compilers and processors; nothing of
-what the code computes.
+can be built, there is no library, and whoever asked goes another way.
 """
 
 import ctypes

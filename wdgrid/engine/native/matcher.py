@@ -1,6 +1,6 @@
-"""Which networks compiled code can train: a chain of linear layers, batch norms and ReLUs, found by torch.fx.
+"""Finds the networks that compiled code can train: linear layers, batch norms and ReLUs in a chain.
 
-Knows the layers of native.c and how to find out that it computes what the network does; nothing of how it does.
+Such a network is also tried: compiled code must compute what the stacked backend does.
 """
 
 import copy
@@ -18,7 +18,7 @@ from wdgrid.engine.native.backend import Chain, Native
 from wdgrid.optim.fused import Rule
 
 # Above, a cell's weights and moments do not fit into a core's cache, and torch's products are as fast or faster.
-# Measured (2 MiB of cache, three hidden layers, time of the stacked form over that of compiled code): 4.4 with 5 000
+# Measured (2 MiB of cache, three hidden layers, time of the stacked backend over that of compiled code): 4.4 with 5 000
 # parameters, 3.2 with 14 000, 1.5 with 140 000, 1.2 with 330 000, 1.0 with 930 000, 0.4 with 2.9 million.
 MOST_PARAMETERS = 250_000
 
@@ -75,7 +75,7 @@ def _layer(node: fx.Node, trace: Trace) -> nn.Module | None:
 
 
 def computed(layers: Chain, module: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether compiled code is the module's stacked form, where there are both: tried on x [B, …], y [B].
+    """Whether compiled code is the module's stacked backend, where there are both: tried on x [B, …], y [B].
 
     Losses, gradients, statistics and tests of two different cells are compared.
     """
