@@ -104,7 +104,7 @@ def endless():
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_while_it_prepares_leaves_nothing(cache, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-    worker = Worker(Task(dataset="test_preparing:endless", device="cpu"))
+    worker = Worker(Task(dataset="test_preparing:endless", device="cpu"), cells=1)
     deadline = time.monotonic() + 60
     while not list(cache.glob("*.part")) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,7 +1,10 @@
 """The engine: trains chunks of K cells at once."""
 
+from wdgrid.engine import processor
 from wdgrid.engine.checkpoint import Checkpoint
 from wdgrid.engine.chunk import chunk_size
 from wdgrid.engine.loop import Job, Workbench, one_thread, train
 
 __all__ = ["Checkpoint", "Job", "Workbench", "chunk_size", "one_thread", "train"]
+
+processor.choose_mode()  # before the process's first product

@@ -19,7 +19,8 @@ from wdgrid.engine import divergence
 from wdgrid.engine.checkpoint import Checkpoint, State
 from wdgrid.engine.cuda.graph import Graphs
 from wdgrid.engine.cuda.resident import Resident
-from wdgrid.engine.fused.network import FusedNetwork, Kind
+from wdgrid.engine.fused.network import BACKENDS, FusedNetwork, Kind, slower_kind
+from wdgrid.engine.fused.verification import same_bits_in_all_slots
 from wdgrid.engine.native.backend import Chain, Native, code
 from wdgrid.engine.native.matcher import chain, computed
 from wdgrid.engine.steps import Stepwise
@@ -61,6 +62,8 @@ class Workbench:
         self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
         self._kind: Kind | None = None  # found out by the first network
         self._chain: Chain | None = None  # likewise
+        self._verified: set[int] = set()  # the K whose slots were compared
+        self.slots_differ = False  # whether they made a slower form necessary
         self.remark: str | None = None  # for the user
         self.decay_multipliers: dict[str, float] = {}  # by parameter; found out by the first network
 
@@ -78,8 +81,23 @@ class Workbench:
         if self._kind is None and network.backend == "stacked" and not network.kind.random and not self.products:
             self._compile(module, x)
         self._kind = network.kind
+        if cells > 1 and not self._chain and cells not in self._verified:
+            self._verified.add(cells)
+            if slower := self._slower_kind(module, cells, x):
+                self._kind, self.slots_differ = slower, True
+                network = FusedNetwork(module, cells, x, slower, self.products)
         _tf32(allowed=self.task.precision == "tf32")  # now that backends were compared, more closely than it is exact
         return network
+
+    def _slower_kind(self, module: nn.Module, cells: int, x: Tensor) -> Kind | None:
+        """The backend with which K equal cells end a step in equal bits; None where the present one does it."""
+        kind, present, module = self._kind, self._kind, copy.deepcopy(module).to(x)
+        batch, y = self.data.prepared(self.data.train_x[: self.batch]), self.data.train_y[: self.batch]
+        while kind and kind.backend != BACKENDS[-1]:  # there, cells have nothing in common
+            if same_bits_in_all_slots(FusedNetwork(module, cells, x, kind, self.products), batch, y):
+                break
+            kind = slower_kind(module, x, kind)
+        return None if kind is present else kind
 
     def _compile(self, module: nn.Module, x: Tensor) -> None:
         """Takes compiled code for a module on x [B, …] if it is of that kind, and it can be had and is right."""
@@ -98,6 +116,13 @@ class Workbench:
     def backend(self) -> str:
         """How cells are computed, once there was a network."""
         return "native" if self._chain else self._kind.backend if self._kind else "not known yet"
+
+    @property
+    def slots(self) -> str:
+        """What the comparison of a chunk's slots said, for the environment."""
+        if self.slots_differ:
+            return "equal cells differed by slot with a faster backend"
+        return "equal cells are equal in all slots" if self._verified else "one cell does not see another"
 
     def steps(
         self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int

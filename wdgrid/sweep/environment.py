@@ -7,7 +7,7 @@ map stays the same. So one run's workers must be alike, and a study that was res
 from collections.abc import Mapping
 from typing import Any
 
-FACTS, THEN = ("device", "torch", "backend"), ", then "
+FACTS, THEN = ("device", "torch", "backend", "mkl_mode"), ", then "
 
 
 def stored_environment(attributes: Mapping[str, Any]) -> dict[str, Any]:

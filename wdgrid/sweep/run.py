@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -18,9 +18,9 @@ from wdgrid.errors import MachineError, UsersFaultError
 from wdgrid.store import Claim, Only, Store, owner_name
 from wdgrid.study import Outcome, Study
 from wdgrid.sweep import environment
-from wdgrid.sweep.eta import Pace, chunk_epochs, even_chunk
+from wdgrid.sweep.eta import Pace, chunk_epochs
 from wdgrid.sweep.reconcile import Content, keep_content, must_be_as_planned
-from wdgrid.sweep.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Ready, Worker
+from wdgrid.sweep.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Ready, Restart, Worker
 
 LEASE_S = 120.0
 RENEW_S = 30.0
@@ -113,13 +113,17 @@ class Sweep:
         """The workers; whatever happens, they end and cells that nobody finished are put back."""
         crew: list[_Running] = []
         try:
-            crew += [_Running(Worker(self.study.task)) for _ in range(self.wanted)]
+            crew += [_Running(self._worker()) for _ in range(self.wanted)]
             yield crew
         finally:
             for running in crew:
                 running.worker.stop()
                 if running.claims:
                     self.store.release([c.trial_id for c in running.claims], self.owner)
+
+    def _worker(self, environment: Mapping[str, str] | None = None) -> Worker:
+        cells = math.prod(len(axis.values) for axis in self.study.axes.values())
+        return Worker(self.study.task, cells, self.size, environment)
 
     def _hear(self, running: _Running, crew: list[_Running]) -> None:
         """One message from a worker."""
@@ -136,6 +140,9 @@ class Sweep:
                     self._assign(running, crew)
                 else:
                     self._dismiss(running, crew)
+            case Restart():
+                self._dismiss(running, crew)
+                crew.append(_Running(self._worker(message.environment)))
             case Preparing():
                 self._tell(crew, preparing=message)
             case Epoch():
@@ -168,8 +175,7 @@ class Sweep:
             self._tell(crew, note=ready.remark)
         self.facts = ready.environment
         if self.size is None:
-            cells = math.prod(len(axis.values) for axis in self.study.axes.values())
-            self.size = even_chunk(cells, ready.chunk)
+            self.size = ready.chunk
             self.store.set_attrs(self.name, {"chunk": self.size})
         if self.pace is None:
             budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}
@@ -255,7 +261,7 @@ class Sweep:
         running.worker.stop()
         if self.deaths >= MAX_DEATHS:
             raise MachineError(f"{self.deaths} worker processes died (out of memory?); what was finished is kept")
-        crew.append(_Running(Worker(self.study.task)))
+        crew.append(_Running(self._worker()))
 
     def _note_epoch(self, running: _Running, done: int) -> None:
         """A worker's epoch: how fast it goes. One that went on from a checkpoint tells nothing of that."""

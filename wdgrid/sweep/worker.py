@@ -13,7 +13,7 @@ import platform
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from wdgrid.study import Cell, Outcome
 from wdgrid.study.sections import Schedule, Task
+from wdgrid.sweep.eta import even_chunk
 
 # glibc gives large blocks back to the system after every step otherwise, and asks for them again in the next.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "67108864"}
@@ -52,8 +53,15 @@ class Preparing:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """Worker to parent: it computes right with these environment variables, which must be set when it starts."""
+
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Ready:
-    """Worker to parent: data and network stand. `chunk` is the K that suits this device and network.
+    """Worker to parent: data and network are loaded. `chunk` is K, the cells that it trains together.
 
     `remark` is for the user.
     `content` is the SHA-256 of the files that training and test images came from; None where a program makes them.
@@ -95,13 +103,19 @@ class OutOfMemory:
 
 
 class Worker:
-    """The parent's handle of one worker process."""
+    """The parent's handle of one worker process, which trains chunks of K cells.
 
-    def __init__(self, task: Task) -> None:
+    K is `chunk`; where that is None, the worker chooses a K that suits device and network and divides the `cells` of a
+    panel and seed evenly.
+    """
+
+    def __init__(
+        self, task: Task, cells: int, chunk: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, child = context.Pipe()
-        self._process = context.Process(target=_serve, args=(child, task), daemon=True)
-        with _child_environment():
+        self._process = context.Process(target=_serve, args=(child, task, cells, chunk), daemon=True)
+        with _child_environment(MALLOC | dict(environment or {})):
             self._process.start()
         child.close()
 
@@ -121,10 +135,10 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _child_environment() -> Iterator[None]:
-    """What a child inherits: malloc settings, and no Ctrl-C (the parent decides what it means)."""
-    before = {name: os.environ.get(name) for name in MALLOC}
-    os.environ.update({name: value for name, value in MALLOC.items() if before[name] is None})
+def _child_environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """What a child inherits: variables that the user did not set, and no Ctrl-C (the parent decides what it means)."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -135,18 +149,20 @@ def _child_environment() -> Iterator[None]:
                 del os.environ[name]
 
 
-def _serve(connection: Connection, task: Task) -> None:
+def _serve(connection: Connection, task: Task, cells: int, chunk: int | None) -> None:
     """The child: set up, then train what comes down the pipe until it closes."""
     os.dup2(2, 1)  # what a user's own code prints is talk, not data
     # A parent that was killed shows as a closed pipe, at the next epoch's end at the latest.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             with _tidying():
-                bench, ready = _set_up(task, lambda *told: connection.send(Preparing(*told)))
+                bench, ready = _set_up(task, cells, chunk, lambda *told: connection.send(Preparing(*told)))
         except Exception as error:
             connection.send(_fault(error, task, setting_up=True))
             return
         connection.send(ready)
+        if isinstance(ready, Restart):
+            return
         finished = None
         while True:
             order = connection.recv()
@@ -172,36 +188,35 @@ def _tidying() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _set_up(task: Task, tell: Callable[[str, int, int], None]) -> tuple[Any, Ready]:
+def _set_up(
+    task: Task, cells: int, chunk: int | None, tell: Callable[[str, int, int], None]
+) -> tuple[Any, Ready | Restart]:
     import torch
 
-    from wdgrid.engine import Workbench, chunk_size, one_thread
+    from wdgrid.engine import Workbench, chunk_size, one_thread, processor
 
     one_thread()
     bench = Workbench(task, tell)
-    device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else platform.processor() or "CPU"
-    network = bench.network(seed=0, cells=1)
+    device = processor.name() if bench.device.type == "cpu" else torch.cuda.get_device_name(bench.device)
+    size = chunk or even_chunk(cells, chunk_size(bench))
+    network = bench.network(seed=0, cells=size)
+    if bench.slots_differ and bench.device.type == "cpu" and (mode := processor.strict_mode()):
+        return bench, Restart({processor.MODE: mode})
     environment = {
-        "device": f"{bench.device.type} ({_cpu_name() if bench.device.type == 'cpu' else device})",
+        "device": f"{bench.device.type} ({device})",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "parameters": network.size,
         "backend": bench.backend,
+        "mkl_mode": os.environ.get(processor.MODE, "default"),
+        "slots": bench.slots,
         "train_images": len(bench.data.train_x),
         "test_images": len(bench.data.test_x),
         "classes": bench.data.classes,
         "steps_per_epoch": bench.steps_per_epoch,
     }
-    return bench, Ready(environment, chunk_size(bench), bench.remark, bench.data.content)
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return bench, Ready(environment, size, bench.remark, bench.data.content)
 
 
 def _train(bench: Any, order: Order, connection: Connection, checkpoint: Any) -> Done:

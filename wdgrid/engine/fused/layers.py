@@ -1,5 +1,6 @@
 """Layers for K cells at once: what each known layer of a traced module becomes in the layouts of `layouts`."""
 
+import copy
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from wdgrid.engine.fused.dropout_and_shake import dropout, shake
-from wdgrid.engine.fused.kernels import BatchNorm, Linear, Norm
+from wdgrid.engine.fused.kernels import BatchNorm, Linear, Norm, elementwise, even_channels
 from wdgrid.engine.fused.layouts import Operation, Run, UnknownLayerError, Value, innermost
 from wdgrid.models.shake import Shake
 
-ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity)
+EXACT = (nn.ReLU, nn.LeakyReLU, nn.Identity)  # of one rounding at most, the same in vector and scalar code
+SMOOTH = (nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.Softplus)
 EACH_MAP = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)
-ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.gelu, F.silu, torch.tanh, torch.sigmoid)
+EXACT_FUNCTIONS = (F.relu, torch.relu)
+SMOOTH_FUNCTIONS = (F.gelu, F.silu, torch.tanh, torch.sigmoid)
 DROPOUT = (F.dropout, F.dropout2d)
 SUMS = (operator.add, torch.add, operator.iadd)
 
@@ -71,8 +74,10 @@ def operation(node: fx.Node, trace: Trace) -> Operation:
         return _layer(node, trace)
     if node.op == "call_function":
         plain = not node.kwargs or set(node.kwargs) == {"inplace"}
-        if node.target in ELEMENTWISE_FUNCTIONS and len(node.args) == 1 and plain:
-            return _elementwise(node.target)  # type: ignore[arg-type]
+        if node.target in EXACT_FUNCTIONS and len(node.args) == 1 and plain:
+            return _exact(node.target)  # type: ignore[arg-type]
+        if node.target in SMOOTH_FUNCTIONS and len(node.args) == 1 and plain:
+            return _smooth(node.target)  # type: ignore[arg-type]
         if node.target in SUMS and len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and plain:
             return _sum
         if node.target is torch.cat and (node.args[1:], node.kwargs) in (((1,), {}), ((), {"dim": 1})):
@@ -80,7 +85,7 @@ def operation(node: fx.Node, trace: Trace) -> Operation:
         if node.target in DROPOUT:
             return dropout(**_dropout_arguments(node))
     if node.op == "call_method" and node.target == "relu":
-        return _elementwise(F.relu)
+        return _exact(F.relu)
     raise UnknownLayerError(f"{node.op} {node.target}")
 
 
@@ -94,8 +99,10 @@ def _layer(node: fx.Node, trace: Trace) -> Operation:
         return _convolution(name, module)  # type: ignore[arg-type]
     if trace.is_batch_norm(node):
         return _batch_norm(name, trace, relu=trace.fuses(node))
-    if kind in ELEMENTWISE:
-        return _elementwise(module)
+    if kind in EXACT:
+        return _exact(module)
+    if kind in SMOOTH:
+        return _smooth(_out_of_place(module))
     if kind in EACH_MAP:
         return _each_map(module)
     if kind in (nn.Dropout, nn.Dropout2d):
@@ -135,7 +142,8 @@ def _convolution(name: str, module: nn.Conv2d) -> Operation:
         groups = run.cells * module.groups
         inputs = x.tensor
         if x.layout == "shared":
-            if module.groups == 1:
+            # One product serves all cells; in float64 on a CPU, its rows are rounded by their place.
+            if module.groups == 1 and not (inputs.device.type == "cpu" and inputs.dtype == torch.float64):
                 groups = 1
             else:
                 inputs = inputs.repeat(1, run.cells, 1, 1)
@@ -166,8 +174,20 @@ def _batch_norm(name: str, trace: Trace, *, relu: bool) -> Operation:
     return run_batch_norm
 
 
-def _elementwise(function: Callable[[Tensor], Tensor]) -> Operation:
+def _exact(function: Callable[[Tensor], Tensor]) -> Operation:
     return lambda run, x: Value(function(x.tensor), x.layout)
+
+
+def _smooth(function: Callable[[Tensor], Tensor]) -> Operation:
+    return lambda run, x: Value(elementwise(x.tensor, function), x.layout)
+
+
+def _out_of_place(module: nn.Module) -> nn.Module:
+    if not getattr(module, "inplace", False):
+        return module
+    module = copy.copy(module)
+    module.inplace = False  # type: ignore[assignment]
+    return module
 
 
 def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
@@ -179,9 +199,8 @@ def _dropout_arguments(node: fx.Node) -> dict[str, Any]:
 def _each_map(module: nn.Module) -> Operation:
     """Layers that do the same to each map by itself: pooling, padding."""
     layer: Callable[[Tensor], Tensor] = module
-    if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-        # torch would take the mean instead, whose rounding depends on a channel's place among the K·C.
-        layer = lambda x: torch.ops.aten._adaptive_avg_pool2d(x, [1, 1])  # noqa: E731
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        layer = _adaptive_pool(module)
 
     def run_each_map(run: Run, x: Value) -> Value:
         if x.tensor.dim() != 4:
@@ -189,6 +208,18 @@ def _each_map(module: nn.Module) -> Operation:
         return Value(layer(x.tensor), x.layout)
 
     return run_each_map
+
+
+def _adaptive_pool(module: nn.AdaptiveAvgPool2d) -> Callable[[Tensor], Tensor]:
+    """nn.AdaptiveAvgPool2d with the same bits in every channel.
+
+    Of channels innermost, torch sums those beyond a multiple of LANES in another way: planes then. For one number a map
+    it would take the mean instead, whose rounding depends on a channel's place among the K·C.
+    """
+    pool: Callable[[Tensor], Tensor] = module
+    if module.output_size in (1, (1, 1)):
+        pool = lambda x: torch.ops.aten._adaptive_avg_pool2d(x, [1, 1])  # noqa: E731
+    return lambda x: pool(even_channels(x))
 
 
 def _flatten(run: Run, x: Value) -> Value:

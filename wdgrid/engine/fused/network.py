@@ -10,7 +10,7 @@ All three hold parameters and buffers as [K, …] views of flat storage, and giv
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from wdgrid.engine.fused.verification import CELLS, is_equivalent
 from wdgrid.engine.randomness import draws, generators, preserved, restore, seed, states
 
 Backend = Literal["stacked", "vmap", "one by one"]
+BACKENDS: tuple[Backend, ...] = "stacked", "vmap", "one by one"  # the fastest first
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
 
 # Rows of the flat storage start on 64-byte boundaries: BLAS kernels may take another path, and round
@@ -123,24 +124,28 @@ def _repeat(tensor: Tensor, cells: int) -> Tensor:
     return tensor.detach().expand(cells, *tensor.shape).clone()
 
 
-def _kind(module: nn.Module, x: Tensor) -> Kind:
-    """The fastest backend that reproduces the module, tried on x [B, …] with two cells.
+def slower_kind(module: nn.Module, x: Tensor, than: Kind) -> Kind:
+    """The fastest of the slower backends that reproduces the module; x [B, …]."""
+    return _kind(module, x, BACKENDS[BACKENDS.index(than.backend) + 1 :])
+
+
+def _kind(module: nn.Module, x: Tensor, backends: Sequence[Backend] = BACKENDS) -> Kind:
+    """The fastest of the backends that reproduces the module, tried on x [B, …] with two cells.
 
     A network that draws is tried on the CPU: on a GPU, backends may draw other numbers from the same seed.
     """
     random = draws(module, x)
     if random:
         module, x = copy.deepcopy(module).cpu(), x.cpu()
-    backends: tuple[Backend, ...] = ("stacked", "vmap")
     with preserved(generators(x.device)):
-        for backend in backends:
+        for backend in backends[:-1]:
             kind = Kind(backend, random)
             try:
                 if is_equivalent(FusedNetwork(module, CELLS, x, kind), module, x):
                     return kind
             except Exception:  # whatever it trips over; the module itself is left
                 continue
-    return Kind("one by one", random)
+    return Kind(BACKENDS[-1], random)
 
 
 class _Mapped:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wdgrid.engine import randomness
+from wdgrid.engine.fused.kernels import CrossEntropy
 
 CELLS = 2  # with different weights, so that a backend that mixes cells shows
 SECOND = 1.25  # the second cell's weights are this many times the first's
@@ -83,6 +84,25 @@ def _test(fused: Fused, plain: list[nn.Module], x: Tensor, number: int) -> bool:
         if not close(logits[k], module.eval()(x)):
             return False
     return True
+
+
+def same_bits_in_all_slots(fused: Fused, x: Tensor, y: Tensor) -> bool:
+    """Whether K cells of equal weights end a training pass and a test pass on x [B, …], y [B] in equal bits.
+
+    The loss is the cross-entropy that training uses. `fused` is changed by it.
+    """
+    logits = fused(x, training=True, noise=0)
+    losses = CrossEntropy.apply(logits, y)
+    fused.backward(losses)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        tested = fused(x, training=False, noise=0)
+    return all(map(_alike, (logits, losses, tested, *fused.gradients.values(), *fused.buffers.values())))
+
+
+def _alike(cells: Tensor) -> bool:
+    """Whether all rows of [K, …] are the same bits."""
+    bits = cells.detach().reshape(len(cells), -1).contiguous().view(torch.uint8)
+    return torch.equal(bits, bits[:1].expand_as(bits))
 
 
 def close(own: Tensor, expected: Tensor) -> bool:
