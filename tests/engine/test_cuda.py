@@ -10,13 +10,14 @@ from wdgrid.engine import Job, Workbench, chunk_size, memory, train
 from wdgrid.engine.cuda.graph import Graphs
 from wdgrid.engine.cuda.resident import Resident
 from wdgrid.engine.steps import Stepwise
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.study import Cell
-from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, Cosine, Task
+from wdgrid.study.sections import Cosine, Task
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 
-@pytest.mark.parametrize("optimizer", EXTRA_HYPERPARAMETERS)
+@pytest.mark.parametrize("optimizer", VARIANTS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_graph_of_the_step_is_the_step(name, optimizer, capsys):
     """Cell 1 diverges in the middle; noise is drawn anew in each step."""
@@ -35,7 +36,7 @@ def test_a_chunk_comes_to_what_it_comes_to_on_a_cpu(model, precision, close):
     for device, own in (("cpu", "float64"), ("cuda", precision)):
         task = Task(model=model, train_size=400, test_size=200, epochs=2, precision=own, device=device)
         cells = [
-            Cell("p", 0, {"lr": lr, "weight_decay": 0.001, **EXTRA_HYPERPARAMETERS["sgdw"]}, (str(lr), "1"))
+            Cell("p", 0, {"lr": lr, "weight_decay": 0.001, **VARIANTS["sgdw"].defaults}, (str(lr), "1"))
             for lr in (0.05, 0.02, 1e300)
         ]
         results[device] = train(Workbench(task), Job("sgdw", Cosine(), 2, False), cells, 4, lambda done: None)
@@ -49,6 +50,6 @@ def test_as_many_cells_as_a_chunk_takes_fit_into_memory():
     task = Task(model="resnet", train_size=400, epochs=1, device="cuda")
     bench = Workbench(task)
     assert memory.free("cuda") > 2**20
-    cell = Cell("p", 0, {"lr": 0.01, "weight_decay": 0.001, **EXTRA_HYPERPARAMETERS["adamw"]}, ("1", "1"))
+    cell = Cell("p", 0, {"lr": 0.01, "weight_decay": 0.001, **VARIANTS["adamw"].defaults}, ("1", "1"))
     (outcome,) = train(bench, Job("adamw", Cosine(), 1, False), [cell], chunk_size(bench), lambda done: None)
     assert math.isfinite(outcome.test_loss)

@@ -13,8 +13,9 @@ from wdgrid.engine import Checkpoint, Job, Workbench, divergence, train
 from wdgrid.engine.divergence import Chance, chance, follow, restart, start, verdict
 from wdgrid.engine.loop import Chunk
 from wdgrid.optim.fused import Rule
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.study import Cell, Curve
-from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, Constant, Cosine, Restarts, Task
+from wdgrid.study.sections import Constant, Cosine, Restarts, Task
 
 H = math.log(10)
 GUESS = Chance(H, 87.0)
@@ -160,7 +161,7 @@ def digits() -> Workbench:
 
 
 def cells_of(optimizer, pairs):
-    extra = EXTRA_HYPERPARAMETERS[optimizer]
+    extra = VARIANTS[optimizer].defaults
     return [Cell("panel", 3, {"lr": lr, "weight_decay": wd, **extra}, (str(lr), str(wd))) for lr, wd in pairs]
 
 

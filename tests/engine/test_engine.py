@@ -11,9 +11,10 @@ from torch import nn
 
 from helpers.compiled import needs_compiler
 from helpers.plain import train_plain
-from helpers.training import VARIANTS, bench_of, cells_of, numbers, run
+from helpers.training import bench_of, cells_of, numbers, rate_of, run
 from wdgrid.engine import Checkpoint, Job, Workbench, train
 from wdgrid.engine.fused.network import FusedNetwork
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.study.sections import Constant, Cosine, Restarts, Step, Task
 
 BACKENDS = [pytest.param("native", marks=needs_compiler), "stacked"]
@@ -35,7 +36,7 @@ def single(request) -> Workbench:
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
 @pytest.mark.parametrize("optimizer", VARIANTS)
 def test_a_chunk_is_a_loop_over_independent_implementations(exact, optimizer, schedule, size):
-    unit = 0.1 if optimizer.startswith("sgd") else 0.01
+    unit = rate_of(optimizer)
     rates = [unit, unit / 2, unit / 4, 2 * unit, unit][:size]
     cells = cells_of(optimizer, rates, [0.02, 0.01, 0.0, 0.005, 0.04][:size])
     job = Job(optimizer, schedule, 3, False)

@@ -13,10 +13,9 @@ from wdgrid.engine.cuda import graph
 from wdgrid.engine.cuda.resident import Resident
 from wdgrid.engine.fused.layouts import innermost
 from wdgrid.engine.steps import Stepwise
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.study import Cell
-from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, Cosine, Task
-
-VARIANTS = list(EXTRA_HYPERPARAMETERS)
+from wdgrid.study.sections import Cosine, Task
 
 
 def assert_same_bits(run, expected):
@@ -149,7 +148,7 @@ def numbers(outcomes):
 def test_a_whole_chunk_on_the_device_comes_to_the_same(monkeypatch):
     """Curves, classes and steps of divergence: all that is stored."""
     task = Task(model_args={"hidden": [12]}, batch_size=25, epochs=3, train_size=110, precision="float64", device="cpu")
-    bench, extra = Workbench(task), EXTRA_HYPERPARAMETERS["sgdw"]
+    bench, extra = Workbench(task), VARIANTS["sgdw"].defaults
     pairs = [(0.1, 0.01), (1e300, 1e200), (0.2, 0.0)]
     cells = [Cell("p", 3, {"lr": lr, "weight_decay": wd, **extra}, (str(lr), str(wd))) for lr, wd in pairs]
     job = Job("sgdw", Cosine(), 3, True)

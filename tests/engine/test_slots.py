@@ -18,8 +18,9 @@ from wdgrid.models.resnet import resnet
 from wdgrid.models.shake import shake_shake
 from wdgrid.models.tf_tutorial import tf_tutorial
 from wdgrid.optim.fused import Rule
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.study import Cell
-from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, Constant, Task
+from wdgrid.study.sections import Constant, Task
 
 SMOOTH = [
     nn.GELU(),
@@ -134,14 +135,14 @@ def test_the_comparison_sees_cells_that_differ():
     assert any(name.startswith("linear") for name in elsewhere({processor.MODE: ""}))
 
 
-@pytest.mark.parametrize("optimizer", list(EXTRA_HYPERPARAMETERS))
+@pytest.mark.parametrize("optimizer", list(VARIANTS))
 @pytest.mark.parametrize("width", [16, 48, 80, 144])
 def test_an_optimizer_step_is_the_same_in_every_slot(optimizer, width):
     """Of rows that fill whole registers, and of some that leave half a block over."""
     torch.manual_seed(1)
     cells = 7
     theta = torch.randn(width).repeat(cells, 1)
-    hyper = {"lr": 0.013, "weight_decay": 0.07, **EXTRA_HYPERPARAMETERS[optimizer]}
+    hyper = {"lr": 0.013, "weight_decay": 0.07, **VARIANTS[optimizer].defaults}
     rule = Rule(optimizer, theta, {n: torch.full((cells,), v, dtype=torch.float64) for n, v in hyper.items()})
     for t in range(1, 6):
         rule.update_(torch.randn(width).repeat(cells, 1), 0.7, t)

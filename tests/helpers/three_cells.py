@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from helpers.training import rate_of
 from wdgrid.engine.fused.network import FusedNetwork
 from wdgrid.models.decay import parts
 from wdgrid.models.mlp import mlp
@@ -10,7 +11,7 @@ from wdgrid.models.resnet import resnet
 from wdgrid.models.shake import shake_shake
 from wdgrid.models.tf_tutorial import tf_tutorial
 from wdgrid.optim.fused import Rule
-from wdgrid.study.sections import EXTRA_HYPERPARAMETERS
+from wdgrid.optim.variants import VARIANTS
 
 K, B, STEPS, HALF = 3, 10, 8, 5
 ETAS = [1.0, 0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1]
@@ -33,13 +34,13 @@ def steps(kind, name="mlp", optimizer="adamw", dtype=torch.float64, products=Non
     network = FusedNetwork(factory(), K, x[0], KINDS.get(name), products)
     KINDS[name] = network.kind
     assert network.backend == "stacked"
-    unit = 0.1 if optimizer.startswith("sgd") else 0.01
+    unit = rate_of(optimizer)
     hyper = {"lr": [unit, unit, unit / 4], "weight_decay": [1e-12, 1e300, 0.0]}
-    hyper |= {n: [v] * K for n, v in EXTRA_HYPERPARAMETERS[optimizer].items()}
+    hyper |= {n: [v] * K for n, v in VARIANTS[optimizer].defaults.items()}
     first, *_, last = network.columns
     decayed = parts(network.columns, {first: 0.5, last: 0.0})
     rule = Rule(optimizer, network.theta, {n: torch.tensor(v, dtype=torch.float64) for n, v in hyper.items()}, decayed)
-    rule._kernel = False  # the CPU's own kernels for Adam, which a GPU does not have
+    rule.kernel = None  # the CPU's own kernels for Adam, which a GPU does not have
     return kind(network, rule, ETAS, DECAYS, 7, **given), lambda i: (x[i % STEPS], y[i % STEPS])
 
 

@@ -5,14 +5,18 @@ from dataclasses import asdict
 import pytest
 
 from wdgrid.engine import Workbench, train
+from wdgrid.optim.variants import VARIANTS, Family
 from wdgrid.study import Cell
-from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, Task
+from wdgrid.study.sections import Task
 
-VARIANTS = list(EXTRA_HYPERPARAMETERS)
+
+def rate_of(optimizer: str) -> float:
+    """A learning rate at which small networks train well with a variant."""
+    return 0.1 if VARIANTS[optimizer].family is Family.SGD else 0.01
 
 
 def cells_of(optimizer: str, rates: list[float], decays: list[float], seed: int = 3) -> list[Cell]:
-    extra = EXTRA_HYPERPARAMETERS[optimizer]
+    extra = VARIANTS[optimizer].defaults
     return [
         Cell("panel", seed, {"lr": lr, "weight_decay": wd, **extra}, (str(lr), str(wd)))
         for lr, wd in zip(rates, decays, strict=True)

@@ -14,7 +14,7 @@ from helpers.plain import train_plain
 from helpers.problems import problem
 from helpers.synthetic_tables import SMALL as SYNTHETIC
 from helpers.synthetic_tables import make_study, make_table
-from helpers.training import VARIANTS, cells_of, numbers, run
+from helpers.training import cells_of, numbers, rate_of, run
 from wdgrid import data as datasets
 from wdgrid import models
 from wdgrid.cli import main
@@ -25,6 +25,7 @@ from wdgrid.models.decay import multipliers, parts
 from wdgrid.optim import algorithms
 from wdgrid.optim.fused import Rule
 from wdgrid.optim.schedule import etas
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.report.findings import groups_warning
 from wdgrid.report.grids import caption_lines, grids
 from wdgrid.study import Study
@@ -144,8 +145,9 @@ def test_fast_twin_follows_the_reference_where_parameters_decay_differently(opti
     vector = torch.cat([torch.full((columns.stop - columns.start,), m).double() for columns, m in places])
     table = etas(Cosine(), 6, 10)
     rule = Rule(optimizer, theta.clone(), hyper, places)
-    rule._kernel = rule._kernel and kernel
-    state = algorithms.init(optimizer, theta)
+    if not kernel:
+        rule.kernel = None
+    state = ()
     for t, gradient in enumerate(gradients, start=1):
         theta, state = algorithms.step(optimizer, theta, gradient, state, hyper, table[t - 1], t, vector)
         rule.update_(gradient.clone(), table[t - 1], t)
@@ -161,7 +163,7 @@ def tutorial() -> Workbench:
 @pytest.mark.parametrize("optimizer", VARIANTS)
 def test_a_chunk_is_a_loop_over_parameter_groups(tutorial, optimizer):
     """torch.optim's own groups for Adam, written out for the rest (tests/plain.py)."""
-    unit = 0.1 if optimizer.startswith("sgd") else 0.01
+    unit = rate_of(optimizer)
     cells = cells_of(optimizer, [unit, unit / 2, unit], [0.02, 0.1, 0.0])
     job = Job(optimizer, Cosine(), 2, False)
     for cell, outcome in zip(cells, run(tutorial, job, cells, 3), strict=True):

@@ -8,7 +8,8 @@ import math
 import pytest
 
 from helpers.trajectories import DECAY, LR, apart, paper, run_torch
-from wdgrid.optim.conversion import OPTIMIZERS, TARGETS, convert
+from wdgrid.optim.conversion import TARGETS, convert
+from wdgrid.optim.variants import VARIANTS
 
 
 def test_the_pitfall_is_large_enough_to_be_seen():
@@ -60,7 +61,7 @@ def test_tau_of_l2_under_momentum_counts_the_buffer():
     assert theta == pytest.approx(1 / math.e, rel=0.02) and tau.warning
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", VARIANTS)
 @pytest.mark.parametrize("to", TARGETS)
 def test_every_pair_has_a_line_or_a_reason_and_round_trips(optimizer, to):
     conversion = convert(0.1, 1e-3, optimizer, to, batch=128, train_size=50_000, epochs=100)

@@ -9,9 +9,8 @@ from helpers.problems import problem
 from wdgrid.optim import algorithms
 from wdgrid.optim.fused import Rule
 from wdgrid.optim.schedule import etas, normalization, periods
-from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, Constant, Cosine, Restarts, Step
-
-VARIANTS = list(EXTRA_HYPERPARAMETERS)
+from wdgrid.optim.variants import VARIANTS, Decay
+from wdgrid.study.sections import Constant, Cosine, Restarts, Step
 
 
 @pytest.mark.parametrize("kernel", [True, False])
@@ -20,8 +19,9 @@ def test_fast_twin_follows_the_paper_step_by_step(optimizer, kernel):
     theta, hyper, gradients = problem(optimizer)
     table = etas(Cosine(), 6, 10)
     rule = Rule(optimizer, theta.clone(), hyper)
-    rule._kernel = rule._kernel and kernel
-    state = algorithms.init(optimizer, theta)
+    if not kernel:
+        rule.kernel = None
+    state = ()
     for t, gradient in enumerate(gradients, start=1):
         theta, state = algorithms.step(optimizer, theta, gradient, state, hyper, table[t - 1], t)
         rule.update_(gradient.clone(), table[t - 1], t)
@@ -34,33 +34,22 @@ def test_fast_twin_follows_the_paper_step_by_step(optimizer, kernel):
 def test_steps_are_pure(optimizer):
     theta, hyper, gradients = problem(optimizer)
     before = theta.clone(), gradients[0].clone()
-    algorithms.step(optimizer, theta, gradients[0], algorithms.init(optimizer, theta), hyper, 0.5, 1)
+    algorithms.step(optimizer, theta, gradients[0], (), hyper, 0.5, 1)
     assert torch.equal(theta, before[0]) and torch.equal(gradients[0], before[1])
 
 
-def test_decay_of_the_paper_is_multiplied_by_eta_and_not_by_the_rate():
+@pytest.mark.parametrize("optimizer", VARIANTS)
+def test_decay_of_the_paper_is_multiplied_by_eta_and_not_by_the_rate(optimizer):
+    """Without a gradient; L2 is no decay then, but a gradient."""
+    rate, decay, eta = 0.1, 0.2, 0.5
+    given = {**VARIANTS[optimizer].defaults, "lr": rate, "weight_decay": decay}
+    hyper = {name: torch.tensor([value], dtype=torch.float64) for name, value in given.items()}
     theta = torch.ones(1, 1, dtype=torch.float64)
-    for optimizer, expected in {
-        "sgdw": 0.5 * 0.2,
-        "adamw": 0.5 * 0.2,
-        "sgdw-torch": 0.5 * 0.1 * 0.2,
-        "adamw-torch": 0.5 * 0.1 * 0.2,
-        "kalman": 0.5 * 0.2,
-    }.items():
-        hyper = {
-            n: torch.tensor([v])
-            for n, v in {**EXTRA_HYPERPARAMETERS[optimizer], "lr": 0.1, "weight_decay": 0.2}.items()
-        }
-        new, _ = algorithms.step(
-            optimizer,
-            theta,
-            torch.zeros(1, 1, dtype=torch.float64),
-            algorithms.init(optimizer, theta),
-            {n: v.double() for n, v in hyper.items()},
-            0.5,
-            1,
-        )
-        assert new.item() == pytest.approx(1 - expected, rel=1e-6), optimizer
+    new, _ = algorithms.step(optimizer, theta, torch.zeros_like(theta), (), hyper, eta, 1)
+    no_decay = hyper | {"weight_decay": torch.zeros(1, dtype=torch.float64)}
+    by_gradient, _ = algorithms.step(optimizer, theta, decay * theta, (), no_decay, eta, 1)
+    expected = {Decay.PAPER: 1 - eta * decay, Decay.LIBRARY: 1 - eta * rate * decay, Decay.GRADIENT: by_gradient.item()}
+    assert new.item() == pytest.approx(expected[VARIANTS[optimizer].decay], rel=1e-12)
 
 
 def test_schedules_by_hand():

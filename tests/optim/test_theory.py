@@ -48,7 +48,7 @@ def of(**values):
 
 def trajectory(problem, optimizer, hyper, schedule, penalty=lambda theta: 0.0, steps=30):
     """θ_1 … θ_steps of an optimizer that minimises f_t + penalty."""
-    theta, state, points = problem.start, algorithms.init(optimizer, problem.start), []
+    theta, state, points = problem.start, (), []
     for t, eta in enumerate(etas(schedule, steps, 1), start=1):
         gradient = problem.gradient(theta, t, penalty)
         theta, state = algorithms.step(optimizer, theta, gradient, state, hyper, eta, t)

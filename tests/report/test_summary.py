@@ -18,6 +18,7 @@ from wdgrid.analysis.surface import surfaces
 from wdgrid.analysis.words import figures, number
 from wdgrid.cli.progress import show
 from wdgrid.optim.conversion import convert
+from wdgrid.optim.variants import VARIANTS, Decay
 from wdgrid.report.findings import findings
 from wdgrid.report.grids import grids
 from wdgrid.report.summary import summary_rows, summary_tables
@@ -97,7 +98,7 @@ def test_the_best_cells_decay_in_other_units(optimizer, schedule, decay):
     numbers, found = analysed(study, table, {"train_images": 890, "steps_per_epoch": 14})
     (best,), (words,) = numbers.values(), found.values()
     period, lr, decay_given = SCHEDULES[schedule], best.best_row, best.best_col
-    per_step = decay_given * (lr if optimizer.endswith("-torch") else 1)  # as far as it is λ
+    per_step = decay_given * (lr if VARIANTS[optimizer].decay is Decay.LIBRARY else 1)  # as far as it is λ
     if period is None:
         assert words["weight_decay_norm"] is None
         if decay == "normalized":

@@ -110,7 +110,7 @@ FAULTS = [
     ("axes.weight_decay.unit=nan", "axes.weight_decay.unit = NaN"),
     ("axes.alpha.values=[1]", "axes.alpha"),
     ("axes.eps.values=[1]", "exactly two axes"),
-    ("panels.0.optimizer=adamx", "panels.0.optimizer = \"adamx\": input should be 'sgd'"),
+    ("panels.0.optimizer=adamx", 'panels.0.optimizer = "adamx": must be one of sgd, sgdw'),
     ("panels.0.schedule=cosin", "panels.0.schedule"),
     ("panels.0.momentum=0.5", "panels.0.momentum = 0.5: adamw has no momentum"),
     ("panels.0.lr=0.5", "lr is an axis"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from wdgrid.analysis.separability import Separability
 from wdgrid.analysis.words import HYPERPARAMETERS, Interval, number, the
+from wdgrid.optim.variants import VARIANTS, Decay
 
 NEAR = 0.25
 
@@ -52,17 +53,18 @@ def _holds(whole: int, power: float, interval: Interval) -> bool:
 
 
 def _in_libraries(whole: int, optimizer: str | None) -> str | None:
-    if optimizer in ("sgdw", "adamw"):
+    decay = VARIANTS[optimizer].decay if optimizer else None
+    if decay is Decay.PAPER:
         return {
             -1: "this is the libraries' form (torch, timm, optax, Keras), where a step takes lr * weight_decay off",
             1: "the decay per step would have to fall as the rate grows: no library does so",
         }[whole]
-    if optimizer in ("sgdw-torch", "adamw-torch"):
+    if decay is Decay.LIBRARY:
         return {
             1: "this is the paper's form (Composer), where a step takes weight_decay off whatever the rate",
             -1: "no library divides so",
         }[whole]
-    if optimizer in ("sgd", "adam"):
+    if decay is Decay.GRADIENT:
         return {
             1: "only the product counts: keep it when the rate moves, or decouple the decay (SGDW, AdamW)",
             -1: "no library divides so",

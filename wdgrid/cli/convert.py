@@ -7,8 +7,9 @@ import typer
 
 from wdgrid.cli.common import AsJson, print_json, say
 from wdgrid.errors import UsageError
-from wdgrid.optim.conversion import ALIASES, OPTIMIZERS, TARGETS, Conversion
+from wdgrid.optim.conversion import ALIASES, TARGETS, Conversion
 from wdgrid.optim.conversion import convert as convert_one
+from wdgrid.optim.variants import VARIANTS
 
 SCHEDULES = ("constant", "step", "cosine", "restarts")
 
@@ -16,7 +17,7 @@ SCHEDULES = ("constant", "step", "cosine", "restarts")
 def convert(
     lr: Annotated[float, typer.Option(help="Learning rate α (the initial one, under a schedule).")],
     weight_decay: Annotated[float, typer.Option(help="Weight decay or L2 factor λ, as --optimizer's own form has it.")],
-    optimizer: Annotated[str, typer.Option(help=f"Whose numbers these are: {', '.join(OPTIMIZERS)}.")],
+    optimizer: Annotated[str, typer.Option(help=f"Whose numbers these are: {', '.join(VARIANTS)}.")],
     to: Annotated[
         list[str] | None, typer.Option(help=f"Target; may be repeated; all if not given: {', '.join(TARGETS)}.")
     ] = None,

@@ -1,90 +1,92 @@
-"""Algorithms 1 and 2 of "Decoupled Weight Decay Regularization", for K cells at once, the libraries' forms, and the
-filter of its section 3.
+"""Algorithms 1 and 2 of "Decoupled Weight Decay Regularization" (arXiv 1711.05101), the libraries' forms of them, and
+the filter of the paper's section 3: each variant whole in one function, to be read beside the paper.
 
-Every function is pure: (θ, gradient, state) → (θ, state). Tensors are [K, …], one slice a cell; hyperparameters are
-[K] vectors (α `lr`, λ `weight_decay`, β1, β2, ε), η a number, t the step from 1. `wdgrid.optim.fused.Rule.update_` is
-the fast twin that the engine uses on flat [K, P] storage; tests/optim/test_optim.py ties the two together.
-docs/theory.md says which line of the paper stands where.
+A function takes θ_{t-1}, ∇f_t(θ_{t-1}) (line 5), the state, the hyperparameters, η_t (`eta`, from
+`wdgrid.optim.schedule`) and t, from 1. It returns θ_t and the new state, and changes nothing in place. Tensors are
+[K, …] float64, one slice a cell, and the state before the first step is (). Numbers on the right are lines of the
+algorithm. `wdgrid.optim.fused` is what the engine runs; tests compare the two step by step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace as Hyper  # one column [K, 1, …] for each hyperparameter
 
-import torch
-from torch import Tensor
+from torch import Tensor, ones_like, zeros_like
 
-Hyperparameters = Mapping[str, Tensor]  # name → [K]
 State = tuple[Tensor, ...]  # each [K, …]
-
-L2 = frozenset({"sgd", "adam"})
-LIBRARY = frozenset({"sgdw-torch", "adamw-torch"})
+Stepped = tuple[Tensor, State]
 
 
-def is_adam(optimizer: str) -> bool:
-    """Whether a variant is one of Adam (two moments)."""
-    return optimizer.startswith("adam")
+def sgd(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, eta: float, t: int) -> Stepped:
+    """Algorithm 1, SGD with L2 regularization and momentum."""
+    alpha, beta1, lam = hyper.lr, hyper.momentum, hyper.weight_decay
+    (m,) = state or (zeros_like(theta),)  # 2
+    g = gradient + lam * theta  # 6
+    m = beta1 * m + eta * alpha * g  # 7, 8
+    return theta - m, (m,)  # 9
 
 
-def init(optimizer: str, theta: Tensor) -> State:
-    """State before the first step for θ [K, …]: (m,) = 0 for SGD, (m, v) = 0 for Adam, (s,) = 1 for the filter."""
-    if optimizer == "kalman":
-        return (torch.ones_like(theta),)
-    return tuple(torch.zeros_like(theta) for _ in range(2 if is_adam(optimizer) else 1))
+def sgdw(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, eta: float, t: int) -> Stepped:
+    """Algorithm 1, SGD with decoupled weight decay (SGDW) and momentum."""
+    alpha, beta1, lam = hyper.lr, hyper.momentum, hyper.weight_decay
+    (m,) = state or (zeros_like(theta),)  # 2
+    g = gradient  # 6
+    m = beta1 * m + eta * alpha * g  # 7, 8
+    return theta - m - eta * lam * theta, (m,)  # 9
 
 
-def step(
-    optimizer: str,
-    theta: Tensor,
-    gradient: Tensor,
-    state: State,
-    hyper: Hyperparameters,
-    eta: float,
-    t: int,
-    multipliers: Tensor | float = 1.0,
-) -> tuple[Tensor, State]:
-    """One step of any variant: θ, ∇f [K, …] and the state in, θ_t and the new state out.
+def adam(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, eta: float, t: int) -> Stepped:
+    """Algorithm 2, Adam with L2 regularization."""
+    alpha, beta1, beta2, eps, lam = hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay
+    m, v = state or (zeros_like(theta), zeros_like(theta))  # 2
+    g = gradient + lam * theta  # 6
+    m = beta1 * m + (1 - beta1) * g  # 7
+    v = beta2 * v + (1 - beta2) * g**2  # 8
+    m_hat = m / (1 - beta1**t)  # 9
+    v_hat = v / (1 - beta2**t)  # 10
+    return theta - eta * (alpha * m_hat / (v_hat.sqrt() + eps)), (m, v)  # 11, 12
 
-    `multipliers` (of θ's shape, or broadcast to it) are what λ is multiplied by for each weight.
+
+def adamw(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, eta: float, t: int) -> Stepped:
+    """Algorithm 2, Adam with decoupled weight decay (AdamW)."""
+    alpha, beta1, beta2, eps, lam = hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay
+    m, v = state or (zeros_like(theta), zeros_like(theta))  # 2
+    g = gradient  # 6
+    m = beta1 * m + (1 - beta1) * g  # 7
+    v = beta2 * v + (1 - beta2) * g**2  # 8
+    m_hat = m / (1 - beta1**t)  # 9
+    v_hat = v / (1 - beta2**t)  # 10
+    return theta - eta * (alpha * m_hat / (v_hat.sqrt() + eps) + lam * theta), (m, v)  # 11, 12
+
+
+def sgdw_torch(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, eta: float, t: int) -> Stepped:
+    """SGDW as timm.optim.SGDW has it (`timm/optim/sgdw.py`, 1.0.31, no dampening): momentum as in torch.optim.SGD.
+
+    The rate is outside of the buffer, and the decay is multiplied by it. `rate` is the library's lr in step t.
     """
-    h = {name: _broadcast(vector, theta) for name, vector in hyper.items()}
-    alpha, lam = h["lr"], h["weight_decay"] * multipliers
-    g = gradient + lam * theta if optimizer in L2 else gradient
-    if optimizer == "kalman":
-        direction, state = _kalman(g, state, h["beta2"], h["eps"], eta)
-        move = eta * alpha * direction
-    elif is_adam(optimizer):
-        direction, state = _adam(g, state, h["beta1"], h["beta2"], h["eps"], t)
-        move = eta * alpha * direction
-    else:
-        move, state = _momentum(g, state, h["momentum"], eta * alpha, inside=optimizer != "sgdw-torch")
-    if optimizer in L2:
-        return theta - move, state
-    decay = eta * alpha * lam if optimizer in LIBRARY else eta * lam
-    return theta - move - decay * theta, state
+    rate = eta * hyper.lr
+    (buffer,) = state or (zeros_like(theta),)
+    shrunk = theta * (1 - rate * hyper.weight_decay)  # param.mul_(1 - lr * weight_decay)
+    buffer = hyper.momentum * buffer + gradient  # buf.mul_(momentum).add_(grad)
+    return shrunk - rate * buffer, (buffer,)  # param.add_(buf, alpha=-lr)
 
 
-def _momentum(g: Tensor, state: State, beta1: Tensor, rate: Tensor, *, inside: bool) -> tuple[Tensor, State]:
-    """Algorithm 1, line 8: m_t = β1 m_{t-1} + η_t α g_t. torch and timm keep the rate outside of the buffer."""
-    (m,) = state
-    if inside:
-        m = beta1 * m + rate * g
-        return m, (m,)
-    m = beta1 * m + g
-    return rate * m, (m,)
+def adamw_torch(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, eta: float, t: int) -> Stepped:
+    """AdamW as torch.optim.AdamW has it (the algorithm in the documentation of torch 2.15).
+
+    The decay is multiplied by the rate. `rate` is the library's lr in step t.
+    """
+    rate, beta1, beta2 = eta * hyper.lr, hyper.beta1, hyper.beta2
+    m, v = state or (zeros_like(theta), zeros_like(theta))
+    shrunk = theta - rate * hyper.weight_decay * theta  # θ_t ← θ_{t-1} − γ λ θ_{t-1}
+    m = beta1 * m + (1 - beta1) * gradient
+    v = beta2 * v + (1 - beta2) * gradient**2
+    m_hat = m / (1 - beta1**t)
+    v_hat = v / (1 - beta2**t)
+    return shrunk - rate * m_hat / (v_hat.sqrt() + hyper.eps), (m, v)
 
 
-def _adam(g: Tensor, state: State, beta1: Tensor, beta2: Tensor, eps: Tensor, t: int) -> tuple[Tensor, State]:
-    """Algorithm 2, lines 7 to 10 and the direction m̂/(√v̂ + ε) of line 12."""
-    m, v = state
-    m = beta1 * m + (1 - beta1) * g
-    v = beta2 * v + (1 - beta2) * g * g
-    # 1 − β^t cancels in float32: 1e-3 relative at small t.
-    m_hat = m / (1 - beta1.double() ** t).to(m.dtype)
-    v_hat = v / (1 - beta2.double() ** t).to(v.dtype)
-    return m_hat / (v_hat.sqrt() + eps), (m, v)
-
-
-def _kalman(g: Tensor, state: State, beta2: Tensor, eps: Tensor, eta: float) -> tuple[Tensor, State]:
-    """Section 3, after Aitchison (arXiv 1807.07540): a Kalman filter for each weight; the direction is s_t g_t/ε.
+def kalman(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, eta: float, t: int) -> Stepped:
+    """Section 3 of the paper, after Aitchison (arXiv 1807.07540): a Kalman filter for each weight.
 
     The state s is the posterior variance as a share of the prior's, α²/κ with κ = 1 − β2 (not a valley's slope):
 
@@ -94,12 +96,41 @@ def _kalman(g: Tensor, state: State, beta2: Tensor, eps: Tensor, eta: float) -> 
 
     Steady: s = 2/(1 + √(1 + 4 g²/ε²)). Gradients far above ε make it Adam's α g/√⟨g²⟩, far below SGD of rate α/ε.
     """
-    (s,) = state
-    kappa = (1 - beta2) * eta**2
-    s = s + kappa * (1 - s)
-    s = s / (1 + kappa * (g / eps) ** 2 * s)
-    return s * g / eps, (s,)
+    alpha, kappa, eps, lam = hyper.lr, 1 - hyper.beta2, hyper.eps, hyper.weight_decay
+    (s,) = state or (ones_like(theta),)
+    g = gradient
+    predicted = (1 - eta * lam) * theta
+    s = s + kappa * eta**2 * (1 - s)
+    s = s / (1 + kappa * (eta * g / eps) ** 2 * s)
+    return predicted - eta * (alpha / eps) * s * g, (s,)
 
 
-def _broadcast(vector: Tensor, theta: Tensor) -> Tensor:
-    return vector.to(theta.dtype).view(-1, *[1] * (theta.dim() - 1))
+ALGORITHMS: dict[str, Callable[[Tensor, Tensor, State, Hyper, float, int], Stepped]] = {
+    "sgd": sgd,
+    "sgdw": sgdw,
+    "adam": adam,
+    "adamw": adamw,
+    "sgdw-torch": sgdw_torch,
+    "adamw-torch": adamw_torch,
+    "kalman": kalman,
+}
+
+
+def step(
+    optimizer: str,
+    theta: Tensor,
+    gradient: Tensor,
+    state: State,
+    hyper: Mapping[str, Tensor],
+    eta: float,
+    t: int,
+    multipliers: Tensor | float = 1.0,
+) -> Stepped:
+    """One step of a variant, with hyperparameters as vectors [K].
+
+    `multipliers` (of θ's shape, or broadcast to it) are what λ is multiplied by for each weight.
+    """
+    shape = -1, *[1] * (theta.dim() - 1)
+    columns = {name: vector.double().view(shape) for name, vector in hyper.items()}
+    columns["weight_decay"] = columns["weight_decay"] * multipliers
+    return ALGORITHMS[optimizer](theta, gradient, state, Hyper(**columns), eta, t)

@@ -11,7 +11,8 @@ decays in the library form, pytorch_optimizer's `fixed_decay=True` by λ θ what
 import math
 from dataclasses import dataclass
 
-OPTIMIZERS = ("sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch", "kalman")
+from wdgrid.optim.variants import VARIANTS, Decay, Family, Variant
+
 TARGETS = ("paper", "torch", "timm", "composer", "optax", "keras", "pytorch_optimizer", "normalised", "tau")
 ALIASES = {"normalized": "normalised", "pytorch-optimizer": "pytorch_optimizer"}
 
@@ -95,20 +96,21 @@ def convert(
     missing one.
     """
     to = ALIASES.get(to.lower(), to.lower())
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}")
+    if optimizer not in VARIANTS:
+        raise ValueError(f"optimizer must be one of {', '.join(VARIANTS)}, not {optimizer!r}")
     if to not in TARGETS:
         raise ValueError(f"can convert to {', '.join(TARGETS)}, not to {to!r}")
     lr = _check("lr", lr, 0.0, low_allowed=False)
     weight_decay = _check("weight decay", weight_decay, 0.0, low_allowed=True)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be at least 0 and below 1, not {momentum:g}")
+    variant = VARIANTS[optimizer]
     setting = _Setting(
         optimizer=optimizer,
-        adaptive=optimizer.startswith("adam"),
-        decoupled=optimizer not in ("sgd", "adam"),
+        adaptive=variant.family is Family.ADAM,
+        decoupled=variant.decay is not Decay.GRADIENT,
         lr=lr,
-        decay=weight_decay * lr if optimizer.endswith("-torch") else weight_decay,
+        decay=weight_decay * lr if variant.decay is Decay.LIBRARY else weight_decay,
         constant=schedule == "constant",
         momentum=momentum,
         betas=betas,
@@ -118,16 +120,22 @@ def convert(
         steps = _steps_per_epoch(steps_per_epoch, batch, train_size)
         return _normalised(setting, steps, epochs) if to == "normalised" else _tau(setting, steps)
     if to == "paper":
-        name = optimizer.removesuffix("-torch")
-        line = f"{name}: lr = {_number(lr)}, weight_decay = {_number(setting.decay)}"
+        line = f"{_in_the_paper(variant).name}: lr = {_number(lr)}, weight_decay = {_number(setting.decay)}"
         return Conversion(optimizer, to, "weight_decay", setting.decay, line)
-    if optimizer == "kalman":
+    if variant.family is Family.FILTER:
         return Conversion(optimizer, to, "weight_decay", None, "", NO_FILTER)
     if to == "optax":
         return _optax(setting)
     if to == "keras":
         return _keras(setting)
     return _torch_like(setting, to)
+
+
+def _in_the_paper(variant: Variant) -> Variant:
+    """The paper's own variant for one in the library form."""
+    if variant.decay is not Decay.LIBRARY:
+        return variant
+    return next(v for v in VARIANTS.values() if (v.family, v.decay) == (variant.family, Decay.PAPER))
 
 
 def _steps_per_epoch(steps_per_epoch: float | None, batch: float | None, train_size: float | None) -> float:

@@ -1,17 +1,123 @@
 """The optimizers as the engine runs them: `wdgrid.optim.algorithms`, in place on flat [K, P] storage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from wdgrid.optim.algorithms import L2, LIBRARY, init, is_adam
+from wdgrid.optim.variants import VARIANTS, Decay
 
 Coefficients = Mapping[str, Tensor]  # name → [K], or columns [K, 1]: what a step multiplies by
+State = tuple[Tensor, ...]  # each [K, P]
 Parts = Sequence[tuple[slice, float]]  # columns of [K, P] → what λ is multiplied by there
 
 EVERYTHING: Parts = ((slice(None), 1.0),)
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """A step of one algorithm without its decay.
+
+    `initial` are the state's values before the first step. `coefficients(hyper, η_t α, η_t, t)` are what a step
+    multiplies by, each [K] float64. `apply_(θ, state, g, coefficients)` changes θ [K, P] and the state; g [K, P] is
+    used up, and the coefficients are columns [K, 1]. `cpu_kernels` do the whole step of one cell, with its decay.
+    """
+
+    initial: tuple[float, ...]
+    coefficients: Callable[[Coefficients, Tensor, float, int], dict[str, Tensor]]
+    apply_: Callable[[Tensor, State, Tensor, Coefficients], None]
+    cpu_kernels: Mapping[Decay, Callable[..., None]] = field(default_factory=dict[Decay, Callable[..., None]])
+
+
+def _momentum(hyper: Coefficients, rate: Tensor, eta: float, t: int) -> dict[str, Tensor]:
+    return {"momentum": hyper["momentum"], "rate": rate, "-rate": -rate}
+
+
+def _momentum_(theta: Tensor, state: State, g: Tensor, now: Coefficients) -> None:
+    (m,) = state
+    m.mul_(now["momentum"]).addcmul_(g, now["rate"])
+    theta.sub_(m)
+
+
+def _library_momentum_(theta: Tensor, state: State, g: Tensor, now: Coefficients) -> None:
+    (m,) = state
+    m.mul_(now["momentum"]).add_(g)
+    theta.addcmul_(m, now["-rate"])
+
+
+def _adam(hyper: Coefficients, rate: Tensor, eta: float, t: int) -> dict[str, Tensor]:
+    beta1, beta2 = hyper["beta1"], hyper["beta2"]
+    betas = {"beta1": beta1, "1-beta1": 1 - beta1, "beta2": beta2, "1-beta2": 1 - beta2}
+    return betas | {"bias2": 1 - beta2**t, "-rate/bias1": -rate / (1 - beta1**t), "eps": hyper["eps"]}
+
+
+def _adam_(theta: Tensor, state: State, g: Tensor, now: Coefficients) -> None:
+    m, v = state
+    m.mul_(now["beta1"]).addcmul_(g, now["1-beta1"])
+    v.mul_(now["beta2"]).addcmul_(g, g * now["1-beta2"])
+    denominator = (v / now["bias2"]).sqrt_().add_(now["eps"])
+    theta.addcmul_(m / denominator, now["-rate/bias1"])
+
+
+def _adam_l2_cell_(*tensors: object, lr: float, decay: float, **hyper: float) -> None:
+    torch.ops.aten._fused_adam_(*tensors, lr=lr, weight_decay=decay, **hyper, amsgrad=False, maximize=False)
+
+
+def _adam_decoupled_cell_(*tensors: object, lr: float, decay: float, **hyper: float) -> None:
+    """The kernel subtracts lr·weight_decay·θ; a frozen cell has no rate."""
+    decay = decay / lr if lr else 0.0
+    torch.ops.aten._fused_adamw_(*tensors, lr=lr, weight_decay=decay, **hyper, amsgrad=False, maximize=False)
+
+
+def _kalman(hyper: Coefficients, rate: Tensor, eta: float, t: int) -> dict[str, Tensor]:
+    kappa = (1 - hyper["beta2"]) * eta**2
+    return {"eps": hyper["eps"], "kappa": kappa, "1-kappa": 1 - kappa, "-rate": -rate}
+
+
+def _kalman_(theta: Tensor, state: State, g: Tensor, now: Coefficients) -> None:
+    (s,) = state
+    g.div_(now["eps"])
+    s.mul_(now["1-kappa"]).add_(now["kappa"])
+    s.div_((g * g).mul_(s).mul_(now["kappa"]).add_(1))
+    theta.addcmul_(g.mul_(s), now["-rate"])
+
+
+MOMENTUM = Update((0.0,), _momentum, _momentum_)  # Algorithm 1: the rate is inside of the buffer
+LIBRARY_MOMENTUM = Update((0.0,), _momentum, _library_momentum_)  # torch.optim.SGD, timm: outside
+ADAM_CELL = {
+    Decay.GRADIENT: _adam_l2_cell_,
+    Decay.PAPER: _adam_decoupled_cell_,
+    Decay.LIBRARY: _adam_decoupled_cell_,
+}  # measured in benchmarks/RESULTS.md
+ADAM = Update((0.0, 0.0), _adam, _adam_, ADAM_CELL)
+KALMAN = Update((1.0,), _kalman, _kalman_)
+UPDATES = {
+    "sgd": MOMENTUM,
+    "sgdw": MOMENTUM,
+    "adam": ADAM,
+    "adamw": ADAM,
+    "sgdw-torch": LIBRARY_MOMENTUM,
+    "adamw-torch": ADAM,
+    "kalman": KALMAN,
+}
+
+
+def _add_to_gradient_(theta: Tensor, g: Tensor, amount: Tensor) -> None:
+    g.addcmul_(theta, amount)
+
+
+def _shrink_(theta: Tensor, g: Tensor, amount: Tensor) -> None:
+    theta.mul_(1 - amount)
+
+
+# For each decay what λ is multiplied by, of (η_t α, η_t), and what the product does before the update.
+DECAYS: dict[Decay, tuple[Callable[[Tensor, float], Tensor | float], Callable[[Tensor, Tensor, Tensor], None]]] = {
+    Decay.GRADIENT: (lambda rate, eta: 1.0, _add_to_gradient_),
+    Decay.PAPER: (lambda rate, eta: eta, _shrink_),
+    Decay.LIBRARY: (lambda rate, eta: rate, _shrink_),
+}
 
 
 class Rule:
@@ -22,13 +128,13 @@ class Rule:
     """
 
     def __init__(self, optimizer: str, theta: Tensor, hyper: Mapping[str, Tensor], parts: Parts = EVERYTHING) -> None:
-        self.optimizer = optimizer
+        self.variant, self.update = VARIANTS[optimizer], UPDATES[optimizer]
         self.theta = theta
-        self.state = init(optimizer, theta)
+        self.state = tuple(torch.full_like(theta, value) for value in self.update.initial)
         self.hyper = {name: vector.double().cpu().clone() for name, vector in hyper.items()}
         self.parts = parts
-        # The fused CPU kernels take one cell a call: measured, 15 µs for 14 000 parameters.
-        self._kernel = is_adam(optimizer) and theta.device.type == "cpu"
+        self._scale, self._decay_part_ = DECAYS[self.variant.decay]
+        self.kernel = self.update.cpu_kernels.get(self.variant.decay) if theta.device.type == "cpu" else None
 
     def freeze(self, cells: Tensor) -> None:
         """Stops some cells ([K] bool): weights, state, rate and decay zero from here on."""
@@ -44,27 +150,15 @@ class Rule:
 
     def update_(self, gradient: Tensor, eta: float, t: int, decay: float = 1.0) -> None:
         """One step in place. `gradient` [K, P] is used up; `decay` multiplies λ (normalised decay)."""
-        if not self._kernel:
+        if self.kernel is None:
             self.apply_(gradient, self._columns(self.coefficients(eta, t, decay)))
-            return
-        rate, shrink = self._rate_and_decay(eta, decay)
-        if any(m != 1 for _, m in self.parts):  # the kernel takes one decay for all weights of a call
-            self._decay_(gradient, self._columns(self._decays(shrink)))
-            shrink = torch.zeros_like(shrink)
-        self._adam_kernel_(gradient, rate, shrink, t)
+        else:
+            self._apply_cells_(self.kernel, gradient, *self._rate_and_decay(eta, decay), t)
 
     def coefficients(self, eta: float, t: int, decay: float = 1.0) -> dict[str, Tensor]:
         """What step t (from 1) changes in `apply_`, each [K] float64 on the CPU; the names are the rule's for good."""
-        rate, shrink = self._rate_and_decay(eta, decay)
-        hyper, decays = self.hyper, self._decays(shrink)
-        if self.optimizer == "kalman":
-            kappa = (1 - hyper["beta2"]) * eta**2
-            return decays | {"eps": hyper["eps"], "kappa": kappa, "1-kappa": 1 - kappa, "-rate": -rate}
-        if is_adam(self.optimizer):
-            beta1, beta2 = hyper["beta1"], hyper["beta2"]
-            betas = {"beta1": beta1, "1-beta1": 1 - beta1, "beta2": beta2, "1-beta2": 1 - beta2}
-            return decays | betas | {"bias2": 1 - beta2**t, "-rate/bias1": -rate / (1 - beta1**t), "eps": hyper["eps"]}
-        return decays | {"momentum": hyper["momentum"], "rate": rate, "-rate": -rate}
+        rate, amount = self._rate_and_decay(eta, decay)
+        return self._decays(amount) | self.update.coefficients(self.hyper, rate, eta, t)
 
     def apply_(self, gradient: Tensor, now: Coefficients) -> None:
         """One step in place, with its coefficients as columns [K, 1] on θ's device and in its precision.
@@ -73,19 +167,12 @@ class Rule:
         may hold it.
         """
         self._decay_(gradient, now)
-        if is_adam(self.optimizer):
-            self._adam_(gradient, now)
-        elif self.optimizer == "kalman":
-            self._kalman_(gradient, now)
-        else:
-            self._sgd_(gradient, now)
+        self.update.apply_(self.theta, self.state, gradient, now)
 
     def _rate_and_decay(self, eta: float, decay: float) -> tuple[Tensor, Tensor]:
         """η_t α; and λ_t where it adds to the gradient, else the share by which θ_{t-1} shrinks. Each [K]."""
-        rate, lam = eta * self.hyper["lr"], decay * self.hyper["weight_decay"]
-        if self.optimizer in L2:
-            return rate, lam
-        return rate, lam * (rate if self.optimizer in LIBRARY else eta)
+        rate = eta * self.hyper["lr"]
+        return rate, decay * self.hyper["weight_decay"] * self._scale(rate, eta)
 
     def _columns(self, vectors: Coefficients) -> dict[str, Tensor]:
         return {name: vector.to(self.theta)[:, None] for name, vector in vectors.items()}
@@ -95,52 +182,20 @@ class Rule:
         """The columns that decay; none where no cell's do."""
         return [part for part in self.parts if part[1]] if self.hyper["weight_decay"].any() else []
 
-    def _decays(self, shrink: Tensor) -> dict[str, Tensor]:
-        return {f"decay{i}": m * shrink for i, (_, m) in enumerate(self._decayed)}
+    def _decays(self, amount: Tensor) -> dict[str, Tensor]:
+        return {f"decay{i}": m * amount for i, (_, m) in enumerate(self._decayed)}
 
     def _decay_(self, g: Tensor, now: Coefficients) -> None:
-        """What decay does in this step: L2 adds to the gradient, the decoupled forms shrink θ_{t-1}."""
         for i, (columns, _) in enumerate(self._decayed):
-            theta = self.theta[:, columns]
-            if self.optimizer in L2:
-                g[:, columns].addcmul_(theta, now[f"decay{i}"])
-            else:
-                theta.mul_(1 - now[f"decay{i}"])
+            self._decay_part_(self.theta[:, columns], g[:, columns], now[f"decay{i}"])
 
-    def _sgd_(self, g: Tensor, now: Coefficients) -> None:
-        (m,) = self.state
-        m.mul_(now["momentum"])
-        if self.optimizer == "sgdw-torch":
-            m.add_(g)
-            self.theta.addcmul_(m, now["-rate"])
-        else:
-            m.addcmul_(g, now["rate"])
-            self.theta.sub_(m)
-
-    def _adam_(self, g: Tensor, now: Coefficients) -> None:
-        m, v = self.state
-        m.mul_(now["beta1"]).addcmul_(g, now["1-beta1"])
-        v.mul_(now["beta2"]).addcmul_(g, g * now["1-beta2"])
-        denominator = (v / now["bias2"]).sqrt_().add_(now["eps"])
-        self.theta.addcmul_(m / denominator, now["-rate/bias1"])
-
-    def _kalman_(self, g: Tensor, now: Coefficients) -> None:
-        (s,) = self.state
-        g.div_(now["eps"])
-        s.mul_(now["1-kappa"]).add_(now["kappa"])
-        s.div_((g * g).mul_(s).mul_(now["kappa"]).add_(1))
-        self.theta.addcmul_(g.mul_(s), now["-rate"])
-
-    def _adam_kernel_(self, g: Tensor, rate: Tensor, decay: Tensor, t: int) -> None:
-        """torch's fused CPU kernel, a cell a call. Its decoupled form subtracts lr·wd·θ: wd = shrink/rate."""
-        m, v = self.state
-        kernel = torch.ops.aten._fused_adam_ if self.optimizer in L2 else torch.ops.aten._fused_adamw_
-        now = [torch.tensor(float(t))]
-        columns = (rate, decay, self.hyper["beta1"], self.hyper["beta2"], self.hyper["eps"])
-        for k, (lr, wd, beta1, beta2, eps) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-            if self.optimizer not in L2:
-                wd = wd / lr if lr else 0.0
-            kernel(
-                [self.theta[k]], [g[k]], [m[k]], [v[k]], [], now,
-                lr=lr, beta1=beta1, beta2=beta2, weight_decay=wd, eps=eps, amsgrad=False, maximize=False,
-            )  # fmt: skip
+    def _apply_cells_(self, kernel: Callable[..., None], g: Tensor, rate: Tensor, amount: Tensor, t: int) -> None:
+        """One step by a kernel that takes one cell a call, and one decay for all of its weights."""
+        if any(m != 1 for _, m in self.parts):
+            self._decay_(g, self._columns(self._decays(amount)))
+            amount = torch.zeros_like(amount)
+        vectors = {"lr": rate, "decay": amount} | {n: v for n, v in self.hyper.items() if n in self.variant.defaults}
+        steps = [torch.tensor(float(t))]
+        for k, numbers in enumerate(zip(*(vector.tolist() for vector in vectors.values()), strict=True)):
+            moments = [[moment[k]] for moment in self.state]
+            kernel([self.theta[k]], [g[k]], *moments, [], steps, **dict(zip(vectors, numbers, strict=True)))

@@ -12,6 +12,7 @@ import numpy as np
 
 from wdgrid.analysis.compare import Comparison, Side, common
 from wdgrid.analysis.words import HYPERPARAMETERS, interval, number, percent, with_interval
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.report.summary import certainty_words
 from wdgrid.study.axes import parse_multiple
 
@@ -197,7 +198,8 @@ def _difference_map(ax: "Axes", a: Side, b: Side, one: Comparison, reach: float)
     ax.set_xticks([j + 0.5 for j in cols], [first.col_labels[j] for j in cols], rotation=45)
     ax.set_yticks([i + 0.5 for i in rows], [first.row_labels[i] for i in rows])
     ax.set(xlim=(0, values.shape[1]), ylim=(values.shape[0], 0))
-    titles = [AXES.get(name, "Decay") for name in (first.row_name, first.col_name)]
+    family = VARIANTS[a.optimizer].family.value
+    titles = [AXES.get(name, "Decay").format(family) for name in (first.row_name, first.col_name)]
     ax.set(xlabel=f"{titles[1]} (multiples)", ylabel=f"{titles[0]} (multiples)")
     ax.set_title("B − A" if one.difference is None else f"B − A (best: {number(one.difference)} points)", fontsize=13)
     if 0.5 <= values.shape[0] / values.shape[1] <= 2:
@@ -208,7 +210,7 @@ def _difference_map(ax: "Axes", a: Side, b: Side, one: Comparison, reach: float)
 
 def _grid(side: Side) -> "Grid":
     """What `draw_panel` draws."""
-    from wdgrid.report.grids import DECAY_FORMS, Grid, axis_title
+    from wdgrid.report.grids import Grid, axis_title
 
     surface, mean = side.tested, side.mean
     undefined = np.full(mean.shape, np.nan)
@@ -216,7 +218,7 @@ def _grid(side: Side) -> "Grid":
     return Grid(
         panel=side.panel,
         title=side.label,
-        decay_form=DECAY_FORMS[side.optimizer],
+        decay_form=VARIANTS[side.optimizer].decay.value,
         row_title=axis_title(surface.row_name, _unit(surface, 0), side.optimizer, side.normalized),
         col_title=axis_title(surface.col_name, _unit(surface, 1), side.optimizer, side.normalized),
         row_labels=list(surface.row_labels),

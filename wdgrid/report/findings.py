@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wdgrid.analysis.words import multipliers
 from wdgrid.optim.conversion import convert
 from wdgrid.optim.schedule import periods
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.report.flags import counts, sentence
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from wdgrid.study import Study
 
 Finding = dict[str, Any]
-# Where the other half of the world would look: the libraries' line for the paper's decay, and the other way round.
-ELSEWHERE = {"sgdw": "timm", "adamw": "torch", "sgdw-torch": "paper", "adamw-torch": "paper"}
 
 
 def findings(
@@ -88,7 +87,7 @@ def decay_units(
 
 def _conversion(study: "Study", name: str, found: "Separability") -> str | None:
     panel = study.panel_names()[name]
-    target, values = ELSEWHERE.get(panel.optimizer), _best_values(study, name, found)
+    target, values = VARIANTS[panel.optimizer].counterpart, _best_values(study, name, found)
     if target is None or values is None or study.normalized(panel):
         return None
     same = convert(

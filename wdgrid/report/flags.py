@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wdgrid.optim.variants import VARIANTS, Family
 from wdgrid.study.cells import Divergence
 
 # Classes with a finite error, the worst first; cells that diverged are marked as such.
@@ -71,7 +72,7 @@ def sentence(flags: Flags, optimizer: str) -> str | None:
         words = f"{n} cell{'s' * (n > 1)} {DID[kind]}, {'the first ' if n > 1 else ''}"
         words += f"from step {step} on" if kind == "stuck at chance" else f"at step {step}"
         if kind == "late blow-up":
-            words += f"; {'a larger ε or ' if optimizer.startswith('adam') else ''}a smaller rate helps"
+            words += f"; {'a larger ε or ' if VARIANTS[optimizer].family is Family.ADAM else ''}a smaller rate helps"
         parts.append(words)
     return ". ".join(parts) or None
 

@@ -13,41 +13,28 @@ import pandas as pd
 
 from wdgrid.analysis.separability import error_cap
 from wdgrid.analysis.words import multipliers, percent
+from wdgrid.optim.variants import VARIANTS, Decay
 from wdgrid.report.flags import Flags, caption_words, flags_of
 from wdgrid.study import Study
 from wdgrid.study.axes import label, scale
 from wdgrid.study.cells import selection_error
 
-OPTIMIZERS = {
-    "sgd": "SGD",
-    "sgdw": "SGDW",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "sgdw-torch": "SGDW (torch)",
-    "adamw-torch": "AdamW (torch)",
-    "kalman": "Kalman filter",
-}
-DECAY_FORMS = {
-    "sgd": "L2: gradient + λ θ",
-    "adam": "L2: gradient + λ θ",
-    "sgdw": "decoupled: θ − η_t λ θ",
-    "adamw": "decoupled: θ − η_t λ θ",
-    "sgdw-torch": "library form: θ − η_t α λ θ",
-    "adamw-torch": "library form: θ − η_t α λ θ",
-    "kalman": "decoupled: θ − η_t λ θ",
-}
 AXES = {
     "lr": "Initial learning rate",
-    "eps": "ε of Adam",
-    "beta1": "β1 of Adam",
-    "beta2": "β2 of Adam",
+    "eps": "ε of {}",  # a family
+    "beta1": "β1 of {}",
+    "beta2": "β2 of {}",
     "momentum": "Momentum",
 }
 OPTIMISTIC = (
     "Best cells are picked on the test images themselves, so the best test error is optimistic "
     "(task.validation_size keeps images apart for picking)."
 )
-DECAY_WORDS = {True: "L2 regularization factor", False: "Weight decay"}
+DECAY_WORDS = {
+    Decay.GRADIENT: "L2 regularization factor",
+    Decay.PAPER: "Weight decay",
+    Decay.LIBRARY: "Weight decay",
+}
 
 
 @dataclass(frozen=True)
@@ -126,7 +113,7 @@ def _grid(study: Study, name: str, cells: pd.DataFrame, picked_on: str, title: s
     return Grid(
         panel=name,
         title=title,
-        decay_form=DECAY_FORMS[panel.optimizer],
+        decay_form=VARIANTS[panel.optimizer].decay.value,
         row_title=axis_title(study.row, row_unit, panel.optimizer, study.normalized(panel)),
         col_title=axis_title(study.column, col_unit, panel.optimizer, study.normalized(panel)),
         row_labels=row_labels,
@@ -202,9 +189,8 @@ def search_words(study: Study, table: pd.DataFrame, coarse: Study, coarse_table:
 
 def axis_title(axis: str, unit: float, optimizer: str, normalized: bool) -> str:
     """Title of an axis with its unit, worded as in the paper: L2 has a regularization factor, not a decay."""
-    words = AXES[axis] if axis in AXES else DECAY_WORDS[optimizer in ("sgd", "adam")]
-    if optimizer == "kalman":
-        words = words.replace("Adam", "the filter")
+    variant = VARIANTS[optimizer]
+    words = AXES.get(axis, DECAY_WORDS[variant.decay]).format(variant.family.value)
     if axis == "weight_decay" and normalized:
         words += ", normalized"
     bare = unit == 1 and axis not in ("lr", "weight_decay")
@@ -219,7 +205,7 @@ def panel_title(study: Study, name: str, whole: Study | None = None) -> str:
     panel = study.panel_names()[name]
     if (own := (whole or study).panel_names().get(name, panel).name) is not None:
         return own
-    words = [OPTIMIZERS[panel.optimizer]]
+    words = [VARIANTS[panel.optimizer].title]
     if len({p.schedule.kind for p in study.panels}) > 1:
         words.append(panel.schedule.kind)
     if len({study.panel_epochs(p) for p in study.panels}) > 1:
@@ -231,8 +217,8 @@ def panel_title(study: Study, name: str, whole: Study | None = None) -> str:
 def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -> list[str]:
     """What a reader must know beside the colours: decay forms, n, seeds, budget, data, device."""
     forms: dict[str, list[str]] = {}
-    for optimizer in dict.fromkeys(p.optimizer for p in study.panels):
-        forms.setdefault(DECAY_FORMS[optimizer], []).append(OPTIMIZERS[optimizer])
+    for variant in (VARIANTS[name] for name in dict.fromkeys(panel.optimizer for panel in study.panels)):
+        forms.setdefault(variant.decay.value, []).append(variant.title)
     lines = ["What decay does in one step:  " + ";  ".join(f"{', '.join(t)} – {f}" for f, t in forms.items())]
     norm = [study.normalized(panel) for panel in study.panels]
     if any(norm):

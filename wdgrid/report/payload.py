@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.report.flags import FLAGS, as_lists
 from wdgrid.report.grids import Grid, error_range, error_words, panel_columns, thinned
 from wdgrid.study import Study
@@ -55,7 +56,7 @@ def _panel(study: Study, grid: Grid, cells: pd.DataFrame, verdicts: Mapping[str,
     return {
         "name": grid.panel,
         "title": grid.title,
-        "optimizer": panel.optimizer,
+        "decay": VARIANTS[panel.optimizer].decay.name.lower(),
         "epochs": study.panel_epochs(panel),
         "normalized": normalized,
         "family": f"{panel.optimizer} {kind} {normalized}",

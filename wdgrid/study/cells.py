@@ -7,6 +7,8 @@ trained together. Plain data, no behaviour: the engine fills outcomes, the store
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from wdgrid.optim.variants import VARIANTS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -73,7 +75,7 @@ class Outcome:
 # `lr` and `weight_decay`, and `momentum`, `beta1`, `beta2`, `eps` where the panel's optimizer has them (else NaN).
 TABLE_COLUMNS = {
     "panel": "panel name, for instance adamw or adam-constant",
-    "optimizer": "variant: sgd, sgdw, adam, adamw, sgdw-torch, adamw-torch, kalman",
+    "optimizer": f"variant: {', '.join(VARIANTS)}",
     "schedule": "constant, step, cosine or restarts",
     "epochs": "budget of the panel",
     "seed": "seed of initialisation, data order and augmentation",

@@ -13,10 +13,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.study.dataset_args import BUILT_IN_DATASETS
 from wdgrid.study.model import Study
 from wdgrid.study.model_args import BUILT_IN_MODELS
-from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, SCHEDULES, Axis, Panel, Report, Task
+from wdgrid.study.sections import SCHEDULES, Axis, Panel, Report, Task
 
 HEAD = """\
 # The fields of a study file
@@ -166,8 +167,9 @@ def _hyperparameters() -> str:
         "Beside lr and weight_decay each optimizer has these, with the default of one that is neither an axis nor set."
     ]
     lines += ["", "| optimizer | hyperparameters |", "|---|---|"]
-    for optimizer, extra in EXTRA_HYPERPARAMETERS.items():
-        lines.append(f"| `{optimizer}` | {', '.join(f'{name} = {value:g}' for name, value in extra.items())} |")
+    for variant in VARIANTS.values():
+        defaults = ", ".join(f"{name} = {value:g}" for name, value in variant.defaults.items())
+        lines.append(f"| `{variant.name}` | {defaults} |")
     return "\n".join(lines)
 
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from wdgrid.optim.variants import VARIANTS
 from wdgrid.study.axes import label, scale
 from wdgrid.study.cells import Cell
 from wdgrid.study.dataset_args import WHERE, FaultsError, Frozen
-from wdgrid.study.sections import EXTRA_HYPERPARAMETERS, Axis, DecayUnits, HyperparameterName, Panel, Report, Task
+from wdgrid.study.sections import Axis, DecayUnits, HyperparameterName, Panel, Report, Task
 
 Fault = tuple[str, object, str]
 BELOW_ONE = ("momentum", "beta1", "beta2")
@@ -76,7 +77,7 @@ class Study(Frozen):
     def hyperparameters(self, panel: Panel) -> dict[str, float]:
         """The panel's fixed hyperparameters (those that are no axis)."""
         fixed = {"lr": panel.lr, "weight_decay": panel.weight_decay}
-        for name, default in EXTRA_HYPERPARAMETERS[panel.optimizer].items():
+        for name, default in VARIANTS[panel.optimizer].defaults.items():
             given = getattr(panel, name)
             fixed[name] = default if given is None else given
         return {k: v for k, v in fixed.items() if v is not None and k not in self.axes}
@@ -150,19 +151,21 @@ def _faults(study: Study) -> Iterator[Fault]:
 
 
 def _panel_faults(study: Study, panel: Panel, path: str) -> Iterator[Fault]:
-    needed = {"lr", "weight_decay", *EXTRA_HYPERPARAMETERS[panel.optimizer]}
+    variant = VARIANTS[panel.optimizer]
     for name in ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps"):
         given = getattr(panel, name)
-        if given is not None and name not in needed:
+        if given is not None and name not in variant.hyperparameters:
             yield f"{path}.{name}", given, f"{panel.optimizer} has no {name}"
         if given is not None and name in study.axes:
             yield f"{path}.{name}", given, f"{name} is an axis: give its values there"
-        if name in study.axes and name not in needed:
+        if name in study.axes and name not in variant.hyperparameters:
             yield f"{path}.optimizer", panel.optimizer, f"{panel.optimizer} has no {name}, which is an axis"
         if given is None and name in ("lr", "weight_decay") and name not in study.axes:
             yield f"{path}.{name}", None, f"{name} is no axis, so a fixed value is needed"
-    if panel.optimizer == "kalman" and (panel.eps == 0 or ("eps" in study.axes and 0 in study.axes["eps"].values)):
-        yield f"{path}.optimizer", panel.optimizer, "eps must be positive: lr/eps is the prior's rate"
+    zeros = {name for name, axis in study.axes.items() if 0 in axis.values}
+    for name, reason in variant.positive.items():
+        if getattr(panel, name) == 0 or name in zeros:
+            yield f"{path}.optimizer", panel.optimizer, f"{name} must be positive: {reason}"
     for name, unit in (("lr", panel.lr_unit), ("weight_decay", panel.weight_decay_unit)):
         if unit is not None and name not in study.axes:
             yield f"{path}.{name}_unit", unit, f"{name} is no axis"

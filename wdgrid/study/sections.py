@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
@@ -20,25 +21,22 @@ from pydantic import (
     model_validator,
 )
 
+from wdgrid.optim.variants import VARIANTS, Decay, names
 from wdgrid.study.axes import parse_multiples
 from wdgrid.study.dataset_args import BUILT_IN_DATASETS, FaultsError, Frozen
 from wdgrid.study.model_args import BUILT_IN_MODELS
 
 HyperparameterName = Literal["lr", "weight_decay", "eps", "beta1", "beta2", "momentum"]
-OptimizerName = Literal["sgd", "sgdw", "adam", "adamw", "sgdw-torch", "adamw-torch", "kalman"]
 DecayUnits = Literal["raw", "normalized"]
 
-# What each optimizer needs beside lr and weight_decay, with the paper's default (Algorithms 1 and 2). The filter's are
-# AdaBayes' (arXiv 1807.07540): a prior whose rate is 0.1 = lr/eps at lr = 0.001, and 100 observations a minibatch.
-EXTRA_HYPERPARAMETERS: dict[str, dict[str, float]] = {
-    "sgd": {"momentum": 0.9},
-    "sgdw": {"momentum": 0.9},
-    "sgdw-torch": {"momentum": 0.9},
-    "adam": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
-    "adamw": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
-    "adamw-torch": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
-    "kalman": {"beta2": 0.999, "eps": 0.01},
-}
+
+def _is_a_variant(name: str) -> str:
+    if name not in VARIANTS:
+        raise ValueError(f"must be one of {', '.join(VARIANTS)}")
+    return name
+
+
+OptimizerName = Annotated[str, AfterValidator(_is_a_variant), Field(json_schema_extra={"enum": list(VARIANTS)})]
 
 Multiples = Annotated[
     tuple[Fraction, ...],
@@ -229,8 +227,9 @@ class Panel(Frozen):
         json_schema_extra={"allowed": "text: letters, digits, . _ + -"},
     )
     optimizer: OptimizerName = Field(
-        description="sgd, adam: L2, λ θ is added to the gradient; sgdw, adamw: decoupled as in the paper, η_t λ θ is "
-        "subtracted; sgdw-torch, adamw-torch: η_t lr λ θ is; kalman: the filter of the paper's section 3, decoupled"
+        description=f"{names(Decay.GRADIENT)}: L2, λ θ is added to the gradient; {names(Decay.PAPER)}: decoupled as in "
+        f"the paper, η_t λ θ is subtracted; {names(Decay.LIBRARY)}: as in the libraries, η_t lr λ θ is subtracted; "
+        "kalman is the filter of the paper's section 3"
     )
     schedule: Schedule = Field(
         Cosine(kind="cosine"),

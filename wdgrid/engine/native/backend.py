@@ -18,13 +18,21 @@ from torch import Tensor, nn
 from wdgrid.engine.fused.network import FusedNetwork
 from wdgrid.engine.native.compiler import library
 from wdgrid.engine.steps import Minibatch
-from wdgrid.optim.algorithms import L2, LIBRARY, is_adam
+from wdgrid.optim import fused
 from wdgrid.optim.fused import Rule
+from wdgrid.optim.variants import Decay
 
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = {torch.float32: (), torch.float64: ("-DDOUBLE",)}
 LINEAR, NORM, RELU = range(3)  # as native.c has them
 SGD, ADAM, KALMAN = range(3)
+# The updates that native.c has: its kind, whether the rate is inside of the momentum, and where β1 is.
+COMPILED = {
+    fused.MOMENTUM: (SGD, True, "momentum"),
+    fused.LIBRARY_MOMENTUM: (SGD, False, "momentum"),
+    fused.ADAM: (ADAM, True, "beta1"),
+    fused.KALMAN: (KALMAN, True, "none"),
+}
 BLOCK_BYTES = 1024**2  # of images a call: they stay in the cache while one cell after another is trained on them
 TEST_ROWS = 48  # images of a test that go through together, at least
 
@@ -122,6 +130,8 @@ class Native:
         Losses [count, K] float64. A cell whose loss is not finite is frozen before that step's update; the losses of
         a frozen cell are NaN.
         """
+        if self._rule.update not in COMPILED:
+            return torch.cat([self._step(*batches(i), first + i) for i in range(count)])
         before, losses = self._alive.clone(), []
         for x, y in _blocks(batches, count):
             losses.append(self._call(x, y, first))
@@ -129,6 +139,16 @@ class Native:
         if (frozen := before & ~self._alive).any():
             self._rule.freeze(frozen)
         return torch.cat(losses)
+
+    def _step(self, x: Tensor, y: Tensor, t: int) -> Tensor:
+        """Step t (from 0) with the update in torch, for one that native.c does not have; the losses [1, K]."""
+        before, gradient = self._alive.clone(), self._network.gradient
+        losses = self._call(x[None], y[None], t, gradient)
+        if (frozen := before & ~self._alive).any():
+            self._rule.freeze(frozen)
+        gradient[~self._alive] = 0
+        self._rule.update_(gradient, self._etas[t].item(), t + 1, self._decays[t].item())
+        return losses
 
     def gradients(self, x: Tensor, y: Tensor) -> Tensor:
         """The losses [K] of one minibatch x [B, …], y [B]; their gradients go to the network's `gradient`."""
@@ -202,18 +222,19 @@ class Native:
 
     def _update_rule(self) -> _Rule:
         """The rule as native.c sees it."""
-        rule, optimizer = self._rule, self._rule.optimizer
-        kind = KALMAN if optimizer == "kalman" else ADAM if is_adam(optimizer) else SGD
-        moments = [moment.data_ptr() for moment in rule.state]
+        rule, decay = self._rule, self._rule.variant.decay
+        # Where native.c has no such update it only computes gradients, and sets what it takes for moments to zero in a
+        # cell that diverged.
+        kind, inside, beta1 = COMPILED.get(rule.update, (SGD, True, "momentum"))
+        moments = [moment.data_ptr() for moment in rule.state[:2] or (rule.theta,)]
         nothing = torch.zeros(self._network.cells, dtype=torch.float64)
-        first = "beta1" if kind == ADAM else "momentum"
-        names = ("lr", "weight_decay", first, "beta2", "eps")
+        names = ("lr", "weight_decay", beta1, "beta2", "eps")
         hyper = [rule.hyper.get(name, nothing) for name in names]
         ends = torch.tensor([columns.indices(rule.theta.shape[1])[1] for columns, _ in rule.parts])
         times = torch.tensor([m for _, m in rule.parts], dtype=torch.float64)
         self._kept += [nothing, ends, times]
         return _Rule(
-            kind, optimizer != "sgdw-torch", optimizer in L2, optimizer in LIBRARY,
+            kind, inside, decay is Decay.GRADIENT, decay is Decay.LIBRARY,
             *moments, *[None] * (2 - len(moments)), *(tensor.data_ptr() for tensor in hyper),
             len(rule.parts), ends.data_ptr(), times.data_ptr(),
         )  # fmt: skip

@@ -91,12 +91,11 @@ const rateIsColumn = data.row === "weight_decay" && data.column === "lr";
 // Algorithms 1 and 2 decay by η λ, so there τ = 1/λ stands upright; the library forms decay by η α λ. L2 has no τ.
 function isoLines(p, kind) {
   if (!kind || !p.best.length || !(rateIsRow || rateIsColumn)) return [];
-  const library = p.optimizer.endsWith("-torch"), coupled = p.optimizer === "sgd" || p.optimizer === "adam";
-  if (kind === "tau" && (coupled || p.normalized)) return [];
+  if (kind === "tau" && (p.decay === "gradient" || p.normalized)) return [];
   const decays = rateIsRow ? p.col_values : p.row_values;
   const anchor = p.best.map(([i, j]) => [p.row_values[i], p.col_values[j]]).find(([a, b]) => a * b > 0);
   if (!anchor) return [];
-  const power = kind === "product" || library ? 1 : 0;
+  const power = kind === "product" || p.decay === "library" ? 1 : 0;
   const [rate, decay] = rateIsRow ? anchor : [anchor[1], anchor[0]];
   const lines = [];
   for (let k = -3; k <= 3; k++) {
