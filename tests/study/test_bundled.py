@@ -137,17 +137,18 @@ def test_listing_them_costs_no_torch():
     told = json.loads(done.stdout)
     assert [one["name"] for one in told] == NAMES
     (digits,) = [one for one in told if one["name"] == "digits"]
-    assert (digits["cells"], digits["epochs"], digits["images"]) == (484, [100], 900)
-    # 2 FLOPs a product; in training twice as much again for gradients, but for the first layer's with respect to images
-    products = 64 * 64 * 3 + 64 * 10
-    epoch = 900 * (6 * products - 2 * 64 * 64) + 897 * 2 * products
-    assert digits["pflop"] == pytest.approx(484 * 100 * epoch / 1e15, rel=1e-12)
+    title = load_study(FILES["digits"]).title
+    what = {"cells": 484, "epochs": [100], "images": 900, "dataset": "digits", "model": "mlp"}
+    assert digits == {"name": "digits", "title": title, **what}
+    (budgets,) = [one for one in told if one["name"] == "budgets"]
+    assert budgets["epochs"] == [25, 100, 400] and budgets["images"] is None
 
 
 def test_the_list_is_one_line_each(capsys):
     assert main(["studies"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
+    assert lines[1].split()[1:9] == ["180", "25,", "100,", "400", "all", "cifar10", "shake-shake", "Raw"]
     assert [line.split()[0] for line in lines] == ["study", *NAMES]
     for name, line in zip(NAMES, lines[1:], strict=True):
         assert line.endswith(load_study(FILES[name]).title) and len(line) <= 160

@@ -1,30 +1,46 @@
 """`wdgrid studies` and `wdgrid fields`: the study files that ship with wdgrid, and what may stand in one."""
 
 import sys
-from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wdgrid.cli.common import AsJson, print_json, say
 from wdgrid.errors import UsageError
 
+if TYPE_CHECKING:
+    from wdgrid.study import Study
+
 
 def studies(as_json: AsJson = False) -> None:
-    """List the studies that ship with wdgrid, with their expected cost: cells, epochs, images, model PFLOP."""
+    """List the studies that ship with wdgrid: cells, epochs, training images, data, network."""
     from wdgrid.study import load_study
-    from wdgrid.study.bundled import cost, folder, names
+    from wdgrid.study.bundled import folder, names
 
-    loaded = {name: load_study(folder() / f"{name}.toml") for name in names()}
+    rows = [_row(name, load_study(folder() / f"{name}.toml")) for name in names()]
     if as_json:
-        print_json([{"name": name, "title": s.title, **asdict(cost(s))} for name, s in loaded.items()])
+        print_json(rows)
         return
-    typer.echo(f"{'study':22} {'cells':>5}  {'epochs':>12}  {'images':>6}  {'PFLOP':>8}  what it shows")
-    for name, study in loaded.items():
-        one = cost(study)
-        epochs, pflop = ", ".join(map(str, one.epochs)), f"{float(f'{one.pflop:.3g}'):g}"
-        typer.echo(f"{name:22} {one.cells:5}  {epochs:>12}  {one.images:6}  {pflop:>8}  {study.title}")
-    say("a cell is trained once a seed, on so many images an epoch; wdgrid plan STUDY measures how long it takes here")
+    line = "{name:22} {cells:>5}  {epochs:>12}  {images:>6}  {dataset:8} {model:12} {title}"
+    heads = {"name": "study", "dataset": "data", "model": "network", "title": "what it shows"}
+    typer.echo(line.format(**{key: heads.get(key, key) for key in rows[0]}))
+    for row in rows:
+        epochs, images = ", ".join(map(str, row["epochs"])), row["images"] or "all"
+        typer.echo(line.format(**row | {"epochs": epochs, "images": images}))
+    say("cells of all panels and seeds, training images an epoch; wdgrid plan STUDY measures the time on this machine")
+
+
+def _row(name: str, study: "Study") -> dict[str, Any]:
+    """What a study file says of its size; `images` is None for all training images."""
+    return {
+        "name": name,
+        "title": study.title,
+        "cells": sum(map(len, study.cells().values())),
+        "epochs": sorted({study.panel_epochs(panel) for panel in study.panels}),
+        "images": study.task.train_size,
+        "dataset": study.task.dataset,
+        "model": study.task.model,
+    }
 
 
 def fields(
