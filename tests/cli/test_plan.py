@@ -9,8 +9,8 @@ from helpers.commands import study_toml
 from wdgrid.cli import main
 from wdgrid.engine import Job, Workbench
 from wdgrid.engine.estimate import cost
+from wdgrid.runner.eta import even_chunk
 from wdgrid.study.sections import Cosine, Task
-from wdgrid.sweep.eta import even_chunk
 
 TASK = """\
 model_args = { hidden = [16], batch_norm = false }

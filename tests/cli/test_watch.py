@@ -15,11 +15,11 @@ from helpers.synthetic_tables import error_of, make_curves, make_study, make_tab
 from wdgrid.cli import main
 from wdgrid.cli.resume_command import SweepCommand, alarm_lines
 from wdgrid.report import analyse_table, replaced, write_report
+from wdgrid.runner.reconcile import plan
 from wdgrid.store import Store, owner_name
 from wdgrid.study import load_study
 from wdgrid.study.coarse import coarse_name, coarse_study
 from wdgrid.study.file import only_adds
-from wdgrid.sweep.reconcile import plan
 
 pytestmark = pytest.mark.slow
 

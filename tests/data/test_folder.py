@@ -18,8 +18,8 @@ from helpers.zoo import CLASSES, load, pixels, task, torn
 from wdgrid.data.folder import balanced
 from wdgrid.engine import Job, Workbench
 from wdgrid.errors import DataError
+from wdgrid.runner.worker import Order, _checkpoint
 from wdgrid.study.sections import Cosine
-from wdgrid.sweep.worker import Order, _checkpoint
 
 
 def test_a_folder_is_its_images(zoo):

@@ -17,9 +17,9 @@ from helpers.zoo import load, pixels
 from wdgrid.cli.progress import show, show_preparing
 from wdgrid.data.cache import prepared
 from wdgrid.errors import DataError
+from wdgrid.runner.run import Progress
+from wdgrid.runner.worker import Preparing, Worker
 from wdgrid.study.sections import Task
-from wdgrid.sweep.run import Progress
-from wdgrid.sweep.worker import Preparing, Worker
 
 
 def test_a_prepared_folder_is_used_until_an_image_changes(zoo, cache, monkeypatch):

@@ -2,9 +2,9 @@
 
 from helpers.stored import fill
 from helpers.synthetic_tables import error_of, make_study
+from wdgrid.runner.reconcile import plan
+from wdgrid.runner.search import coarse_pass, rounds
 from wdgrid.study.coarse import coarse_name
-from wdgrid.sweep.reconcile import plan
-from wdgrid.sweep.search import coarse_pass, rounds
 
 STUDY = make_study(
     task={"batch_size": 50, "epochs": 8, "train_size": 900},

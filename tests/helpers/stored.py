@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from wdgrid.runner.reconcile import plan
 from wdgrid.store import Store
 from wdgrid.study import Cell, Curve, Outcome, Study
-from wdgrid.sweep.reconcile import plan
 
 
 def fabricated(error: float) -> Outcome:

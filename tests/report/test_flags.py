@@ -19,9 +19,9 @@ from wdgrid.report.figures import heatmaps
 from wdgrid.report.findings import finding_lines, findings
 from wdgrid.report.flags import FLAGS, worst
 from wdgrid.report.grids import grids
+from wdgrid.runner.reconcile import plan
 from wdgrid.store import Store
 from wdgrid.study import Outcome
-from wdgrid.sweep.reconcile import plan
 
 STUDY = make_study(seeds=[0, 1])
 CLASSES = {  # panel, row, column, seed

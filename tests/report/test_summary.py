@@ -22,8 +22,8 @@ from wdgrid.optim.variants import VARIANTS, Decay
 from wdgrid.report.findings import findings
 from wdgrid.report.grids import grids
 from wdgrid.report.summary import summary_rows, summary_tables
+from wdgrid.runner.run import Progress
 from wdgrid.study import Curve, Outcome
-from wdgrid.sweep.run import Progress
 
 CLASSES = {
     ("adam", "1/2", "0", 0): ("late blow-up", 700),

@@ -16,11 +16,11 @@ from wdgrid.optim.schedule import normalization
 from wdgrid.report import analyse_table, write_report
 from wdgrid.report.figures import heatmaps, save_heatmaps
 from wdgrid.report.grids import panel_title, search_words
+from wdgrid.runner.reconcile import plan
+from wdgrid.runner.search import coarse_pass, time_share
 from wdgrid.store import Store
 from wdgrid.study import Study, load_study
 from wdgrid.study.coarse import coarse_name, coarse_study, full_places
-from wdgrid.sweep.reconcile import plan
-from wdgrid.sweep.search import coarse_pass, time_share
 
 ROOT = Path(__file__).parents[2]
 DIGITS = load_study(next(ROOT.glob("**/studies/digits.toml")))

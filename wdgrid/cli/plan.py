@@ -24,10 +24,10 @@ def plan(
     from wdgrid.cli.progress import show_preparing
     from wdgrid.engine import Job, Workbench, chunk_size, one_thread
     from wdgrid.engine.estimate import cost
+    from wdgrid.runner.eta import even_chunk, seconds
+    from wdgrid.runner.run import cores
     from wdgrid.study import load_study
     from wdgrid.study.bundled import study_path
-    from wdgrid.sweep.eta import even_chunk, seconds
-    from wdgrid.sweep.run import cores
 
     path = study_path(study_word)
     study = load_study(path, override or [])
@@ -93,7 +93,7 @@ def doctor(as_json: AsJson = False) -> None:
     from wdgrid.engine.memory import free
     from wdgrid.engine.native.backend import works
     from wdgrid.engine.native.compiler import compiler
-    from wdgrid.sweep.run import cores
+    from wdgrid.runner.run import cores
 
     n = cores()
     here = Path("studies") if Path("studies").is_dir() else Path()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from wdgrid.analysis.words import divergences
-from wdgrid.sweep.run import Progress
+from wdgrid.runner.run import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

@@ -60,10 +60,10 @@ def sweep(
 ) -> None:
     """Train what a study has not trained yet, then draw its report. Give the same command again to go on."""
     from wdgrid.errors import StudyFileError, UsersFaultError
+    from wdgrid.runner.reconcile import plan, replace_or_refuse
+    from wdgrid.runner.search import coarse_pass
     from wdgrid.study import load_study
     from wdgrid.study.bundled import study_path
-    from wdgrid.sweep.reconcile import plan, replace_or_refuse
-    from wdgrid.sweep.search import coarse_pass
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]
     path = study_path(study_word)
@@ -112,10 +112,10 @@ class _Run:
 
     def search(self, name: str, study: Any, small: Any) -> None:
         """Trains the coarse pass of a planned study, then what that leads to."""
+        from wdgrid.runner.environment import stored_environment
+        from wdgrid.runner.reconcile import plan
+        from wdgrid.runner.search import rounds, time_share
         from wdgrid.study.coarse import coarse_name
-        from wdgrid.sweep.environment import stored_environment
-        from wdgrid.sweep.reconcile import plan
-        from wdgrid.sweep.search import rounds, time_share
 
         small_name = coarse_name(name)
         definition = self.store.definition(small_name)
@@ -138,7 +138,7 @@ class _Run:
 
     def _train(self, name: str, study: Any, only: Any = None) -> None:
         from wdgrid.cli.progress import show as show_progress
-        from wdgrid.sweep.run import Sweep, cores
+        from wdgrid.runner.run import Sweep, cores
 
         missing = sum(self.store.pending(name, only).values())
         if not missing:
@@ -159,7 +159,7 @@ class _Run:
         self._set_environment(name, {"finished": _now()})
 
     def _set_environment(self, name: str, found: dict[str, Any]) -> None:
-        from wdgrid.sweep.environment import stored_environment
+        from wdgrid.runner.environment import stored_environment
 
         self.store.set_attrs(name, {"environment": {**stored_environment(self.store.attrs(name)), **found}})
 

@@ -9,10 +9,10 @@ import pytest
 from helpers.searching import STUDY, begin, searched, share, surface
 from helpers.stored import fabricated, fill
 from helpers.synthetic_tables import make_study
+from wdgrid.runner.reconcile import plan
+from wdgrid.runner.search import CHOSEN, coarse_pass, rounds
 from wdgrid.store import Store
 from wdgrid.study.coarse import coarse_name, full_places
-from wdgrid.sweep.reconcile import plan
-from wdgrid.sweep.search import CHOSEN, coarse_pass, rounds
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from helpers.commands import study_toml
 from wdgrid.cli.progress import _span
-from wdgrid.sweep.eta import Pace, chunk_epochs, seconds
+from wdgrid.runner.eta import Pace, chunk_epochs, seconds
 
 TASK = """\
 dataset_args = { shift = 0 }

@@ -14,10 +14,10 @@ from wdgrid.analysis.bootstrap import mean_over_seeds
 from wdgrid.analysis.promising import promising
 from wdgrid.analysis.surface import Surface, surfaces
 from wdgrid.errors import UsersFaultError
+from wdgrid.runner.eta import even_chunk
 from wdgrid.store import Store
 from wdgrid.study import Study
 from wdgrid.study.coarse import coarse_name, coarse_study, full_places
-from wdgrid.sweep.eta import even_chunk
 
 ROUNDS, APART = 3, 2  # the first round's cells stand two steps apart, as the coarse pass' do
 CHOSEN = "searched"  # the study's attribute that holds what was chosen so far, by panel

@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from wdgrid.runner.eta import even_chunk
 from wdgrid.study import Cell, Outcome
 from wdgrid.study.sections import Schedule, Task
-from wdgrid.sweep.eta import even_chunk
 
 # glibc gives large blocks back to the system after every step otherwise, and asks for them again in the next.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "67108864"}

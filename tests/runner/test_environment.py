@@ -1,6 +1,6 @@
 """What a result depends on beside its study."""
 
-from wdgrid.sweep import environment
+from wdgrid.runner import environment
 
 
 def test_a_change_is_told_once_and_all_are_kept():

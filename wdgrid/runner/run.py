@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from wdgrid.errors import MachineError, UsersFaultError
+from wdgrid.runner import environment
+from wdgrid.runner.eta import Pace, chunk_epochs
+from wdgrid.runner.reconcile import Content, keep_content, must_be_as_planned
+from wdgrid.runner.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Ready, Restart, Worker
 from wdgrid.store import Claim, Only, Store, owner_name
 from wdgrid.study import Outcome, Study
-from wdgrid.sweep import environment
-from wdgrid.sweep.eta import Pace, chunk_epochs
-from wdgrid.sweep.reconcile import Content, keep_content, must_be_as_planned
-from wdgrid.sweep.worker import Done, Epoch, Fault, Order, OutOfMemory, Preparing, Ready, Restart, Worker
 
 LEASE_S = 120.0
 RENEW_S = 30.0

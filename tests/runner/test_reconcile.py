@@ -7,9 +7,9 @@ from helpers.searching import surface
 from helpers.stored import fabricated, fill
 from helpers.synthetic_tables import make_study
 from wdgrid.errors import StudyFileError
+from wdgrid.runner.reconcile import CONTENT, keep_content, must_be_as_planned, plan, replace_or_refuse
 from wdgrid.store import Store, owner_name
 from wdgrid.study.coarse import coarse_name, coarse_study
-from wdgrid.sweep.reconcile import CONTENT, keep_content, must_be_as_planned, plan, replace_or_refuse
 
 STUDY = make_study()
 FEWER = make_study(task={"batch_size": 50, "epochs": 8, "train_size": 900})
