@@ -109,7 +109,7 @@ class Bench:
     """Runs contenders in fresh folders and keeps what failed."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
-        from wdgrid.runner.worker import MALLOC
+        from wdgrid.runner.handle import MALLOC
 
         self.folder, self.options = folder, options
         self.malloc = {} if options.no_malloc else MALLOC

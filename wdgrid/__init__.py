@@ -1,5 +1,189 @@
-"""wdgrid: train a whole grid of (learning rate, weight decay) cells and see whether the space is separable."""
+"""wdgrid: train a whole grid of (learning rate, weight decay) cells and see whether the space is separable.
 
+From Python: `load_study` reads a study, `sweep` trains it, `load` reads stored results. torch, Optuna and pandas are
+imported when they are first needed.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wdgrid.errors import MachineError, StoreError, StudyFileError, UsageError, UsersFaultError, WdgridError
+
+if TYPE_CHECKING:
+    from wdgrid.results import Best, Results, TorchOptimizer
+    from wdgrid.runner.events import Event
+    from wdgrid.study import Study
 
 __version__ = version("wdgrid")
+__all__ = [
+    "Best",
+    "Event",
+    "MachineError",
+    "Results",
+    "StoreError",
+    "Study",
+    "StudyFileError",
+    "TorchOptimizer",
+    "UsageError",
+    "UsersFaultError",
+    "WdgridError",
+    "__version__",
+    "load",
+    "load_study",
+    "sweep",
+]
+_TYPES = {
+    "Best": "wdgrid.results",
+    "Event": "wdgrid.runner.events",
+    "Results": "wdgrid.results",
+    "Study": "wdgrid.study",
+    "TorchOptimizer": "wdgrid.results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The types of the API, imported when they are first asked for."""
+    if name not in _TYPES:
+        raise AttributeError(f"module 'wdgrid' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_TYPES[name]), name)
+
+
+def load_study(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> "Study":
+    """A study, validated and frozen, from a study file, from its name, or from a mapping with a study file's content.
+
+    A name stands for studies/NAME.toml here, else for a study that ships with wdgrid. `overrides` are
+    `path.to.field=value`, as after `wdgrid sweep --set`. Raises StudyFileError with a line a fault.
+
+    >>> import wdgrid
+    >>> study = wdgrid.load_study("digits", ["task.epochs=2"])
+    >>> study.task.epochs, list(study.panel_names())
+    (2, ['sgd', 'sgdw', 'adam', 'adamw'])
+    >>> axes = {"lr": {"values": "1..1/4"}, "weight_decay": {"values": "0, 1"}}
+    >>> mine = wdgrid.load_study({"axes": axes, "panels": [{"optimizer": "sgd"}]})
+    >>> len(mine.cells()["sgd"])
+    6
+    """
+    from wdgrid.study.bundled import study_path
+    from wdgrid.study.file import load_study as read
+    from wdgrid.study.file import study_of
+
+    if isinstance(source, Mapping):
+        return study_of(source, overrides)
+    return read(study_path(str(source)), overrides)
+
+
+def sweep(
+    study: "Study | str | Path | Mapping[str, Any]",
+    *,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    storage: str | Path | None = None,
+    model: Callable[..., Any] | None = None,
+    data: object = None,
+    progress: "bool | Callable[[Event], None]" = True,
+    workers: int | None = None,
+    checkpoint_minutes: float = 5.0,
+    extend: bool = False,
+    coarse: bool = False,
+) -> "Results":
+    """Trains what a study has not trained yet, and returns its results. The same call again resumes it.
+
+    `study` and `overrides` are as in `load_study`, or `study` is what that returned. `name` is the name under which
+    it is stored, needed unless a file or a name was given. `storage` is a URL, or the path of an SQLite file; by
+    default NAME.db beside the study file, in studies/ if there is such a folder here, else here. `workers` processes
+    train, one a core if not given. `extend` lets the stored study grow; `coarse` searches for the best cells only.
+    `progress` shows progress on stderr; a function gets the events of `wdgrid.runner.events` instead.
+
+    `model` and `data` are Python objects in the place of the study's network and dataset. `model` is a function that
+    returns a new network; it is called once a seed with torch seeded, so that seeds differ in their initial weights.
+    `data` is train_x, train_y, test_x, test_y as tensors or NumPy arrays (classes are integers from 0), or a function
+    that returns them. Both functions get the study's `model_args` and `dataset_args` where the study itself names a
+    function, else no arguments. A sweep with objects trains in this process, with one thread (or the GPU). Only a call
+    with the same objects can resume or extend it: no command and no other machine can, because they cannot import the
+    objects. The stored study holds the SHA-256 of the data's bytes and of the network's layers and shapes (not of its
+    code), and another object under the same name is refused as a changed study.
+
+    Ctrl-C raises KeyboardInterrupt after the workers are gone; finished cells are stored. Raises StudyFileError where
+    the study is not valid, or another one is stored under its name; UsersFaultError where it cannot be trained;
+    UsageError for other bad input; MachineError where the machine failed (finished cells are stored).
+
+    >>> import numpy as np, torch, wdgrid
+    >>> random = np.random.default_rng(0)
+    >>> y = random.integers(0, 2, 80)
+    >>> x = random.normal(size=(80, 3)) + y[:, None]
+    >>> axes = {"lr": {"values": "1, 1/2"}, "weight_decay": {"values": "0, 1", "unit": 0.01}}
+    >>> study = {"task": {"epochs": 2, "batch_size": 20}, "axes": axes, "panels": [{"optimizer": "sgdw"}]}
+    >>> data = x[:60], y[:60], x[60:], y[60:]
+    >>> results = wdgrid.sweep(study, name="blobs", model=lambda: torch.nn.Linear(3, 2), data=data, progress=False)
+    >>> results.table()["state"].tolist()
+    ['complete', 'complete', 'complete', 'complete']
+    """
+    from wdgrid.results import Results
+    from wdgrid.runner import naming, objects
+    from wdgrid.runner.run import Settings, sweep_store
+    from wdgrid.runner.run import sweep as run
+    from wdgrid.study import Study
+
+    in_process = model is not None or data is not None
+    if in_process and workers not in (None, 1):
+        raise UsageError(f"workers = {workers}: a network or data given as Python objects are trained by one worker")
+    if isinstance(study, Study) and overrides:
+        raise UsageError("overrides: give them to load_study; a Study is frozen")
+    word = str(study) if isinstance(study, str | Path) else None
+    place = naming.place_of(word, name, storage)
+    settings = Settings(
+        checkpoints=place.checkpoints,
+        workers=workers,
+        checkpoint_seconds=60 * checkpoint_minutes,
+        extend=extend,
+        coarse=coarse,
+        in_process=in_process,
+        attributes=naming.command_attributes(word, overrides) if word and not in_process else {},
+        environment=objects.words(model, data),
+    )
+    definition = study if isinstance(study, Study) else load_study(study, overrides)
+    with (
+        objects.named(definition, model, data) as trained,
+        sweep_store(place.url) as store,
+        _listening(progress) as listen,
+    ):
+        run(store, place.name, trained, settings, listen)
+    return Results(place.name, place.url)
+
+
+@contextmanager
+def _listening(progress: "bool | Callable[[Event], None]") -> "Generator[Callable[[Event], None]]":
+    if callable(progress):
+        yield progress
+    elif progress:
+        from wdgrid.cli.progress import show
+
+        with show(quiet=False) as listen:
+            yield listen
+    else:
+        yield lambda event: None
+
+
+def load(name: str | Path, *, storage: str | Path | None = None) -> "Results":
+    """The results of a stored study, by its name or its file; `storage` as in `sweep`.
+
+    Raises UsageError where the storage cannot be opened, or holds no such study.
+
+    >>> import wdgrid
+    >>> results = wdgrid.load("blobs")
+    >>> sorted(results.analysis())
+    ['sgdw']
+    >>> best = results.best()
+    >>> best.torch().name, sorted(best.torch().arguments)
+    ('SGD', ['lr', 'momentum'])
+    """
+    from wdgrid.results import Results
+    from wdgrid.runner.naming import place_of
+
+    place = place_of(str(name), None, storage)
+    return Results(place.name, place.url)

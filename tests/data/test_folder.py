@@ -18,7 +18,8 @@ from helpers.zoo import CLASSES, load, pixels, task, torn
 from wdgrid.data.folder import balanced
 from wdgrid.engine import Job, Workbench
 from wdgrid.errors import DataError
-from wdgrid.runner.worker import Order, _checkpoint
+from wdgrid.runner.messages import Order
+from wdgrid.runner.worker import _checkpoint
 from wdgrid.study.sections import Cosine
 
 

@@ -17,8 +17,8 @@ from helpers.zoo import load, pixels
 from wdgrid.cli.progress import show, show_preparing
 from wdgrid.data.cache import prepared
 from wdgrid.errors import DataError
-from wdgrid.runner.run import Progress
-from wdgrid.runner.worker import Preparing, Worker
+from wdgrid.runner.events import Preparing, TrainingStarted
+from wdgrid.runner.handle import ProcessWorker
 from wdgrid.study.sections import Task
 
 
@@ -104,7 +104,7 @@ def endless():
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_while_it_prepares_leaves_nothing(cache, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-    worker = Worker(Task(dataset="test_preparing:endless", device="cpu"), cells=1)
+    worker = ProcessWorker(Task(dataset="test_preparing:endless", device="cpu"), cells=1)
     deadline = time.monotonic() + 60
     while not list(cache.glob("*.part")) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -143,9 +143,10 @@ def test_the_prepared_file_is_mapped_and_not_read(zoo):
 
 def told_of_preparing(told):
     """Tells of 30 images, a second between two messages."""
-    with show(4, quiet=False) as tell:
+    with show(quiet=False) as tell:
+        tell(TrainingStarted("s", 4))
         for message in told:
-            tell(Progress(0, 4, preparing=Preparing(*message)))
+            tell(Preparing(*message))
     with show_preparing() as tell:
         for message in told:
             tell(*message)

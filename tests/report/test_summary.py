@@ -22,7 +22,7 @@ from wdgrid.optim.variants import VARIANTS, Decay
 from wdgrid.report.findings import findings
 from wdgrid.report.grids import grids
 from wdgrid.report.summary import summary_rows, summary_tables
-from wdgrid.runner.run import Progress
+from wdgrid.runner.events import ChunkFinished, Progress
 from wdgrid.study import Curve, Outcome
 
 CLASSES = {
@@ -142,9 +142,9 @@ def test_a_chunks_line_counts_every_class(capsys):
         return Outcome(5.0, 0.1, 0.1, 0.1, 7.0, None, 0.1, Curve(), divergence=kind, divergence_step=kind and 3)
 
     kinds = ["spike", "stuck at chance", None, "stuck at chance", "late blow-up", "non-finite"]
-    with show(12, quiet=False) as tell:
-        tell(Progress(6, 12, chunk=("sgd", 0, [outcome(kind) for kind in kinds], 2.0)))
-        tell(Progress(12, 12, chunk=("sgd", 1, [fabricated(5.0)], 2.0)))
+    with show(quiet=False) as tell:
+        tell(ChunkFinished("sgd", 0, [outcome(kind) for kind in kinds], 2.0, Progress(6, 12)))
+        tell(ChunkFinished("sgd", 1, [fabricated(5.0)], 2.0, Progress(12, 12)))
     first, second = capsys.readouterr().err.splitlines()
     assert "6 cells in 2.0 s (1 non-finite, 1 late blow-up, 2 stuck, 1 spike); best 5.00 %" in first
     assert "1 cells in 2.0 s; best" in second

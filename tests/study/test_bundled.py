@@ -15,9 +15,9 @@ import pytest
 from helpers.stored import make_store
 from helpers.synthetic_tables import make_study
 from wdgrid.cli import main
-from wdgrid.cli.common import database_folder, stored
 from wdgrid.cli.resume_command import SweepCommand, sweep_of
 from wdgrid.errors import StudyFileError
+from wdgrid.runner.naming import database_folder, stored
 from wdgrid.study import bundled, load_study
 
 ROOT = Path(__file__).parents[2]

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from helpers.searching import STUDY, begin, searched, share, surface
 from helpers.stored import fill
 from helpers.synthetic_tables import make_study, make_table
-from wdgrid.cli.common import stored
 from wdgrid.errors import UsersFaultError
 from wdgrid.optim.schedule import normalization
 from wdgrid.report import analyse_table, write_report
 from wdgrid.report.figures import heatmaps, save_heatmaps
 from wdgrid.report.grids import panel_title, search_words
+from wdgrid.runner.naming import stored
 from wdgrid.runner.reconcile import plan
 from wdgrid.runner.search import coarse_pass, time_share
 from wdgrid.store import Store

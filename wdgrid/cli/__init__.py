@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wdgrid import __version__
-from wdgrid.cli import compare, convert, plan, results, studies, sweep
+from wdgrid.cli import compare, convert, doctor, plan, results, studies, sweep
 from wdgrid.errors import WdgridError
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ app.command()(results.export)
 app.command()(compare.compare)
 app.command()(convert.convert)
 app.command()(plan.plan)
-app.command()(plan.doctor)
+app.command()(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -1,13 +1,17 @@
-"""What the commands share: options, opening a storage, printing."""
+"""What the commands share: options and printing."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from wdgrid.errors import UsageError
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wdgrid.analysis.separability import Separability
+    from wdgrid.report.findings import Finding
 
 StudyWord = Annotated[
     str,
@@ -46,63 +50,7 @@ def say(text: str, quiet: bool = False) -> None:
         typer.echo(text, err=True)
 
 
-def storage_url(storage: str | None, folder: Path, name: str) -> str:
-    """The storage given, else the study's own database in `folder`."""
-    return storage or f"sqlite:///{(folder / f'{name}.db').as_posix()}"
-
-
-def _is_file(study: str) -> bool:
-    return Path(study).suffix == ".toml" or Path(study).is_file()
-
-
-def database_folder(study: str, name: str) -> Path:
-    """Where NAME.db lies, or will: beside the study file if that is what the user gave, else in studies/, else here."""
-    if _is_file(study):
-        return Path(study).parent
-    places = [place for place in (Path("studies"), Path()) if place.is_dir()]
-    return next((place for place in places if (place / f"{name}.db").is_file()), places[0])
-
-
-def study_name(study: str) -> str:
-    """The name of what a user calls a study: its name or its file."""
-    return Path(study).stem if _is_file(study) else study
-
-
-def stored(study: str, storage: str | None) -> tuple[str, str]:
-    """Name and storage URL of what a user calls a stored study: its name or its file."""
-    from wdgrid.study.coarse import SUFFIX
-
-    name = study_name(study)
-    database = name.removesuffix(SUFFIX)  # a coarse pass is kept beside its study
-    return name, storage_url(storage, database_folder(study, database), database)
-
-
-def open_store(url: str, *, create: bool = False) -> Any:
-    """The store at `url`; what is wrong with the URL or the file is the user's fault."""
-    from wdgrid.errors import StoreError
-    from wdgrid.store import Store
-
-    path = url.removeprefix("sqlite:///")
-    if create and path != url:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return Store(url, create=create)
-    except StoreError as error:
-        raise UsageError(str(error)) from error
-
-
-def stored_study(store: Any, name: str) -> Any:
-    """The Study that was stored, or a UsageError that names those there are."""
-    from wdgrid.study import Study
-
-    definition = store.definition(name)
-    if definition is None:
-        known = ", ".join(s.name for s in store.studies()) or "none"
-        raise UsageError(f"{name}: no such study in this storage; there: {known}")
-    return Study.model_validate_json(definition[0])
-
-
-def print_summary(numbers: Any, found: Any, as_json: bool) -> None:
+def print_summary(numbers: "Mapping[str, Separability]", found: "Mapping[str, Finding]", as_json: bool) -> None:
     """The summary of all panels on stdout: their numbers and findings."""
     from wdgrid.report.summary import summary_rows, summary_tables
 

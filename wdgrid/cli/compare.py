@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wdgrid.cli.common import AsJson, Out, Quiet, Storage, open_store, print_json, say, stored, stored_study
+from wdgrid.cli.common import AsJson, Out, Quiet, Storage, print_json, say
 from wdgrid.errors import UsageError
 
 CIFAR10_TEST = 10_000  # images behind each of the paper's test errors
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from wdgrid.analysis.compare import Side
+    from wdgrid.study import Study
 
 What = typer.Argument(
     help="A stored study (digits), its file (studies/digits.toml), one panel (digits/adamw), or the paper's reference "
@@ -114,16 +117,18 @@ def _paper(name: str) -> "dict[str, Side]":
 
 
 def _study(what: str, storage: str | None) -> "dict[str, Side]":
+    from wdgrid.runner.naming import open_store, sqlite_path, stored, stored_study
+
     name, url = stored(what, storage)
-    path = url.removeprefix("sqlite:///")
-    if storage is None and not Path(path).exists():
+    path = sqlite_path(url)
+    if storage is None and path and not path.exists():
         raise UsageError(f"{what}: there is no {path}; sweep it first, or give --storage")
     with open_store(url) as store:
         study, table, attrs = stored_study(store, name), store.table(name), store.attrs(name)
     return _of_table(name, study, table, attrs)
 
 
-def _of_table(name: str, study: Any, table: Any, attrs: Any) -> "dict[str, Side]":
+def _of_table(name: str, study: "Study", table: "pd.DataFrame", attrs: dict[str, Any]) -> "dict[str, Side]":
     from wdgrid.analysis.compare import Side
     from wdgrid.analysis.surface import surfaces
     from wdgrid.report import analyse_table

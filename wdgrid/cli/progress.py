@@ -4,41 +4,104 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from wdgrid.analysis.words import divergences
-from wdgrid.runner.run import Progress
+from wdgrid.runner.events import (
+    ChunkFinished,
+    Event,
+    Interrupted,
+    Listener,
+    Notice,
+    Planned,
+    Preparing,
+    Progress,
+    Replaced,
+    RoundChosen,
+    RunningElsewhere,
+    SlowSearch,
+    TrainingEnded,
+    TrainingStarted,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
-Tell = Callable[[Progress], None]
 TellPreparing = Callable[[str, int, int], None]
 LINE_S = 5.0  # seconds between two plain lines about the same work
 
 
 @contextmanager
-def show(cells: int, quiet: bool) -> Iterator[Tell]:
-    """Yields the function that a sweep over `cells` cells tells its progress to."""
-    if quiet:
-        yield lambda progress: None
-    elif sys.stderr.isatty():
-        with _bar(cells) as tell:
-            yield tell
-    else:
-        yield _Lines()
+def show(quiet: bool, command: str | None = None) -> Generator[Listener]:
+    """Yields the function that shows a sweep's events. `command` resumes it after an interrupt.
+
+    `quiet`: only the interrupt is shown.
+    """
+    resume = f". To resume:\n  {command}" if command else ""
+    training = None if quiet else _Bars() if sys.stderr.isatty() else _Lines()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Interrupted):
+            if training:
+                training.close()
+            _print(f"interrupted; {event.finished} of {event.cells} cells are stored{resume}")
+        elif training and not training.show(event) and (text := message(event, resume)):
+            training.write(text)
+
+    try:
+        yield listen
+    finally:
+        if training:
+            training.close()
 
 
 @contextmanager
-def show_preparing() -> Iterator[TellPreparing]:
-    """Yields the function that is told what is done to the data, how much of it, of how much."""
+def show_preparing() -> Generator[TellPreparing]:
+    """Yields the function that is called with what is done to the data, how much of it, of how much."""
     if sys.stderr.isatty():
         with _new_bar() as bar:
             yield _preparing_bar(bar)
     else:
         yield _preparing_lines()
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def message(event: Event, resume: str) -> str | None:
+    """An event in words, None where it says nothing. `resume` says how to resume the sweep."""
+    match event:
+        case Replaced():
+            return f"{event.study}: no cell of the stored study was trained yet: this study replaces it"
+        case Planned():
+            return _planned(event)
+        case SlowSearch():
+            share = f"about {100 * event.share:.0f} % of the whole grid's time"
+            return f"{event.study}: this network's cells train many at once, so that the search takes {share}"
+        case RoundChosen():
+            return f"{event.study}: the next {event.chosen} of {event.cells} cells in full, where the best may be"
+        case RunningElsewhere():
+            return f"{event.study}: another process trains {event.cells} cells; wait until it is done{resume}"
+        case Notice():
+            return event.text
+        case _:
+            return None
+
+
+def _planned(event: Planned) -> str:
+    if event.added == event.cells:
+        return f"{event.study}: {event.cells} cells to train"
+    parts = [f"{event.cells - event.missing} of {event.cells} cells are there"]
+    if event.added:
+        parts.append(f"{event.added} new")
+    if event.put_back:
+        parts.append(f"{event.put_back} put back from a run that died")
+    parts.append(f"training the {event.missing} missing" if event.missing else "nothing to train")
+    return f"{event.study}: {', '.join(parts)}"
 
 
 class _Best:
@@ -47,12 +110,12 @@ class _Best:
     def __init__(self) -> None:
         self.error, self.panel = math.inf, ""
 
-    def update(self, progress: Progress) -> str:
-        if progress.chunk:
-            panel, _, outcomes, _ = progress.chunk
-            error = min(o.selection_error for o in outcomes)
-            if error < self.error:
-                self.error, self.panel = error, panel
+    def update(self, chunk: ChunkFinished) -> None:
+        error = min(outcome.selection_error for outcome in chunk.outcomes)
+        if error < self.error:
+            self.error, self.panel = error, chunk.panel
+
+    def __str__(self) -> str:
         return f"best {self.error:.2f} % ({self.panel})" if self.panel else "best –"
 
 
@@ -71,27 +134,54 @@ def _new_bar() -> "Bar":
     return rich.Progress(*columns, console=Console(stderr=True))
 
 
-@contextmanager
-def _bar(cells: int) -> Iterator[Tell]:
-    best = _Best()
-    with _new_bar() as bar:
-        task = bar.add_task("cells", total=cells, left="", best="best –")
-        prepare = _preparing_bar(bar)
+class _Bars:
+    """A bar for the cells while they are trained, one for each piece of work on the data before."""
 
-        def tell(progress: Progress) -> None:
-            if progress.preparing:
-                prepare(progress.preparing.what, progress.preparing.done, progress.preparing.of)
-            if progress.note:
-                bar.console.print(progress.note)
-            left = "" if progress.left is None else f"about {_span(progress.left)} left"
-            bar.update(task, completed=math.floor(progress.cells_done), left=left, best=best.update(progress))
+    def __init__(self) -> None:
+        self.bar: Bar | None = None
+        self.best = _Best()
 
-        yield tell
+    def show(self, event: Event) -> bool:
+        """Shows an event of training; whether it was one."""
+        match event:
+            case TrainingStarted():
+                self.best, self.bar = _Best(), _new_bar()
+                self.bar.start()
+                self.cells = self.bar.add_task("cells", total=event.cells, left="", best=str(self.best))
+                self.prepare = _preparing_bar(self.bar)
+            case TrainingEnded():
+                self.close()
+            case Preparing():
+                self.prepare(event.what, event.done, event.of)
+            case Progress():
+                self._update(event)
+            case ChunkFinished():
+                self.best.update(event)
+                self._update(event.progress)
+            case _:
+                return False
+        return True
+
+    def _update(self, progress: Progress) -> None:
+        if self.bar:
+            left = "" if progress.seconds_left is None else f"about {_span(progress.seconds_left)} left"
+            self.bar.update(self.cells, completed=math.floor(progress.cells_done), left=left, best=str(self.best))
+
+    def write(self, text: str) -> None:
+        if self.bar:
+            self.bar.console.print(text, markup=False, highlight=False)
+        else:
+            _print(text)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+        self.bar = None
 
 
 def _preparing_bar(bar: "Bar") -> TellPreparing:
     """A bar of its own for each piece of work, which goes when it is done."""
-    tasks = {}
+    tasks: dict[str, TaskID] = {}
 
     def tell(what: str, done: int, of: int) -> None:
         if what not in tasks:
@@ -109,7 +199,7 @@ def _preparing_lines() -> TellPreparing:
         nonlocal last
         if time.monotonic() - last >= LINE_S:
             last = time.monotonic()
-            print(f"{what}: {done} of {of}", file=sys.stderr, flush=True)
+            _print(f"{what}: {done} of {of}")
 
     return tell
 
@@ -118,25 +208,38 @@ class _Lines:
     """One plain line a chunk."""
 
     def __init__(self) -> None:
-        self.best = _Best()
-        self.prepare = _preparing_lines()
+        self.best, self.prepare = _Best(), _preparing_lines()
 
-    def __call__(self, progress: Progress) -> None:
-        if progress.preparing:
-            self.prepare(progress.preparing.what, progress.preparing.done, progress.preparing.of)
-        if progress.note:
-            print(progress.note, file=sys.stderr, flush=True)
-        if progress.chunk is None:
-            return
-        best = self.best.update(progress)
-        panel, seed, outcomes, seconds = progress.chunk
-        wrong = divergences(Counter(o.divergence for o in outcomes if o.divergence))
-        print(
-            f"{progress.cells_done:.0f}/{progress.cells_total} cells  {panel} seed {seed}: {len(outcomes)} cells in "
-            f"{seconds:.1f} s{wrong and f' ({wrong})'}; {best}; about {_span(progress.left or 0.0)} left",
-            file=sys.stderr,
-            flush=True,
+    def show(self, event: Event) -> bool:
+        """Shows an event of training; whether it was one."""
+        match event:
+            case TrainingStarted():
+                self.best, self.prepare = _Best(), _preparing_lines()
+            case Preparing():
+                self.prepare(event.what, event.done, event.of)
+            case ChunkFinished():
+                self.best.update(event)
+                _print(self._line(event))
+            case Progress() | TrainingEnded():
+                pass
+            case _:
+                return False
+        return True
+
+    def _line(self, chunk: ChunkFinished) -> str:
+        at = chunk.progress
+        wrong = divergences(Counter(o.divergence for o in chunk.outcomes if o.divergence))
+        return (
+            f"{at.cells_done:.0f}/{at.cells} cells  {chunk.panel} seed {chunk.seed}: {len(chunk.outcomes)} cells in "
+            f"{chunk.seconds:.1f} s{wrong and f' ({wrong})'}; {self.best}; "
+            f"about {_span(at.seconds_left or 0.0)} left"
         )
+
+    def write(self, text: str) -> None:
+        _print(text)
+
+    def close(self) -> None:
+        pass
 
 
 def _span(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """`wdgrid list`, `show`, `report` and `export`: what is stored, read again."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,16 +12,12 @@ from wdgrid.cli.common import (
     Storage,
     StudyName,
     Style,
-    open_store,
     print_json,
     print_summary,
     say,
-    storage_url,
-    stored,
-    stored_study,
 )
-from wdgrid.cli.drawing import draw, redraw, tell_report
-from wdgrid.cli.resume_command import alarm_lines, left_out, sweep_of
+from wdgrid.cli.drawing import draw, print_report
+from wdgrid.cli.resume_command import alarm_lines, sweep_of, untrained
 from wdgrid.cli.watch import watch as watch_store
 from wdgrid.errors import UsageError
 
@@ -30,8 +26,10 @@ def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
     """List stored studies: those of --storage, or of every database in studies/ and here."""
     from dataclasses import asdict
 
+    from wdgrid.runner.naming import open_store, storage_url
+
     paths = [*sorted(Path("studies").glob("*.db")), *sorted(Path().glob("*.db"))]
-    found = []
+    found: list[dict[str, Any]] = []
     for url in [storage] if storage else [storage_url(None, p.parent, p.stem) for p in paths]:
         try:
             with open_store(url) as store:
@@ -57,11 +55,12 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
     from wdgrid.report.findings import finding_lines, findings
     from wdgrid.report.grids import grids
     from wdgrid.report.summary import summary_rows
+    from wdgrid.runner.naming import open_store, stored, stored_study
 
     name, url = stored(study, storage)
     with open_store(url) as store:
         definition, table = stored_study(store, name), store.table(name)
-        attrs, command, waiting = store.attrs(name), sweep_of(store, name, url, study), left_out(store, name)
+        attrs, command, waiting = store.attrs(name), sweep_of(store, name, url, study), untrained(store, name)
     environment = attrs.get("environment", {})
     numbers = analyse_table(definition, table, attrs)
     found = findings(definition, numbers, grids(definition, table), environment)
@@ -101,6 +100,9 @@ def report(
     ] = 5.0,
 ) -> None:
     """Draw a stored study's report again, from what is stored."""
+    from wdgrid.results import write_stored
+    from wdgrid.runner.naming import open_store, stored, stored_study
+
     name, url = stored(study, storage)
     with open_store(url) as store:
         stored_study(store, name)
@@ -108,8 +110,8 @@ def report(
         if not watch:
             draw(store, name, out, style, as_json, quiet, command)
             return
-        written, fault = watch_store(store, name, every, lambda: redraw(store, name, out, style), quiet)
-        tell_report(store, name, written, as_json, quiet, command)
+        written, fault = watch_store(store, name, every, lambda: write_stored(store, name, out / name, style), quiet)
+        print_report(store, name, written, as_json, quiet, command)
         if fault is not None:
             say(f"{name}: {fault}. To go on:\n  {command}")
             raise typer.Exit(1)
@@ -123,6 +125,7 @@ def export(
 ) -> None:
     """Export a study's trials as one tidy table, a row a trial."""
     from wdgrid.report.export import export as write
+    from wdgrid.runner.naming import open_store, stored, stored_study
 
     name, url = stored(study, storage)
     with open_store(url) as store:

@@ -1,13 +1,15 @@
 """The sweep that made a study, as it is to be typed again: to go on with it, or to add what an alarm asks for."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from wdgrid.cli.common import database_folder, storage_url, study_name
-
-KEY = "command"  # the attribute under which a study keeps it
+if TYPE_CHECKING:
+    from wdgrid.analysis.separability import Separability
+    from wdgrid.store import Store
+    from wdgrid.study import Study
 
 
 @dataclass(frozen=True)
@@ -35,27 +37,24 @@ class SweepCommand:
         kept = [given for given in self.overrides if given.partition("=")[0].strip() not in fields]
         return replace(self, overrides=(*kept, *(f"{field}={text}" for field, text in fields.items())))
 
-    def attrs(self) -> dict[str, Any]:
-        """What a study keeps of it; no storage, which may hold a password and which a reader has found anyway."""
-        kept = {"study_file": self.study, "folder": str(Path.cwd()), "overrides": list(self.overrides)}
-        return {KEY: kept}
 
-
-def sweep_of(store: Any, name: str, url: str, study: str) -> SweepCommand:
+def sweep_of(store: "Store", name: str, url: str, study: str) -> SweepCommand:
     """The sweep that made the study `name`, found in `store` at `url`, in words that work from this folder.
 
     `study` is what a user calls it, which is what is printed where an older study kept nothing. A coarse pass was made
     by its study's sweep.
     """
+    from wdgrid.runner.naming import COMMAND, database_folder, sqlite_path, storage_url, study_name
     from wdgrid.study.coarse import SUFFIX
 
     coarse = name.endswith(SUFFIX)
     name, study = name.removesuffix(SUFFIX), study.removesuffix(SUFFIX)
-    kept = store.attrs(name).get(KEY)
-    word = study if kept is None else _from_here(kept["study_file"], Path(kept["folder"]))
-    default = storage_url(None, database_folder(word, name), name)
-    storage = None if _place(url) == _place(default) else url
-    overrides = tuple(kept["overrides"]) if kept else ()
+    command = store.attrs(name).get(COMMAND)
+    word = study if command is None else _from_here(command["study_file"], Path(command["folder"]))
+    default = sqlite_path(storage_url(None, database_folder(word, name), name))
+    path = sqlite_path(url)
+    storage = None if path and default and path.resolve() == default.resolve() else url
+    overrides = tuple(command["overrides"]) if command else ()
     return SweepCommand(word, overrides, storage, name if name != study_name(word) else None, coarse)
 
 
@@ -67,20 +66,16 @@ def _from_here(word: str, folder: Path) -> str:
     return next((str(place) for place in places if place.is_file()), word)
 
 
-def _place(url: str) -> str:
-    """A storage URL with SQLite's path made whole, so that two ways to write it are equal."""
-    path = url.removeprefix("sqlite:///")
-    return url if path == url else str(Path(path).resolve())
-
-
-def left_out(store: Any, name: str) -> int:
+def untrained(store: "Store", name: str) -> int:
     """How many cells a search left out, which a sweep of the whole grid trains; 0 where there was none."""
     from wdgrid.study.coarse import coarse_name
 
     return sum(store.pending(name).values()) if store.definition(coarse_name(name)) else 0
 
 
-def alarm_lines(numbers: Any, study: Any, command: SweepCommand, left_out: int = 0) -> list[str]:
+def alarm_lines(
+    numbers: "Mapping[str, Separability]", study: "Study", command: SweepCommand, left_out: int = 0
+) -> list[str]:
     """A line an alarm, then the one command that adds what all of them ask for; of a coarse pass, where to see that.
 
     The command trains the cells that a search left out, too, and says so.

@@ -2,14 +2,20 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from wdgrid.cli.common import say
 
+if TYPE_CHECKING:
+    from wdgrid.report import Written
+    from wdgrid.store import Store
 
-def watch(store: Any, name: str, every: float, redraw: Callable[[], Any], quiet: bool) -> tuple[Any, str | None]:
+
+def watch(
+    store: "Store", name: str, every: float, redraw: "Callable[[], Written]", quiet: bool
+) -> "tuple[Written, str | None]":
     """Calls `redraw` at once and whenever the number of complete cells changed; its last answer, when nothing comes.
 
     Looks at the store every `every` seconds, and ends when no cell is waiting or running; or when all that run were

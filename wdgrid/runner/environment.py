@@ -1,11 +1,18 @@
-"""What a cell's result depends on beside its study: the device, torch, and the backend in which it is computed.
+"""The environment stored with a study: versions and times, and what a cell's result depends on beside its study.
+
+That is the device, torch, and the backend in which it is computed.
 
 Another environment rounds differently, and training amplifies that: one cell may end a point of error away, though the
 map stays the same. So one run's workers must be alike, and a study that was resumed elsewhere says so.
 """
 
+import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
+
+from wdgrid.store import Store
 
 FACTS, THEN = ("device", "torch", "backend", "mkl_mode"), ", then "
 
@@ -16,6 +23,34 @@ def stored_environment(attributes: Mapping[str, Any]) -> dict[str, Any]:
     if "form" in environment:
         environment.setdefault("backend", environment.pop("form"))
     return environment
+
+
+def remember(store: Store, name: str, **entries: Any) -> None:
+    """Adds to a study's stored environment."""
+    store.set_attrs(name, {"environment": {**stored_environment(store.attrs(name)), **entries}})
+
+
+def run_facts() -> dict[str, str | None]:
+    """Versions, commit and start of a run."""
+    versions = {name: version(name) for name in ("wdgrid", "optuna")}
+    return {**versions, "commit": _commit(), "started": now()}
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat()
+
+
+def _commit() -> str | None:
+    """The commit of the working directory's repository, with + where it has changes; None outside of one."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
 
 
 def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -3,9 +3,10 @@
 Also how two studies differ. The rules themselves are in `wdgrid.study.sections` and `wdgrid.study.model`.
 """
 
+import copy
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,18 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise StudyFileError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError([f"{path}: not valid TOML: {error}"]) from None
+    return study_of(data, overrides, f"{path}: ")
+
+
+def study_of(data: Mapping[str, Any], overrides: Sequence[str] = (), prefix: str = "") -> Study:
+    """The study that a study file's content stands for; as `load_study`, with `prefix` before each fault."""
+    given = copy.deepcopy(dict(data))
     for override in overrides:
-        _apply(data, override)
+        _apply(given, override)
     try:
-        return Study.model_validate(data)
+        return Study.model_validate(given)
     except ValidationError as error:
-        raise StudyFileError([f"{path}: {line}" for line in fault_lines(error)]) from None
+        raise StudyFileError([f"{prefix}{line}" for line in fault_lines(error)]) from None
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -1,0 +1,92 @@
+"""`wdgrid doctor`: prints what this machine offers, and what to beware of."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+
+from wdgrid.cli.common import AsJson, print_json
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What `wdgrid doctor` finds."""
+
+    versions: dict[str, str]
+    cores: int
+    gpus: list[str]
+    c_compiler: str | None
+    gemm_gflops_one_core: float
+    gemm_gflops_all_cores: float
+    memory_gib: float
+    disk_free_gib: float
+    storage_folder: str
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Look at this machine: device, cores, versions, memory, matrix speed, storage, and what to beware of."""
+    here = Path("studies") if Path("studies").is_dir() else Path()
+    machine = _machine(here)
+    found = {**asdict(machine), "warnings": list(_warnings(machine, here))}
+    if as_json:
+        print_json(found)
+        return
+    for key, value in found.items():
+        typer.echo(f"{key.replace('_', ' '):24} {_words(value)}")
+
+
+def _machine(here: Path) -> Machine:
+    from importlib.metadata import version
+
+    from wdgrid.engine.estimate import devices, gemm_rate
+    from wdgrid.engine.memory import free
+    from wdgrid.engine.native.backend import works
+    from wdgrid.engine.native.compiler import compiler
+    from wdgrid.runner.handle import cores
+
+    n = cores()
+    return Machine(
+        versions={name: version(name) for name in ("wdgrid", "torch", "optuna", "numpy", "pandas")},
+        cores=n,
+        gpus=devices(),
+        c_compiler=" ".join(compiler()) if works() else None,
+        gemm_gflops_one_core=round(gemm_rate(1), 1),
+        gemm_gflops_all_cores=round(gemm_rate(n), 1),
+        memory_gib=round(free("cpu") / 2**30, 1),
+        disk_free_gib=round(shutil.disk_usage(here).free / 2**30, 1),
+        storage_folder=str(here.resolve()),
+    )
+
+
+def _words(value: object) -> str:
+    match value:
+        case None | []:
+            return "none"
+        case dict():
+            return ", ".join(f"{k} {v}" for k, v in value.items())
+        case list():
+            return "; ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _warnings(machine: Machine, here: Path) -> Iterator[str]:
+    if not os.access(here, os.W_OK):
+        yield f"{here.resolve()} cannot be written: give --storage and --out"
+    if machine.disk_free_gib < 1:
+        yield "less than 1 GiB of disk is free"
+    if machine.memory_gib < 1 * machine.cores:
+        yield "less than 1 GiB of memory a core: give --workers"
+    if not machine.c_compiler:
+        yield "no C compiler that works (cc, or what $CC names): perceptrons take about three times as long on a CPU"
+    if machine.gpus:
+        yield "the CUDA path has never run on a GPU: compare a small study with one of --device cpu before you trust it"
+    mounts = Path("/proc/mounts")
+    if mounts.exists():
+        folders = [line.split()[1:3] for line in mounts.read_text(encoding="utf-8").splitlines()]
+        inside = [(len(m), kind) for m, kind in folders if str(here.resolve()).startswith(m)]
+        if inside and max(inside)[1] in ("nfs", "nfs4", "cifs", "smb3", "lustre"):
+            yield "storage is on a network file system, where SQLite may lose data: give --storage postgresql+psycopg://…"

@@ -1,0 +1,225 @@
+"""Trains the pending cells of a planned study: chunks go to workers, their outcomes to the store."""
+
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wdgrid.errors import MachineError, UsersFaultError
+from wdgrid.runner import environment
+from wdgrid.runner.crew import Crew, Member
+from wdgrid.runner.environment import remember
+from wdgrid.runner.eta import Pace, chunk_epochs
+from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Progress
+from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker
+from wdgrid.runner.messages import Done, Epoch, Fault, Message, Order, OutOfMemory, Ready, Restart
+from wdgrid.runner.reconcile import keep_content, must_be_as_planned
+from wdgrid.store import Claim, Only, Store, owner_name
+from wdgrid.study import Study
+
+LEASE_S = 120.0
+RENEW_S = 30.0
+
+
+@dataclass(frozen=True)
+class Means:
+    """With what a sweep trains: so many `workers`, or one in this process, and where long chunks are saved."""
+
+    workers: int
+    checkpoints: Path  # folder
+    checkpoint_seconds: float = 300.0
+    in_process: bool = False
+
+
+class Coordinator:
+    """One run over a study's pending cells. `only` names the cells meant, by panel their multiples; None: all."""
+
+    def __init__(
+        self, store: Store, name: str, study: Study, means: Means, listen: Listener, only: Only = None
+    ) -> None:
+        self.store, self.name, self.study, self.means, self.listen, self.only = store, name, study, means, listen, only
+        self.owner = owner_name()
+        self.panels = study.panel_names()
+        self.pending = store.pending(name, only)
+        self.total = sum(self.pending.values())
+        self.workers = 1 if means.in_process else min(means.workers, self.total)
+        self.size: int | None = store.attrs(name).get("chunk")  # K; the first worker chooses it
+        self.done = 0
+        self.began = 0.0
+        self.pace: Pace | None = None  # from the first worker that is ready
+        self.facts: dict[str, Any] = {}  # the environment of the first worker that was ready
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        """Trains what is pending. Raises UsersFaultError, StudyFileError or MachineError; finished cells are stored.
+
+        An interrupt (Ctrl-C) passes through; the claimed cells are put back first.
+        """
+        with Crew(self._start_worker, self._release) as crew:
+            for _ in range(self.workers):
+                crew.hire()
+            renewed = time.monotonic()
+            while crew.members:
+                for member, message in crew.messages(RENEW_S / 2):
+                    self._handle(message, member, crew)
+                if time.monotonic() - renewed > RENEW_S:
+                    self.store.renew(self.owner, LEASE_S)
+                    renewed = time.monotonic()
+        self._remember_pace()
+        if set(self.store.table(self.name)["state"]) == {"complete"}:
+            shutil.rmtree(self.means.checkpoints, ignore_errors=True)
+        if self.failures:
+            raise MachineError(f"{len(self.failures)} chunks failed; the last one: {self.failures[-1]}")
+
+    def _start_worker(self, variables: dict[str, str]) -> Worker:
+        cells = math.prod(len(axis.values) for axis in self.study.axes.values())
+        if self.means.in_process:
+            return ThreadWorker(self.study.task, cells, self.size)
+        return ProcessWorker(self.study.task, cells, self.size, variables)
+
+    def _release(self, claims: list[Claim]) -> None:
+        self.store.release([claim.trial_id for claim in claims], self.owner)
+
+    def _handle(self, message: Message | None, member: Member, crew: Crew) -> None:
+        match message:
+            case None:
+                crew.replace_dead(member)
+            case Preparing():
+                self.listen(message)
+            case Restart():
+                crew.dismiss(member)
+                crew.hire(message.environment)
+            case Ready():
+                self._welcome(message, member, crew)
+            case Epoch():
+                self._note_epoch(member, message.done)
+                self.listen(self._progress(crew))
+            case Done():
+                self._store(message, member, crew)
+                self._assign(member, crew)
+            case OutOfMemory():
+                self._halve(member, message.why, crew)
+                self._assign(member, crew)
+            case Fault() if message.users:
+                raise UsersFaultError(message.why)
+            case Fault():
+                self._fail(member, message.why)
+                self._assign(member, crew)
+
+    # A worker is ready
+
+    def _welcome(self, ready: Ready, member: Member, crew: Crew) -> None:
+        """Gives a worker that is ready its first chunk, or dismisses it: one feeds a GPU, and all must round alike."""
+        member.content = ready.content
+        if any(other.claims for other in crew.members):
+            if changes := environment.changes(self.facts, ready.environment):
+                self.listen(Notice(f"a worker is dropped: its floating-point environment differs ({changes})"))
+            if changes or ready.environment["device"].startswith("cuda"):
+                crew.dismiss(member)
+                return
+        self._take_over(ready)
+        self._assign(member, crew)
+
+    def _take_over(self, ready: Ready) -> None:
+        """Stores what the study is trained on and its chunk size, once a study; the environment, once a run."""
+        keep_content(self.store, self.name, self.study, ready.content)
+        if ready.remark and not self.facts:
+            self.listen(Notice(ready.remark))
+        self.facts = ready.environment
+        if self.size is None:
+            self.size = ready.chunk
+            self.store.set_attrs(self.name, {"chunk": self.size})
+        if self.pace is None:
+            budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}
+            self.pace = Pace(chunk_epochs(self.pending, budgets, self.size), self.workers)
+            self.began = time.monotonic()
+        earlier = environment.stored_environment(self.store.attrs(self.name)) if self.store.begun(self.name) else {}
+        if changes := environment.changes(earlier, ready.environment):
+            note = "from here on cells are rounded differently, and training amplifies that"
+            self.listen(Notice(f"{note}: {changes}"))
+        facts = ready.environment | environment.merged(earlier, ready.environment)
+        remember(self.store, self.name, **facts, workers=self.workers)
+
+    # Chunks
+
+    def _assign(self, member: Member, crew: Crew) -> None:
+        """Gives a worker the next chunk, or dismisses it where none is left."""
+        size = self.size or 1
+        for panel_name, seed in list(self.pending):
+            claims = self.store.claim(self.name, panel_name, seed, size, self.owner, LEASE_S, self.only)
+            if not claims:
+                del self.pending[panel_name, seed]
+                continue
+            member.claims = claims
+            must_be_as_planned(self.store, self.name, self.study, member.content)
+            panel = self.panels[panel_name]
+            order = Order(
+                panel.optimizer,
+                panel.schedule,
+                self.study.panel_epochs(panel),
+                self.study.normalized(panel),
+                [claim.cell for claim in claims],
+                size,
+                self.means.checkpoints,
+                self.study.digest(),
+                self.means.checkpoint_seconds,
+            )
+            try:
+                member.train(order, claims)
+            except OSError:
+                crew.replace_dead(member)
+            return
+        crew.dismiss(member)
+
+    def _store(self, message: Done, member: Member, crew: Crew) -> None:
+        results = list(zip(member.claims, message.outcomes, strict=True))
+        self.done += self.store.finish(results, self.owner)
+        cell, seconds = member.claims[0].cell, time.monotonic() - member.started
+        member.claims = []
+        self.listen(ChunkFinished(cell.panel, cell.seed, message.outcomes, seconds, self._progress(crew)))
+
+    def _fail(self, member: Member, why: str) -> None:
+        self.store.fail([claim.trial_id for claim in member.claims], why, self.owner)
+        self.failures.append(why)
+        member.claims = []
+
+    def _halve(self, member: Member, why: str, crew: Crew) -> None:
+        """Memory ran out: the cells are put back, and chunks are half as large from now on. One cell alone fails."""
+        if member.size == 1:
+            self._fail(member, why)
+            return
+        crew.put_back(member)
+        self.pending = self.store.pending(self.name, self.only)
+        if self.size == member.size:  # the first to run out; others may still train chunks of the old size
+            self.size = math.ceil(member.size / 2)
+            note = f"memory ran out with {member.size} cells at once: {self.size} from here on"
+            self.store.set_attrs(self.name, {"chunk": self.size})
+            remember(self.store, self.name, memory=note)
+            self.listen(Notice(note))
+
+    # Progress
+
+    def _note_epoch(self, member: Member, done: int) -> None:
+        """Follows the pace. Epochs that a checkpoint saved count as done, and not for the pace."""
+        now, new = time.monotonic(), done - member.epochs_done
+        member.epochs_done = done
+        if self.pace and new == 1:
+            self.pace.epoch(now - member.epoch_ended, now - self.began)
+        elif self.pace:
+            self.pace.to_go -= new
+        member.epoch_ended = now
+
+    def _progress(self, crew: Crew) -> Progress:
+        cells = self.done + sum(member.cells_done for member in crew.members)
+        return Progress(cells, self.total, self.pace and self.pace.left)
+
+    def _remember_pace(self) -> None:
+        """Stores for the report how far off the first estimate was."""
+        if self.pace is None or self.pace.first is None:
+            return
+        expected, took = self.pace.first, time.monotonic() - self.began
+        off = f"{100 * (expected / took - 1):+.0f} %"
+        training = f"{took:.0f} s; {expected:.0f} s were expected after the first epochs ({off})"
+        remember(self.store, self.name, training=training)

@@ -1,0 +1,129 @@
+"""What a sweep reports while it runs: one dataclass an event, passed to the caller's function as it happens."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from wdgrid.study import Outcome
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The stored study had another definition and no trained cell, so that this one took its place."""
+
+    study: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The study is planned: `missing` of its `cells` are to be trained.
+
+    `added` cells are new in the storage; `put_back` were left by a sweep that died, or failed before.
+    """
+
+    study: str
+    cells: int
+    missing: int
+    added: int
+    put_back: int
+
+
+@dataclass(frozen=True)
+class SlowSearch:
+    """A search of this study takes the share `share` of the whole grid's time, more than its share of the cells."""
+
+    study: str
+    share: float
+
+
+@dataclass(frozen=True)
+class RoundChosen:
+    """A search chose the next `chosen` of `cells` cells, which are trained in full."""
+
+    study: str
+    chosen: int
+    cells: int
+
+
+@dataclass(frozen=True)
+class RunningElsewhere:
+    """Another process trains `cells` cells that this search has to wait for."""
+
+    study: str
+    cells: int
+
+
+@dataclass(frozen=True)
+class TrainingStarted:
+    """Workers start, to train `cells` cells."""
+
+    study: str
+    cells: int
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """A worker prepares data before training: `done` of `of` units of the work `what`."""
+
+    what: str
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is. An epoch of a cell counts as a fraction of it; `seconds_left` is None while unknown."""
+
+    cells_done: float
+    cells: int
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class ChunkFinished:
+    """A chunk of one panel and seed is stored; it took `seconds`."""
+
+    panel: str
+    seed: int
+    outcomes: Sequence[Outcome]
+    seconds: float
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should read, in one line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TrainingEnded:
+    """No worker is left."""
+
+    study: str
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """Ctrl-C: the workers are gone, and the cells that they held wait again. `finished` of `cells` are stored."""
+
+    study: str
+    finished: int
+    cells: int
+
+
+Event = (
+    Replaced
+    | Planned
+    | SlowSearch
+    | RoundChosen
+    | RunningElsewhere
+    | TrainingStarted
+    | Preparing
+    | Progress
+    | ChunkFinished
+    | Notice
+    | TrainingEnded
+    | Interrupted
+)
+Listener = Callable[[Event], None]

@@ -1,0 +1,112 @@
+"""The parent's handles of workers: a process of its own, or a thread of this process."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator, Mapping
+from types import ModuleType
+from typing import Any, Protocol
+
+from wdgrid.runner.worker import Pipe, serve_process, serve_thread
+from wdgrid.study.sections import Task
+
+# glibc gives large blocks back to the system after every step otherwise, and asks for them again in the next.
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "67108864"}
+TIDY_S = 10.0
+
+
+class Worker(Protocol):
+    """A worker as its parent sees it: orders and messages go through `connection`."""
+
+    connection: Pipe
+
+    def stop(self) -> None:
+        """Ends the worker and closes the connection; what it was training is lost."""
+        ...
+
+
+class ProcessWorker:
+    """A worker process, which trains chunks of K cells.
+
+    K is `chunk`; where that is None, the worker chooses a K that suits device and network and divides the `cells` of a
+    panel and seed evenly.
+    """
+
+    def __init__(
+        self, task: Task, cells: int, chunk: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, child = context.Pipe()
+        self._process = context.Process(target=serve_process, args=(child, task, cells, chunk), daemon=True)
+        with _child_environment(MALLOC | dict(environment or {})), _without_main(), _interrupts_ignored():
+            self._process.start()
+        child.close()
+
+    def stop(self) -> None:
+        """Ends the process at once, or, where it is preparing data, as soon as it has tidied up."""
+        self._process.terminate()
+        self._process.join(TIDY_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self.connection.close()
+        self._process.close()
+
+
+class ThreadWorker:
+    """A worker in a thread of this process, for a network or data that no other process can import."""
+
+    def __init__(self, task: Task, cells: int, chunk: int | None = None) -> None:
+        self.connection, child = multiprocessing.Pipe()
+        self._thread = threading.Thread(target=serve_thread, args=(child, task, cells, chunk), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread at the end of its current epoch, and waits for that."""
+        self.connection.close()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def _child_environment(wanted: Mapping[str, str]) -> Generator[None]:
+    """What a child inherits: these variables, unless the user set them."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Generator[None]:
+    """A child that starts meanwhile ignores Ctrl-C from its first moment."""
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in that thread only
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _without_main() -> Generator[None]:
+    """A child that starts meanwhile does not run the caller's script: all it needs is imported by name."""
+    main: Any = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,72 @@
+"""What a study will cost on this machine, from a few measured steps; nothing is trained or stored."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wdgrid.runner.eta import even_chunk, seconds
+from wdgrid.runner.handle import cores
+from wdgrid.study import Study
+
+
+@dataclass(frozen=True)
+class PanelCost:
+    """One panel: `cells` over all seeds, their `steps`, model floating point operations in 10¹², and wall time.
+
+    `state_mib` is the memory of weights, gradients and moments of a worker's chunk.
+    """
+
+    panel: str
+    cells: int
+    steps: int
+    tflop: float
+    seconds: float
+    state_mib: float
+
+
+@dataclass(frozen=True)
+class StudyCost:
+    """A study: its device, backend and parameters, the cells of a chunk, the workers, and the wall time of them all."""
+
+    device: str
+    backend: str
+    parameters: int
+    chunk: int
+    workers: int
+    panels: list[PanelCost]
+    seconds: float
+
+
+def measure(study: Study, workers: int | None, tell: Callable[[str, int, int], None]) -> StudyCost:
+    """Measures a study with one process; `workers` None: one a core. `tell` gets work on the data: what, done, of.
+
+    Raises DataError, ModelError or LoadingError where the study's data or network cannot be had.
+    """
+    from wdgrid.engine import Job, Workbench, chunk_size, one_thread
+    from wdgrid.engine.estimate import cost
+
+    one_thread()
+    bench = Workbench(study.task, tell)
+    per_seed = math.prod(len(axis.values) for axis in study.axes.values())
+    size = even_chunk(per_seed, chunk_size(bench))
+    chunks = math.ceil(per_seed / size) * len(study.seeds)
+    processes = (workers or cores()) if bench.device.type == "cpu" else 1
+    panels: list[PanelCost] = []
+    cells = study.cells()
+    for name, panel in study.panel_names().items():
+        epochs, n = study.panel_epochs(panel), len(cells[name])
+        job = Job(panel.optimizer, panel.schedule, epochs, study.normalized(panel))
+        one = cost(bench, job, [c for c in cells[name] if c.seed == study.seeds[0]][:size], size)
+        panels.append(
+            PanelCost(
+                panel=name,
+                cells=n,
+                steps=n * epochs * bench.steps_per_epoch,
+                tflop=n * epochs * (one.train_flops + one.test_flops) / 1e12,
+                seconds=seconds(chunks * epochs, one.epoch_seconds, min(processes, chunks)),
+                state_mib=one.state_bytes / 2**20,
+            )
+        )
+    network = bench.network(study.seeds[0], 1)
+    total = sum(panel.seconds for panel in panels)
+    return StudyCost(str(bench.device), bench.backend, network.size, size, processes, panels, total)

@@ -1,0 +1,78 @@
+"""What the coordinator and a worker send each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wdgrid.runner.events import Preparing
+from wdgrid.study import Cell, Outcome
+from wdgrid.study.sections import Schedule
+
+
+@dataclass(frozen=True)
+class Order:
+    """To a worker: train these cells."""
+
+    optimizer: str
+    schedule: Schedule
+    epochs: int
+    normalized: bool
+    cells: Sequence[Cell]
+    size: int
+    checkpoints: Path  # folder of the study's checkpoints
+    digest: str  # of the study: a checkpoint of another one is never used
+    every: float  # seconds between checkpoints
+
+
+@dataclass(frozen=True)
+class Restart:
+    """From a worker: it must be started again with these environment variables, to compute equal cells equally."""
+
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """From a worker: data and network are loaded. `chunk` is K, the cells that it trains together.
+
+    `remark` is for the user.
+    `content` is the SHA-256 of the files that training and test images came from; None where a program makes them.
+    """
+
+    environment: dict[str, Any]
+    chunk: int
+    remark: str | None
+    content: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """From a worker: so many epochs of the chunk are done."""
+
+    done: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """From a worker: the outcomes of its chunk."""
+
+    outcomes: list[Outcome]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """From a worker: it failed. `users` if the study is at fault rather than the machine."""
+
+    why: str
+    users: bool
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """From a worker: the chunk did not fit into memory; only its time is lost."""
+
+    why: str
+
+
+Message = Preparing | Restart | Ready | Epoch | Done | Fault | OutOfMemory

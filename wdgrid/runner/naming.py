@@ -1,0 +1,106 @@
+"""A study's name and storage, from what a user calls it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wdgrid.errors import StoreError, UsageError
+from wdgrid.store import Store
+from wdgrid.study import Study
+from wdgrid.study.coarse import SUFFIX
+
+COMMAND = "command"  # the study's attribute that holds the words of the sweep that made it
+SQLITE = "sqlite:///"
+
+
+def is_file(study: str) -> bool:
+    """Whether a word stands for a study file rather than a name."""
+    return Path(study).suffix == ".toml" or Path(study).is_file()
+
+
+def study_name(study: str) -> str:
+    """The name of what a user calls a study: its name or its file."""
+    return Path(study).stem if is_file(study) else study
+
+
+def database_folder(study: str, name: str) -> Path:
+    """Where NAME.db lies, or will: beside the study file if that is what the user gave, else in studies/, else here."""
+    if is_file(study):
+        return Path(study).parent
+    places = [place for place in (Path("studies"), Path()) if place.is_dir()]
+    return next((place for place in places if (place / f"{name}.db").is_file()), places[0])
+
+
+def storage_url(storage: str | None, folder: Path, name: str) -> str:
+    """The storage given, else the study's own database in `folder`."""
+    return storage or f"{SQLITE}{(folder / f'{name}.db').as_posix()}"
+
+
+def stored(study: str, storage: str | None) -> tuple[str, str]:
+    """Name and storage URL of what a user calls a stored study: its name or its file."""
+    name = study_name(study)
+    database = name.removesuffix(SUFFIX)  # a coarse pass is kept beside its study
+    return name, storage_url(storage, database_folder(study, database), database)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Under which name and in which storage a study is kept, and the folder for its checkpoints."""
+
+    name: str
+    url: str
+    checkpoints: Path
+
+
+def place_of(study: str | None, name: str | None, storage: str | Path | None) -> Place:
+    """Where Python's API keeps a study, from the file or name that a user gave (None: none), whole paths.
+
+    `storage` is a URL or the path of an SQLite file. Raises UsageError where there is no name.
+    """
+    name = name or (study_name(study) if study else None)
+    if name is None:
+        raise UsageError("name: is needed where the study is neither a file nor a name")
+    if storage is not None and "://" not in str(storage):
+        storage = f"{SQLITE}{Path(storage).as_posix()}"
+    database = name.removesuffix(SUFFIX)
+    folder = database_folder(study or database, database).absolute()
+    url = storage_url(storage and str(storage), folder, database)
+    if path := sqlite_path(url):
+        url = f"{SQLITE}{path.absolute().as_posix()}"
+    return Place(name, url, checkpoint_folder(url, folder))
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of an SQLite storage; None for another one."""
+    return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
+
+
+def checkpoint_folder(url: str, folder: Path) -> Path:
+    """The folder for checkpoints: that of an SQLite storage's file, else `folder`."""
+    path = sqlite_path(url)
+    return path.parent if path else folder
+
+
+def open_store(url: str, *, create: bool = False) -> Store:
+    """The store at `url`. Raises UsageError if the URL is no storage, or its file no database."""
+    if create and (path := sqlite_path(url)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return Store(url, create=create)
+    except StoreError as error:
+        raise UsageError(str(error)) from error
+
+
+def stored_study(store: Store, name: str) -> Study:
+    """The study that is stored under a name. Raises UsageError, naming those that are, where there is none."""
+    definition = store.definition(name)
+    if definition is None:
+        known = ", ".join(s.name for s in store.studies()) or "none"
+        raise UsageError(f"{name}: no such study in this storage; there: {known}")
+    return Study.model_validate_json(definition[0])
+
+
+def command_attributes(word: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a study keeps of the words that made it; no storage, which may hold a password."""
+    return {COMMAND: {"study_file": word, "folder": str(Path.cwd()), "overrides": list(overrides)}}

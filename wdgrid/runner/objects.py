@@ -1,0 +1,157 @@
+"""Networks and data that are given as Python objects instead of names.
+
+While a sweep runs, they are found here by name, so that a study names them like any function of a module:
+`wdgrid.runner.objects:NAME`. The study's definition holds digests of them, so that another object of the same name is
+refused as a changed study. No other process can find them.
+"""
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from wdgrid.errors import LoadingError, UsageError, UsersFaultError
+from wdgrid.study import Study
+from wdgrid.study.dataset_args import BUILT_IN_DATASETS
+from wdgrid.study.model_args import BUILT_IN_MODELS
+
+if TYPE_CHECKING:
+    import torch
+
+DIGEST = "sha256"  # the argument that holds an object's digest
+_given: dict[str, Callable[..., Any]] = {}
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    if name in _given:
+        return _given[name]
+    if name.startswith("_"):
+        raise AttributeError(name)
+    raise LoadingError(
+        f"{name} was given to wdgrid.sweep as a Python object; train this study by wdgrid.sweep with the same object"
+    )
+
+
+@contextlib.contextmanager
+def named(study: Study, model: object, data: object) -> Generator[Study]:
+    """The study with these objects in the place of its network and dataset (None: its own); they are found meanwhile.
+
+    Raises UsageError where an object cannot be used, UsersFaultError where a function given raises.
+    """
+    if model is None and data is None:
+        yield study
+        return
+    task = study.task.model_dump()
+    fresh: dict[str, Callable[..., Any]] = {}
+    if model is not None:
+        task["model"], task["model_args"], fresh[_last(task["model"])] = _network(study, model)
+    if data is not None:
+        task["dataset"], task["dataset_args"], fresh[_last(task["dataset"])] = _dataset(study, data)
+    if len(fresh) < (model is not None) + (data is not None):
+        raise UsageError("model and data: two functions of the same name")
+    if taken := [name for name in fresh if name in _given]:
+        raise UsageError(f"{taken[0]}: another sweep of this process trains an object of that name")
+    _given.update(fresh)
+    try:
+        yield Study.model_validate({**study.model_dump(), "task": task})
+    finally:
+        for name in fresh:
+            del _given[name]
+
+
+def words(model: object, data: object) -> dict[str, str]:
+    """What a study's environment says of objects."""
+    given = [word for word, thing in (("network", model), ("data", data)) if thing is not None]
+    if not given:
+        return {}
+    what = " and ".join(given)
+    return {"objects": f"{what} given as Python objects: only wdgrid.sweep with the same objects can train more cells"}
+
+
+def _last(spec: str) -> str:
+    return spec.partition(":")[2]
+
+
+def _network(study: Study, model: object) -> tuple[str, dict[str, Any], Callable[..., Any]]:
+    from torch import nn
+
+    if isinstance(model, nn.Module) or not callable(model):
+        what = "a network" if isinstance(model, nn.Module) else f"{type(model).__name__}"
+        raise UsageError(
+            f"model: {what} was given; give a function that returns a new network, such as `lambda: Net()`, so that "
+            "each seed starts from its own weights"
+        )
+    arguments = _own_arguments(study.task.model_args, study.task.model in BUILT_IN_MODELS)
+    name = _name(model)
+    digest = _structure(_called(model, arguments, "model"))
+    return f"{__name__}:{name}", {**arguments, DIGEST: digest}, lambda sha256, **given: model(**given)
+
+
+def _dataset(study: Study, data: object) -> tuple[str, dict[str, Any], Callable[..., Any]]:
+    arguments = _own_arguments(study.task.dataset_args, study.task.dataset in BUILT_IN_DATASETS)
+    name = _name(data) if callable(data) else "data"
+    tensors = _tensors(_called(data, arguments, "data") if callable(data) else data)
+    return f"{__name__}:{name}", {**arguments, DIGEST: _content(tensors)}, lambda **_: tensors
+
+
+def _own_arguments(arguments: Mapping[str, Any], built_in: bool) -> dict[str, Any]:
+    """The study's arguments for the user's own function; those of a built-in have no meaning for an object."""
+    return {} if built_in else {key: value for key, value in arguments.items() if key != DIGEST}
+
+
+def _name(thing: object) -> str:
+    """An object's own name as a word: `make_net`, `lambda`."""
+    name: str = getattr(thing, "__name__", type(thing).__name__)
+    return re.sub(r"\W", "_", name).strip("_") or "object"
+
+
+def _called(function: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> Any:
+    import torch
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return function(**arguments)
+    except Exception as error:
+        raise UsersFaultError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _structure(network: Any) -> str:
+    """SHA-256 of a network's layers, their settings, and the shapes of parameters and buffers; not of code."""
+    from torch import nn
+
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"model: the function returned {type(network).__name__}, not an nn.Module")
+    layers = [f"{name} {type(layer).__qualname__} {layer.extra_repr()}" for name, layer in network.named_modules()]
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    shapes = [f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors]
+    text = re.sub(r" at 0x[0-9a-f]+", "", "\n".join([*layers, *shapes]))  # of functions among the settings
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tensors(data: Any) -> "tuple[torch.Tensor, ...]":
+    """(train_x, train_y, test_x, test_y) as tensors in this machine's memory; what they hold is checked later."""
+    import numpy as np
+    import torch
+
+    if not isinstance(data, tuple | list) or len(data) != 4:
+        raise UsageError("data must be train_x, train_y, test_x, test_y, or a function that returns them")
+    try:
+        return tuple(
+            part.detach().cpu().contiguous() if isinstance(part, torch.Tensor) else torch.tensor(np.asarray(part))
+            for part in data
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"data: {' '.join(str(error).split())}") from None
+
+
+def _content(tensors: "tuple[torch.Tensor, ...]") -> str:
+    """SHA-256 of four tensors: their types, shapes and bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
