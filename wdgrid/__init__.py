@@ -64,7 +64,7 @@ def load_study(source: str | Path | Mapping[str, Any], overrides: Sequence[str] 
     >>> study.task.epochs, list(study.panel_names())
     (2, ['sgd', 'sgdw', 'adam', 'adamw'])
     >>> axes = {"lr": {"values": "1..1/4"}, "weight_decay": {"values": "0, 1"}}
-    >>> mine = wdgrid.load_study({"axes": axes, "panels": [{"optimizer": "sgd"}]})
+    >>> mine = wdgrid.load_study({"task": {"epochs": 2}, "axes": axes, "panels": [{"optimizer": "sgd"}]})
     >>> len(mine.cells()["sgd"])
     6
     """

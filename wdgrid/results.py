@@ -1,5 +1,8 @@
 """A stored study's results for Python: tables, numbers, the best cell, the figure and the report."""
 
+# pandas has no type stubs, and those of matplotlib are not complete.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
 import ast
 import base64
 import html
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wdgrid.errors import UsageError
 from wdgrid.report import Written, analyse_table, write_report
 from wdgrid.runner.environment import stored_environment
-from wdgrid.runner.naming import open_store, stored_study
+from wdgrid.runner.naming import open_store, stored_study, summary
 from wdgrid.store import Store
 from wdgrid.study import Study
 from wdgrid.study.coarse import coarse_name
@@ -170,11 +173,13 @@ class Results:
         self.figure().savefig(picture, format="png", dpi=NOTEBOOK_DPI)
         encoded = base64.b64encode(picture.getvalue()).decode()
         verdicts = [f"<b>{html.escape(n)}</b>: {html.escape(one.sentence)}" for n, one in self.analysis().items()]
-        states = ", ".join(f"{n} {state}" for state, n in self.table()["state"].value_counts().items())
+        with open_store(self._url) as store:
+            now = summary(store, self.name)
         title = html.escape(self.study.title or self.name)
         lines = "".join(f"<li>{line}</li>" for line in verdicts)
+        cells = f"{now.n_complete} of {now.n_cells} cells are finished, {now.n_failed} failed"
         image = f'<img alt="{title}" src="data:image/png;base64,{encoded}">'
-        return f"<div>{image}<ul>{lines}</ul><p>{html.escape(self.name)}: cells: {html.escape(states)}</p></div>"
+        return f"<div>{image}<ul>{lines}</ul><p>{html.escape(self.name)}: {cells}</p></div>"
 
     def _read(self) -> "tuple[pd.DataFrame, dict[str, Any]]":
         with open_store(self._url) as store:

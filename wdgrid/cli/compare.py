@@ -1,5 +1,8 @@
 """`wdgrid compare A B`: two studies, panels, or the paper's figures side by side."""
 
+# pandas has no type stubs.
+# pyright: reportMissingTypeStubs=false
+
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,7 +109,7 @@ def _paper(name: str) -> "dict[str, Side]":
         raise UsageError(f"paper:{name}: there are paper:figure1 and paper:figure2")
     surfaces = paper_surfaces(figure=int(name[-1]))
     schedules = {"fixed": "constant", "step": "step", "cos": "cosine"}
-    sides = {}
+    sides: dict[str, Side] = {}
     for panel, numbers in analyse(surfaces, test_images=CIFAR10_TEST).items():
         optimizer, _, schedule = panel.lower().partition(" ")
         shown = surfaces[panel].as_printed()

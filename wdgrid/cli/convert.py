@@ -46,7 +46,7 @@ def convert(
         raise UsageError(f"--eps must be a finite number ≥ 0, not {eps:g}")
     steps_known = steps_per_epoch is not None or (batch is not None and train_size is not None)
     needs = _needs(steps_known, epochs is not None)
-    found = []
+    found: list[Conversion] = []
     for target in to or [name for name in TARGETS if name not in needs]:
         if missing := needs.get(ALIASES.get(target.lower(), target.lower())):
             raise UsageError(f"--to {target}: needs {missing}")

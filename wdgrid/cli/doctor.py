@@ -61,14 +61,14 @@ def _machine(here: Path) -> Machine:
     )
 
 
-def _words(value: object) -> str:
+def _words(value: "dict[str, str] | list[str] | str | float | None") -> str:
     match value:
         case None | []:
             return "none"
         case dict():
             return ", ".join(f"{k} {v}" for k, v in value.items())
         case list():
-            return "; ".join(map(str, value))
+            return "; ".join(value)
         case _:
             return str(value)
 

@@ -1,5 +1,9 @@
 """`wdgrid list`, `show`, `report` and `export`: what is stored, read again."""
 
+# pandas has no type stubs.
+# pyright: reportUnknownArgumentType=false
+
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,7 +68,7 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
     environment = attrs.get("environment", {})
     numbers = analyse_table(definition, table, attrs)
     found = findings(definition, numbers, grids(definition, table), environment)
-    states = {str(k): int(v) for k, v in table["state"].value_counts().items()}
+    states = dict(Counter[str](table["state"]).most_common())
     if as_json:
         print_json(
             {

@@ -97,7 +97,7 @@ def alarm_lines(
         given = load_study(study_path(command.study), command.overrides)
         grown = {axis for axis in study.axes if set(given.axes[axis].values) != set(study.axes[axis].values)}
     except (StudyFileError, KeyError):
-        grown = set()
+        grown = set[str]()
     if not (axes := extended_axes(numbers, study, grown)):
         return lines
     longer = command.with_axes(axes)

@@ -22,12 +22,15 @@ def watch(
     left by a sweep that died, which is then told as the second answer. Ctrl-C ends it with status 130; the last report
     stays whole.
     """
-    drawn, complete = None, -1
+    from wdgrid.runner.naming import summary
+
+    drawn: Written | None = None
+    complete = 0
     try:
         while True:
-            now = next(study for study in store.studies() if study.name == name)
+            now = summary(store, name)
             left = now.n_waiting + now.n_running
-            if now.n_complete != complete:
+            if drawn is None or now.n_complete != complete:
                 drawn, complete = redraw(), now.n_complete
                 say(f"{time.strftime('%H:%M:%S')}  drawn with {complete} of {now.n_cells} cells, {left} left", quiet)
             if not left:

@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from wdgrid.runner.eta import Pace, chunk_epochs
 from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Progress
 from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker
 from wdgrid.runner.messages import Done, Epoch, Fault, Message, Order, OutOfMemory, Ready, Restart
+from wdgrid.runner.naming import summary
 from wdgrid.runner.reconcile import keep_content, must_be_as_planned
 from wdgrid.store import Claim, Only, Store, owner_name
 from wdgrid.study import Study
@@ -68,12 +70,13 @@ class Coordinator:
                     self.store.renew(self.owner, LEASE_S)
                     renewed = time.monotonic()
         self._remember_pace()
-        if set(self.store.table(self.name)["state"]) == {"complete"}:
+        now = summary(self.store, self.name)
+        if now.n_complete == now.n_cells:
             shutil.rmtree(self.means.checkpoints, ignore_errors=True)
         if self.failures:
             raise MachineError(f"{len(self.failures)} chunks failed; the last one: {self.failures[-1]}")
 
-    def _start_worker(self, variables: dict[str, str]) -> Worker:
+    def _start_worker(self, variables: Mapping[str, str]) -> Worker:
         cells = math.prod(len(axis.values) for axis in self.study.axes.values())
         if self.means.in_process:
             return ThreadWorker(self.study.task, cells, self.size)

@@ -21,7 +21,7 @@ class Member:
     """A worker, the cells it holds, and how far it is with them."""
 
     worker: Worker
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list[Claim])
     size: int = 1  # K of its chunk
     epochs: int = 1
     epochs_done: int = 0

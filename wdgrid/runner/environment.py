@@ -61,5 +61,5 @@ def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def merged(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """The facts of all that there was, in order."""
-    seen = {fact: earlier[fact].split(THEN) if earlier.get(fact) else [] for fact in FACTS}
-    return {fact: THEN.join(dict.fromkeys([*seen[fact], now[fact]])) for fact in FACTS}
+    seen: dict[str, list[str]] = {fact: earlier[fact].split(THEN) if earlier.get(fact) else [] for fact in FACTS}
+    return {fact: THEN.join(dict.fromkeys([*seen[fact], str(now[fact])])) for fact in FACTS}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wdgrid.errors import StoreError, UsageError
-from wdgrid.store import Store
+from wdgrid.store import Store, StudySummary
 from wdgrid.study import Study
 from wdgrid.study.coarse import SUFFIX
 
@@ -99,6 +99,11 @@ def stored_study(store: Store, name: str) -> Study:
         known = ", ".join(s.name for s in store.studies()) or "none"
         raise UsageError(f"{name}: no such study in this storage; there: {known}")
     return Study.model_validate_json(definition[0])
+
+
+def summary(store: Store, name: str) -> StudySummary:
+    """How many cells of a stored study are complete, running, waiting and failed."""
+    return next(study for study in store.studies() if study.name == name)
 
 
 def command_attributes(word: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,9 @@ While a sweep runs, they are found here by name, so that a study names them like
 refused as a changed study. No other process can find them.
 """
 
+# torch's own types are not complete.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import contextlib
 import hashlib
 import re
@@ -85,14 +88,28 @@ def _network(study: Study, model: object) -> tuple[str, dict[str, Any], Callable
     arguments = _own_arguments(study.task.model_args, study.task.model in BUILT_IN_MODELS)
     name = _name(model)
     digest = _structure(_called(model, arguments, "model"))
-    return f"{__name__}:{name}", {**arguments, DIGEST: digest}, lambda sha256, **given: model(**given)
+    return f"{__name__}:{name}", {**arguments, DIGEST: digest}, _without_digest(model)
 
 
 def _dataset(study: Study, data: object) -> tuple[str, dict[str, Any], Callable[..., Any]]:
     arguments = _own_arguments(study.task.dataset_args, study.task.dataset in BUILT_IN_DATASETS)
     name = _name(data) if callable(data) else "data"
     tensors = _tensors(_called(data, arguments, "data") if callable(data) else data)
-    return f"{__name__}:{name}", {**arguments, DIGEST: _content(tensors)}, lambda **_: tensors
+    return f"{__name__}:{name}", {**arguments, DIGEST: _content(tensors)}, _constant(tensors)
+
+
+def _without_digest(function: Callable[..., Any]) -> Callable[..., Any]:
+    def called(**arguments: Any) -> Any:
+        return function(**{name: value for name, value in arguments.items() if name != DIGEST})
+
+    return called
+
+
+def _constant(tensors: object) -> Callable[..., Any]:
+    def called(**_arguments: Any) -> Any:
+        return tensors
+
+    return called
 
 
 def _own_arguments(arguments: Mapping[str, Any], built_in: bool) -> dict[str, Any]:

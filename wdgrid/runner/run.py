@@ -25,7 +25,7 @@ from wdgrid.runner.events import (
     TrainingStarted,
 )
 from wdgrid.runner.handle import cores
-from wdgrid.runner.naming import open_store, sqlite_path
+from wdgrid.runner.naming import open_store, sqlite_path, summary
 from wdgrid.runner.reconcile import plan, replace_or_refuse
 from wdgrid.runner.search import coarse_pass, rounds, time_share
 from wdgrid.store import Only, Store
@@ -96,8 +96,8 @@ class _Run:
     def whole(self, name: str, study: Study, added: int) -> None:
         """Trains all that is missing of a planned study, to which so many cells were just added."""
         put_back = self.store.reclaim() + self.store.retry_failed(name)
-        missing = sum(self.store.pending(name).values())
-        self.listen(Planned(name, len(self.store.table(name)), missing, added, put_back))
+        now = summary(self.store, name)
+        self.listen(Planned(name, now.n_cells, now.n_waiting, added, put_back))
         self.train(name, study)
 
     def search(self, name: str, study: Study, coarse: Study) -> None:
@@ -123,7 +123,7 @@ class _Run:
 
     def train(self, name: str, study: Study, only: Only = None) -> None:
         """Trains the waiting cells of a planned study, all or those in `only`."""
-        missing, cells = sum(self.store.pending(name, only).values()), len(self.store.table(name))
+        missing, cells = sum(self.store.pending(name, only).values()), summary(self.store, name).n_cells
         if not missing:
             return
         if only is not None:
@@ -139,11 +139,11 @@ class _Run:
         try:
             Coordinator(self.store, name, study, means, self.listen, only).run()
         except KeyboardInterrupt:
-            self.listen(Interrupted(name, cells - sum(self.store.pending(name).values()), cells))
+            self.listen(Interrupted(name, summary(self.store, name).n_complete, cells))
             raise
         finally:
             self.listen(TrainingEnded(name))
         remember(self.store, name, finished=environment.now())
 
     def _running(self, name: str) -> int:
-        return int((self.store.table(name)["state"] == "running").sum())
+        return summary(self.store, name).n_running

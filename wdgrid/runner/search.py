@@ -4,6 +4,9 @@ Every cell stays a cell of the whole grid, so that a later sweep trains only the
 is trained, so that a search that was killed resumes with it.
 """
 
+# pandas has no type stubs.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import math
 from collections.abc import Iterator, Sequence
 
