@@ -1,1 +1,1 @@
-"""MLPs on a CPU, trained by compiled C code."""
+"""Trains MLPs on a CPU with compiled C code."""

@@ -1,8 +1,8 @@
-"""Multilayer perceptrons on a CPU in compiled code (native.c): a cell at a time, several steps in one call.
+"""Trains MLPs on a CPU with compiled code (native.c): one cell after another, several steps in one call.
 
-K cells' weights, moments and activations do not fit into a core's cache, one cell's do; and torch's calls cost as much
-as what they compute. native.c works on the engine's own tensors. `wdgrid.engine.native.matcher` finds the networks that
-native.c can train.
+The weights, moments and activations of K cells do not fit into a core's cache; those of one cell do. For layers this
+small, calling PyTorch takes as long as the computation. native.c works on the engine's own tensors.
+`wdgrid.engine.native.matcher` finds the networks that native.c can train.
 """
 
 import ctypes
@@ -33,8 +33,8 @@ COMPILED = {
     fused.ADAM: (ADAM, True, "beta1"),
     fused.KALMAN: (KALMAN, True, "none"),
 }
-BLOCK_BYTES = 1024**2  # of images a call: they stay in the cache while one cell after another is trained on them
-TEST_ROWS = 48  # images of a test that go through together, at least
+BLOCK_BYTES = 1024**2  # images per call: they stay in the cache while one cell after another is trained on them
+TEST_ROWS = 48  # least number of images that a test passes through the network together
 
 
 class Chain(NamedTuple):
@@ -45,12 +45,12 @@ class Chain(NamedTuple):
 
 
 def code(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """native.c for numbers of this type; None where it cannot be had."""
+    """native.c compiled for this dtype; None if it cannot be compiled or loaded."""
     return library(SOURCE, *FLAGS[dtype]) if dtype in FLAGS else None
 
 
 def works() -> bool:
-    """Whether native.c can be had on this machine."""
+    """Whether native.c can be compiled and loaded on this machine."""
     return code(torch.float32) is not None
 
 
@@ -58,7 +58,7 @@ class _Layer(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("kind", "inputs", "outputs", "weight", "bias")),
         *((name, c_double) for name in ("momentum", "eps")),
-        *((name, c_void_p) for name in ("mean", "variance", "out", "normal", "scale", "turned")),
+        *((name, c_void_p) for name in ("running_mean", "running_var", "out", "normalised", "scale", "transposed")),
     )
 
 
@@ -68,16 +68,16 @@ class _Network(Structure):
         ("layer", POINTER(_Layer)),
         *((name, c_void_p) for name in ("theta", "gradient")),
         ("rows", c_int64),
-        *((name, c_void_p) for name in ("back", "next", "sums", "spare")),
+        *((name, c_void_p) for name in ("out_gradient", "in_gradient", "sums", "scratch")),
     )
 
 
 class _Rule(Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("kind", "inside", "l2", "library")),
+        *((name, c_int64) for name in ("kind", "lr_in_momentum", "l2", "decay_times_lr")),
         *((name, c_void_p) for name in ("first", "second", "lr", "weight_decay", "beta1", "beta2", "eps")),
-        ("parts", c_int64),
-        *((name, c_void_p) for name in ("ends", "times")),
+        ("groups", c_int64),
+        *((name, c_void_p) for name in ("ends", "multiplier")),
     )
 
 
@@ -89,10 +89,10 @@ class _Batches(Structure):
 
 
 class Native:
-    """Steps and tests of K cells in compiled code; promises what `wdgrid.engine.steps.Stepwise` does.
+    """Trains and tests K cells in compiled code, with the interface of `wdgrid.engine.steps.Stepwise`.
 
-    `etas` and `decays` are η_t and what λ is multiplied by, a number a step; `batch` is the number of images of a
-    minibatch. Works in the tensors of `network` and `rule` themselves.
+    `etas` holds η_t and `decays` the multiplier of λ, one number per step; `batch` is the number of images in a
+    minibatch. Updates the tensors of `network` and `rule` in place.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class Native:
         self._network, self._rule = network, rule
         compiled = code(network.theta.dtype)
         if compiled is None:
-            raise RuntimeError("native.c cannot be built here any more")  # it could when the chain was found
+            raise RuntimeError("native.c can no longer be compiled")  # it could when the network was matched
         self._code = compiled
         self._etas, self._decays = (torch.tensor(numbers, dtype=torch.float64) for numbers in (etas, decays))
         self._alive = torch.ones(network.cells, dtype=torch.bool)
-        self._kept: list[Tensor] = []  # what is worked in, and only native.c looks at
+        self._memory: list[Tensor] = []  # working memory of native.c, referenced here so that it is not freed
         self._counters = [network.buffers[f"{n}.num_batches_tracked"] for n in chain.names if _is_norm(network, n)]
         rows = max(batch, TEST_ROWS)
         layers = self._layers(chain, rows)
@@ -125,10 +125,10 @@ class Native:
         self._of_rule = self._update_rule()
 
     def train(self, batches: Callable[[int], Minibatch], first: int, count: int) -> Tensor:
-        """Steps `first` (from 0) to first + count on minibatches batches(0) to batches(count − 1).
+        """Runs steps `first` (from 0) to first + count − 1 on minibatches batches(0) to batches(count − 1).
 
-        Losses [count, K] float64. A cell whose loss is not finite is frozen before that step's update; the losses of
-        a frozen cell are NaN.
+        Returns losses [count, K] float64. A cell whose loss is not finite is frozen before that step's update; the
+        losses of a frozen cell are NaN.
         """
         if self._rule.update not in COMPILED:
             return torch.cat([self._step(*batches(i), first + i) for i in range(count)])
@@ -151,11 +151,11 @@ class Native:
         return losses
 
     def gradients(self, x: Tensor, y: Tensor) -> Tensor:
-        """The losses [K] of one minibatch x [B, …], y [B]; their gradients go to the network's `gradient`."""
+        """The losses [K] of one minibatch x [B, …], y [B]. Writes their gradients to the network's `gradient`."""
         return self._call(x[None], y[None], 0, self._network.gradient)[0]
 
     def test(self, batches: Iterable[Minibatch]) -> tuple[Tensor, Tensor]:
-        """How many images are misclassified and the sum of their losses, each [K] float64; NaN where frozen."""
+        """Numbers of misclassified images and sums of losses, each [K] float64; the loss of a frozen cell is NaN."""
         errors, losses = (torch.zeros(self._network.cells, dtype=torch.float64) for _ in range(2))
         for x, y in batches:
             wrong, loss = torch.empty_like(errors, dtype=torch.int64), torch.empty_like(losses)
@@ -166,7 +166,7 @@ class Native:
         return errors, losses
 
     def freeze(self, cells: Tensor) -> None:
-        """Stops some cells ([K] bool): weights, moments, rate and decay are zero from here on."""
+        """Stops training some cells ([K] bool): sets their weights, moments, learning rate and weight decay to zero."""
         self._alive &= ~cells
         self._rule.freeze(cells)
 
@@ -185,7 +185,7 @@ class Native:
         return losses
 
     def _rows(self, x: Tensor, n: int) -> Tensor:
-        """x as n rows of whole vectors."""
+        """x as n rows, each padded with zeros to whole vectors."""
         x = x.reshape(n, -1)
         missing = self._padded(x.shape[1]) - x.shape[1]
         return (F.pad(x, (0, missing)) if missing else x).contiguous()
@@ -195,24 +195,25 @@ class Native:
         return -(-n // lanes) * lanes
 
     def _new(self, *shape: int) -> int:
-        """Address of zeros of this shape, rows padded to whole vectors."""
+        """Address of new zeros of this shape, rows padded to whole vectors."""
         *rows, last = shape
-        self._kept.append(self._network.theta.new_zeros(*rows, self._padded(last)))
-        return self._kept[-1].data_ptr()
+        self._memory.append(self._network.theta.new_zeros(*rows, self._padded(last)))
+        return self._memory[-1].data_ptr()
 
     def _layers(self, chain: Chain, rows: int) -> list[_Layer]:
-        """The layers as native.c sees them."""
+        """The layers as native.c's structs."""
         columns, buffers, found = self._network.columns, self._network.buffers, []
         for name, module in zip(chain.names, chain.layers, strict=True):
             features = found[-1].outputs if found else 0
             layer = _Layer(RELU, features, features)
             if isinstance(module, nn.Linear):
                 layer = _Layer(LINEAR, module.in_features, module.out_features)
-                layer.turned = self._new(layer.inputs, layer.outputs)
+                layer.transposed = self._new(layer.inputs, layer.outputs)
             elif isinstance(module, nn.BatchNorm1d):
                 layer = _Layer(NORM, features, features, momentum=module.momentum, eps=module.eps)
-                layer.mean, layer.variance = (buffers[f"{name}.running_{part}"].data_ptr() for part in ("mean", "var"))
-                layer.normal, layer.scale = self._new(rows, features), self._new(features)
+                layer.running_mean = buffers[f"{name}.running_mean"].data_ptr()
+                layer.running_var = buffers[f"{name}.running_var"].data_ptr()
+                layer.normalised, layer.scale = self._new(rows, features), self._new(features)
             if layer.kind != RELU:
                 layer.weight = columns[f"{name}.weight"].start
                 layer.bias = columns[f"{name}.bias"].start if f"{name}.bias" in columns else -1
@@ -221,7 +222,7 @@ class Native:
         return found
 
     def _update_rule(self) -> _Rule:
-        """The rule as native.c sees it."""
+        """The update rule as native.c's struct."""
         rule, decay = self._rule, self._rule.variant.decay
         # Where native.c has no such update it only computes gradients, and sets what it takes for moments to zero in a
         # cell that diverged.
@@ -232,7 +233,7 @@ class Native:
         hyper = [rule.hyper.get(name, nothing) for name in names]
         ends = torch.tensor([columns.indices(rule.theta.shape[1])[1] for columns, _ in rule.parts])
         times = torch.tensor([m for _, m in rule.parts], dtype=torch.float64)
-        self._kept += [nothing, ends, times]
+        self._memory += [nothing, ends, times]
         return _Rule(
             kind, inside, decay is Decay.GRADIENT, decay is Decay.LIBRARY,
             *moments, *[None] * (2 - len(moments)), *(tensor.data_ptr() for tensor in hyper),
@@ -249,7 +250,7 @@ def _pointers(*tensors: Tensor) -> list[c_void_p]:
 
 
 def _blocks(batches: Callable[[int], Minibatch], count: int) -> Iterator[Minibatch]:
-    """Minibatches of one size together, x [S, B, …], y [S, B]: as many as fit into BLOCK_BYTES, one at least."""
+    """Groups minibatches of equal size as x [S, B, …], y [S, B]: as many as fit into BLOCK_BYTES, at least one."""
     several: list[Minibatch] = []
     for x, y in map(batches, range(count)):
         if several and (x.shape != several[0][0].shape or (len(several) + 1) * x.nbytes > BLOCK_BYTES):

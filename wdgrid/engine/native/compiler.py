@@ -1,7 +1,7 @@
-"""Compiled code: a C file built with the machine's own compiler the first time it is wanted, and kept.
+"""Compiles a C file with the machine's own compiler when it is first used, and caches the library.
 
-For the very processor it runs on, so that vectors are as wide as they can be. Where there is no compiler, or nothing
-can be built, there is no library, and whoever asked goes another way.
+The code is compiled for the processor at hand, so that it uses the widest vectors. If there is no compiler, or
+compilation fails, `library` returns None and the caller uses PyTorch.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from wdgrid.data.locations import home
 
-# The first that the compiler takes: GCC and Clang on x86; elsewhere.
+# The first set of flags that the compiler accepts is used; the first one is for GCC and Clang on x86.
 PROCESSORS = (["-march=native", "-mprefer-vector-width=512"], ["-march=native"], ["-mcpu=native"])
 FLAGS = ["-O3", "-fno-math-errno", "-shared", "-fPIC", "-w"]
 PATIENCE_S = 120
@@ -28,7 +28,7 @@ PATIENCE_S = 120
 def compiler() -> tuple[str, ...]:
     """The C compiler's command: $CC (`CC=` for none), or cc, gcc, clang; () if there is none."""
     given = os.environ.get("CC")
-    with suppress(ValueError):  # quotes without an end
+    with suppress(ValueError):  # unbalanced quotes
         names = [["cc"], ["gcc"], ["clang"]] if given is None else [shlex.split(given)]
         return next((tuple(name) for name in names if name and shutil.which(name[0])), ())
     return ()
@@ -36,7 +36,7 @@ def compiler() -> tuple[str, ...]:
 
 @lru_cache
 def library(source: Path, *flags: str) -> ctypes.CDLL | None:
-    """`source` and the headers beside it as a library; None where it cannot be built."""
+    """`source` and the headers beside it as a library; None if it cannot be compiled."""
     command = compiler()
     if not command or platform.system() == "Windows":
         return None
@@ -48,13 +48,13 @@ def library(source: Path, *flags: str) -> ctypes.CDLL | None:
         stem = f"{source.stem}-{digest[:16]}"
         with suppress(OSError, RuntimeError, subprocess.SubprocessError):
             return _kept(home() / "compiled", stem) or _built(home() / "compiled", stem, source, flags)
-        with tempfile.TemporaryDirectory() as folder:  # no home, or one that is full or cannot be written to
+        with tempfile.TemporaryDirectory() as folder:  # the cache folder is missing, full or read-only
             return _built(Path(folder), stem, source, flags)
     return None
 
 
 def _kept(folder: Path, stem: str) -> ctypes.CDLL | None:
-    """A library built earlier. Its name says its length: a torn one would kill the process that reads it."""
+    """A cached library. Its name holds its size in bytes: loading a truncated one would kill the process."""
     for path in folder.glob(f"{stem}-*.so"):
         if path.stem == f"{stem}-{path.stat().st_size}":
             with suppress(OSError):
@@ -64,7 +64,7 @@ def _kept(folder: Path, stem: str) -> ctypes.CDLL | None:
 
 
 def _built(folder: Path, stem: str, source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
-    """The library, built into the folder whole or not at all. Of several processes each builds its own."""
+    """Compiles the library into the folder, atomically. Several processes may each compile their own."""
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(".part", stem, folder)
     part = Path(name)
@@ -80,7 +80,7 @@ def _built(folder: Path, stem: str, source: Path, flags: tuple[str, ...]) -> cty
 
 
 def _build(target: Path, source: Path, flags: tuple[str, ...]) -> None:
-    """Raises CalledProcessError where the compiler takes none of PROCESSORS."""
+    """Raises CalledProcessError if the compiler accepts none of PROCESSORS."""
     commands = [[*compiler(), *FLAGS, *each, *flags, str(source), "-o", str(target), "-lm"] for each in PROCESSORS]
     for command in commands:
         last = command is commands[-1]
@@ -89,7 +89,7 @@ def _build(target: Path, source: Path, flags: tuple[str, ...]) -> None:
 
 
 def _processor() -> bytes:
-    """What a library built for this processor depends on: a home may be shared by several machines."""
+    """Describes the processor for which a library is compiled: several machines may share a home folder."""
     with suppress(OSError):
         first = Path("/proc/cpuinfo").read_bytes().partition(b"\n\n")[0].splitlines()
         return b"".join(line for line in first if line.startswith((b"flags", b"model", b"Features", b"CPU")))

@@ -1,6 +1,6 @@
-"""Finds the networks that compiled code can train: linear layers, batch norms and ReLUs in a chain.
+"""Finds the networks that compiled code can train: sequences of linear, batch norm and ReLU layers.
 
-Such a network is also tried: compiled code must compute what the stacked backend does.
+`computed` then checks on one minibatch that compiled code computes the same as the stacked backend.
 """
 
 import copy
@@ -17,16 +17,16 @@ from wdgrid.engine.fused.verification import CELLS, SECOND, close, parallel
 from wdgrid.engine.native.backend import Chain, Native
 from wdgrid.optim.fused import Rule
 
-# Above, a cell's weights and moments do not fit into a core's cache, and torch's products are as fast or faster.
+# With more, a cell's weights and moments do not fit into a core's cache, and PyTorch's products are as fast or faster.
 # Measured (2 MiB of cache, three hidden layers, time of the stacked backend over that of compiled code): 4.4 with 5 000
 # parameters, 3.2 with 14 000, 1.5 with 140 000, 1.2 with 330 000, 1.0 with 930 000, 0.4 with 2.9 million.
 MOST_PARAMETERS = 250_000
 
 
 def chain(module: nn.Module, x: Tensor, classes: int) -> Chain | None:
-    """The layers of a module that maps x [B, …] to logits for so many classes, if native.c is for such a network.
+    """The layers of a module that maps x [B, …] to logits of `classes` classes, if native.c can train it.
 
-    None for another network, for one of more than MOST_PARAMETERS, and on a GPU.
+    None for any other network, for one with more than MOST_PARAMETERS parameters, and on a GPU.
     """
     if x.device.type != "cpu" or sum(parameter.numel() for parameter in module.parameters()) > MOST_PARAMETERS:
         return None
@@ -38,11 +38,11 @@ def chain(module: nn.Module, x: Tensor, classes: int) -> Chain | None:
 
 
 def _layers(module: nn.Module, features: int) -> Chain | None:
-    """The layers, if they are one chain of those that native.c knows, from so many inputs; all of it trained."""
+    """The layers, if they form one sequence of native.c's layers on `features` inputs with all parameters trained."""
     found, trace = Chain([], []), Trace(dict(module.named_modules()), {})
     try:
         nodes = needed(Tracer().trace(module))
-    except Exception:  # whatever torch.fx trips over
+    except Exception:  # torch.fx may raise anything on a network that it cannot trace
         return None
     for previous, node in pairwise(nodes):
         layer = _layer(node, trace)
@@ -61,7 +61,7 @@ def _layers(module: nn.Module, features: int) -> Chain | None:
 
 
 def _layer(node: fx.Node, trace: Trace) -> nn.Module | None:
-    """A node as one of native.c's layers, or as Identity where nothing is to be done; None for any other."""
+    """A node as one of native.c's layers, as Identity if it computes nothing, or None for any other."""
     module = trace.modules.get(str(node.target)) if node.op == "call_module" else None
     if node.op == "output" or trace.is_flatten(node) or type(module) is nn.Identity:
         return nn.Identity()
@@ -75,9 +75,9 @@ def _layer(node: fx.Node, trace: Trace) -> nn.Module | None:
 
 
 def computed(layers: Chain, module: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether compiled code is the module's stacked backend, where there are both: tried on x [B, …], y [B].
+    """Whether compiled code computes the same as the module's stacked backend on x [B, …], y [B].
 
-    Losses, gradients, statistics and tests of two different cells are compared.
+    Compares losses, gradients, statistics and test losses of two different cells.
     """
     if len(x) < 2:
         return False
