@@ -132,13 +132,13 @@ def test_a_download_that_fails_says_why_and_leaves_nothing(cifar, server, monkey
         "nobody": "Connection refused",
         "missing": "Not Found",
         "refuses": "Service Unavailable",
-        "short": "cut short or altered",
-        "altered": "cut short or altered",
+        "short": "incomplete or changed",
+        "altered": "incomplete or changed",
     }
     assert says[fault] in line and PUBLISHED[name].url in line and "\n" not in line
     for place in (tmp_path / "sets", home() / "sets", tmp_path / "home/.cache/wdgrid/sets"):
         assert str(place) in line
-    assert f"neither {PUBLISHED[name].base_folder} nor {archive.name} in " in line
+    assert f"neither {PUBLISHED[name].base_folder} nor {archive.name} is in " in line
     assert line.endswith(f"put the archive (MD5 {md5(content)}), unpacked or not, into one of these folders")
     assert left_behind() == []
 
@@ -182,14 +182,14 @@ def test_a_bad_batch_file_is_named_with_how_to_get_it(cifar, fault):
     line = str(caught.value)
     assert line.startswith(f"{bad}: ") and line.endswith(f"the archive is at {PUBLISHED[name].url}")
     says = {"missing": "No such file", "a folder": "Is a directory"}
-    assert says.get(fault, f"published is {md5(content)}: cut short or altered") in line
+    assert says.get(fault, f"but the published file has {md5(content)}: incomplete or changed") in line
     assert left_behind() == []
 
 
 def test_a_bad_archive_is_named(cifar):
     name, _, archive = cifar
     archive.write_bytes(cut(archive.read_bytes()))
-    with pytest.raises(DataError, match=r"cut short or altered; remove it to download it again$") as caught:
+    with pytest.raises(DataError, match=r"incomplete or changed; remove it to download it again$") as caught:
         load(name, archive.parent)
     assert str(caught.value).startswith(f"{archive}: has MD5 ") and left_behind() == []
 
@@ -202,10 +202,10 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (pickle.dumps({"data": Evil()}), "is not a whole batch file: it would call posix.mkdir"),
+        (pickle.dumps({"data": Evil()}), "is not a complete batch file: loading it would call posix.mkdir"),
         (pickle.dumps([1]), "is not a batch file with data and "),
         (pickle.dumps({"data": [1]}), "is not a batch file with data and "),
-        (b"hello", "is not a whole batch file: "),
+        (b"hello", "is not a complete batch file: "),
         (batch(3, "labels", 10, 0, fine_labels=[1, 2, 300], labels=[1, 2, 300]), "must be whole numbers from 0 to 9"),
         (batch(3, "labels", 10, 0, fine_labels=[1, 2], labels=[1, 2]), r"must be 2 × 3072 bytes, .* not \(3, 3072\)"),
     ],

@@ -42,9 +42,9 @@ def test_sizes_take_balanced_parts_that_do_not_overlap(zoo):
     assert torch.equal(data.test_x, whole.test_x[:1]) and data.classes == 3
     assert torch.bincount(data.train_y).tolist() == [3, 3, 3] and torch.bincount(data.val_y).tolist() == [2, 2, 2]
     assert torch.equal(data.mean, whole.mean)
-    with pytest.raises(DataError, match=r"^task.test_size = 13: folder has 12 test images$"):
+    with pytest.raises(DataError, match=r"^task.test_size = 13: folder has only 12 test images$"):
         load(zoo, test_size=13)
-    with pytest.raises(DataError, match=r"^task.dataset_args.crop_size = 7: images are 6×6 pixels$"):
+    with pytest.raises(DataError, match=r"^task.dataset_args.crop_size = 7: the images have only 6×6 pixels$"):
         load(zoo, args={"crop_size": 7})
 
 
@@ -72,16 +72,16 @@ def test_images_are_resized_by_averaging_over_areas(tmp_path, cache):
     for name in CLASSES:
         means = pixels("train", name, 0, side=12).reshape(4, 3, 4, 3, 3).mean((1, 3))
         assert min(np.abs(np.frombuffer(f, int).reshape(4, 4, 3) - means).max() for f in found) <= 1
-    with pytest.raises(DataError, match=r"is \d+×\d+ pixels, others are \d+×\d+; give task.dataset_args.size"):
+    with pytest.raises(DataError, match=r"has \d+×\d+ pixels, other images have \d+×\d+; set task.dataset_args.size"):
         load(tmp_path / "big")
 
 
 def test_a_bad_image_is_named_and_nothing_is_left_behind(zoo, cache):
     bad = zoo / "train" / "bee" / "7.png"
     for damage, says in (
-        (torn, "is not a whole image: "),
-        (lambda path: path.write_bytes(b""), "is no image"),
-        (lambda path: path.write_text("I am no image"), "is no image"),
+        (torn, "is not a complete image: "),
+        (lambda path: path.write_bytes(b""), "is not an image"),
+        (lambda path: path.write_text("I am no image"), "is not an image"),
     ):
         damage(bad)
         with pytest.raises(DataError) as caught:
@@ -89,7 +89,7 @@ def test_a_bad_image_is_named_and_nothing_is_left_behind(zoo, cache):
         line = str(caught.value)
         assert line.startswith(f"{bad}: {says}") and "object at" not in line
     Image.fromarray(np.zeros((6, 6), np.uint16)).save(bad)
-    with pytest.raises(DataError, match=r"7\.png: is of mode I;16; eight bits a channel are needed"):
+    with pytest.raises(DataError, match=r"7\.png: has mode I;16; images must have eight bits per channel"):
         load(zoo)
     assert not cache.exists()
 
@@ -102,17 +102,17 @@ def test_what_is_wrong_with_a_folder_is_told(zoo, cache, monkeypatch, tmp_path):
     places = [tmp_path / "zoos", cache / "zoos", Path("~/.cache/wdgrid/zoos").expanduser()]
     looked = ", ".join(map(str, places))
     assert str(caught.value).endswith(
-        f"root = zoos: no folder with train/<class>/* and test/<class>/* in it; looked at {looked}"
+        f"root = zoos: found no folder with train/<class>/* and test/<class>/*; searched {looked}"
     )
     cache.rename(tmp_path / "moved")
     (tmp_path / "moved").rename(cache)
     zoo.rename(cache / "zoo")
     assert len(load("zoo").train_x) == 30
     (cache / "zoo" / "train" / "dog").mkdir()
-    with pytest.raises(DataError, match=r"zoo/test: has no folder dog, which .*zoo/train has"):
+    with pytest.raises(DataError, match=r"zoo/test: has no folder dog, but .*zoo/train has"):
         load("zoo")
     (cache / "zoo" / "test" / "dog").mkdir()
-    with pytest.raises(DataError, match=r"zoo/train/dog: holds no images \(.jpg"):
+    with pytest.raises(DataError, match=r"zoo/train/dog: has no images \(.jpg"):
         load("zoo")
 
 
@@ -150,7 +150,7 @@ def test_a_sweep_over_a_folder_and_what_it_says_of_a_bad_one(zoo, tmp_path):
     refused = wdgrid("sweep", "zoo.toml", "--name", "bad", cwd=tmp_path)
     assert refused.returncode == 2 and refused.stdout == "", refused.stderr
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("wdgrid: ")]
-    assert "2.png: is not a whole image" in line and "Traceback" not in refused.stderr
+    assert "2.png: is not a complete image" in line and "Traceback" not in refused.stderr
 
 
 @pytest.mark.slow

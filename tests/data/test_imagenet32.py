@@ -71,11 +71,11 @@ def test_what_is_wrong_with_imagenet32_is_told(imagenet, tmp_path, monkeypatch):
     good = third.read_bytes()
     sixth = imagenet / "Imagenet32_train" / "train_data_batch_6.npz"
     for path, content, says in (
-        (third, cut(good), "is not a whole batch file: "),
+        (third, cut(good), "is not a complete batch file: "),
         (third, good.replace(b"labels", b"lables"), "is not a batch file with data and labels"),
         (third, batch(3, "labels", 10, 0, labels=[0, 1, 2]), "labels must be whole numbers from 1 to 1000"),
         (third, pickle.dumps({"data": np.zeros((0, 3072), np.uint8), "labels": []}), "data must be 0 × 3072 bytes"),
-        (sixth, cut(sixth.read_bytes()), "is not a whole batch file: "),
+        (sixth, cut(sixth.read_bytes()), "is not a complete batch file: "),
     ):
         before = path.read_bytes()
         path.write_bytes(content)
@@ -83,15 +83,15 @@ def test_what_is_wrong_with_imagenet32_is_told(imagenet, tmp_path, monkeypatch):
             load("imagenet32", imagenet)
         line = str(caught.value)
         assert line.startswith(f"{path}: {says}") and line.endswith(
-            "; get it again: Downsampled ImageNet, from image-net.org"
+            "; download it again: Downsampled ImageNet, from image-net.org"
         )
         assert left_behind() == []
         path.write_bytes(before)
     third.unlink()
     with pytest.raises(
-        DataError, match=r"imagenet/train_data_batch_3: is missing \(looked for in Imagenet32_train, .*image-net"
+        DataError, match=r"imagenet/train_data_batch_3: is missing \(also searched: Imagenet32_train, .*image-net"
     ):
         load("imagenet32", imagenet)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"no folder with train_data_batch_1 \(Downsampled ImageNet, .* looked at .*, "):
+    with pytest.raises(DataError, match=r"found no folder with train_data_batch_1 \(Downsampled ImageNet, .* searched .*, "):
         load("imagenet32", ".")

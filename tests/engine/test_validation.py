@@ -59,7 +59,7 @@ def test_validation_images_are_the_end_of_the_training_images_and_no_others():
 def test_sizes_that_do_not_fit_are_refused_in_one_line(sizes, words):
     with pytest.raises(DataError) as caught:
         datasets.load(Task(**sizes), CPU, torch.float32)
-    assert str(caught.value) == f"{words}: digits has 900 training images"
+    assert str(caught.value) == f"{words}: digits has only 900 training images"
     assert len(datasets.load(Task(train_size=800, validation_size=100), CPU, torch.float32).train_x) == 800
 
 

@@ -84,7 +84,7 @@ def test_a_network_is_a_function_of_its_seed(model):
 
 @pytest.mark.parametrize("model", SMALL)
 def test_a_network_for_images_refuses_anything_else(model):
-    with pytest.raises(models.ModelError, match=rf"^{model} takes images .*, not inputs \[64\]$"):
+    with pytest.raises(models.ModelError, match=rf"^{model} needs images .*, not inputs \[64\]$"):
         network(model, features=(64,))
 
 

@@ -1,7 +1,7 @@
-"""Datasets as tensors, the order in which a run sees them, and how they are augmented.
+"""Loads datasets as tensors and makes the minibatches of an epoch.
 
-Knows tensors and counters: what an epoch looks like is a function of (seed, epoch) alone, so a run can start at any
-epoch and a chunk sees what any other chunk of its seed sees. Knows nothing of networks, cells or devices' speed.
+The minibatches of an epoch are a function of (seed, epoch) alone, so a run can start at any epoch, and all chunks with
+the same seed see the same minibatches.
 """
 
 from collections.abc import Callable
@@ -36,18 +36,18 @@ __all__ = [
 ]
 
 PERMUTATION, AUGMENTATION, NOISE = 1, 2, 3  # streams of random numbers
-BLOCK_BYTES = 16 * 1024**2  # of augmented images: several minibatches at once, and never a whole big dataset
+BLOCK_BYTES = 16 * 1024**2  # augmented images at a time: several minibatches, but never a whole big dataset
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, test and perhaps validation images or features, and their classes.
+    """Training, test and validation images or features, and their classes.
 
-    `train_x` [N, …] and `test_x` [M, …] as they are stored, floating point or uint8 images [N, C, H, W], `train_y` [N]
-    and `test_y` [M] int64 numbers of `classes`; `val_x` [V, …] and `val_y` [V] alike, None where no images are kept
-    apart for picking cells. `mean` and `std` [C, 1, 1] normalise uint8 images (both None: they are as they should be).
-    `content` is the SHA-256 of the files it was read from, for training and for testing; None where a program makes it.
+    `train_x` [N, …] and `test_x` [M, …] are as stored, floating point or uint8 images [N, C, H, W]; `train_y` [N] and
+    `test_y` [M] are int64 classes from 0 to `classes` − 1. `val_x` [V, …] and `val_y` [V] are the validation images,
+    None without a validation split. `mean` and `std` [C, 1, 1] normalise uint8 images; both None: nothing to do.
+    `content` is the SHA-256 of the files behind the training and the test images, None if a function made them.
     """
 
     train_x: Tensor
@@ -63,43 +63,43 @@ class Dataset:
     content: Content | None = None
 
     def normalised(self, x: Tensor) -> Tensor:
-        """Stored images x [B, …] as floating point numbers."""
+        """Stored images x [B, …] as normalised floating point numbers."""
         return x if self.mean is None or self.std is None else x.to(self.mean.dtype).sub_(self.mean).div_(self.std)
 
     def prepared(self, x: Tensor) -> Tensor:
-        """Stored images x [B, …] as a network sees them in a test."""
+        """Stored images x [B, …] as the network's input in a test."""
         return self.augmentation.central(self.normalised(x))
 
 
 def load(task: Task, device: torch.device, dtype: torch.dtype, tell: Tell = silent) -> Dataset:
-    """The task's dataset on the device; `tell` hears of long work. Raises DataError where it is not as promised."""
+    """The task's dataset on the device; `tell` reports progress. Raises DataError if it cannot be used."""
     tensors, augmentation, scale, content = _read(task, tell)
     train_x, train_y, test_x, test_y = _checked(task.dataset, tensors)
     if augmentation.size and augmentation.size > min(train_x.shape[2:]):
         side = f"{train_x.shape[3]}×{train_x.shape[2]}"
-        raise DataError(f"task.dataset_args.crop_size = {augmentation.size}: images are {side} pixels")
+        raise DataError(f"task.dataset_args.crop_size = {augmentation.size}: the images have only {side} pixels")
     classes = 1 + max(int(train_y.max()), int(test_y.max()))
     mean = std = None
     if not train_x.is_floating_point():
         mean, std = (t[:, None, None].to(device, dtype) for t in scale or moments(train_x))
-    kept = len(train_x) - task.validation_size  # validation is the end, whatever train_size takes of the rest
-    n = kept if task.train_size is None else task.train_size
-    if n > kept or n < 1:
+    most = len(train_x) - task.validation_size  # validation images are the last ones, for every train_size
+    n = most if task.train_size is None else task.train_size
+    if n > most or n < 1:
         sizes = {"train_size": task.train_size, "validation_size": task.validation_size}
         asked = ", ".join(f"task.{name} = {size}" for name, size in sizes.items() if size)
-        raise DataError(f"{asked}: {task.dataset} has {len(train_x)} training images")
+        raise DataError(f"{asked}: {task.dataset} has only {len(train_x)} training images")
     m = task.test_size or len(test_x)
     if m > len(test_x):
-        raise DataError(f"task.test_size = {m}: {task.dataset} has {len(test_x)} test images")
+        raise DataError(f"task.test_size = {m}: {task.dataset} has only {len(test_x)} test images")
     x = {"device": device, "dtype": dtype if mean is None else torch.uint8}
     train = train_x[:n].to(**x), train_y[:n].to(device)
     test = test_x[:m].to(**x), test_y[:m].to(device)
-    split = (train_x[kept:].to(**x), train_y[kept:].to(device)) if task.validation_size else (None, None)
+    split = (train_x[most:].to(**x), train_y[most:].to(device)) if task.validation_size else (None, None)
     return Dataset(*train, *test, classes, augmentation, mean, std, *split, content)
 
 
 def _read(task: Task, tell: Tell) -> tuple[object, Augmentation, tuple[Tensor, Tensor] | None, Content | None]:
-    """The four tensors of a dataset, its augmentation, and where they are known mean and deviation [C] and content."""
+    """A dataset's four tensors, its augmentation and, if known, mean and standard deviation [C], and content."""
     args = task.dataset_args
     if task.dataset not in BUILT_IN_DATASETS:
         return load_object(task.dataset)(**args), Augmentation(), None, None
@@ -118,7 +118,7 @@ def _read(task: Task, tell: Tell) -> tuple[object, Augmentation, tuple[Tensor, T
 
 
 def _checked(name: str, tensors: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(train_x, train_y, test_x, test_y), held to what Dataset promises."""
+    """(train_x, train_y, test_x, test_y), checked for what Dataset requires."""
     if not isinstance(tensors, tuple | list) or len(tensors) != 4 or not all(isinstance(t, Tensor) for t in tensors):
         raise DataError(f"{name} must return four tensors: train_x, train_y, test_x, test_y")
     train_x, train_y, test_x, test_y = tensors
@@ -130,31 +130,33 @@ def _checked(name: str, tensors: object) -> tuple[Tensor, Tensor, Tensor, Tensor
                 f"not {x.dtype} {list(x.shape)}, {y.dtype}"
             )
         if y.dim() != 1 or len(x) != len(y) or len(x) == 0:
-            raise DataError(f"{name}: {part}_x {list(x.shape)} and {part}_y {list(y.shape)} must have one row an image")
+            raise DataError(
+                f"{name}: {part}_x {list(x.shape)} and {part}_y {list(y.shape)} must have one row for each image"
+            )
         if int(y.min()) < 0:
-            raise DataError(f"{name}: {part}_y holds negative classes")
+            raise DataError(f"{name}: {part}_y has negative classes; classes are numbered from 0")
     if train_x.shape[1:] != test_x.shape[1:] or train_x.dtype != test_x.dtype:
         parts = " and ".join(f"{x.dtype} {list(x.shape)}" for x in (train_x, test_x))
-        raise DataError(f"{name}: train_x and test_x differ in shape or kind: {parts}")
+        raise DataError(f"{name}: train_x and test_x must have the same dtype and image shape, not {parts}")
     return train_x, train_y.long(), test_x, test_y.long()
 
 
 def generator(seed: int, epoch: int, stream: int) -> torch.Generator:
-    """A generator that depends on its three counters only."""
+    """A generator whose seed depends only on these three numbers."""
     return torch.Generator().manual_seed(counter(seed, epoch, stream))
 
 
 def counter(seed: int, number: int, stream: int) -> int:
-    """A seed that depends on a run's seed, on a number (of an epoch, of a step) and on what is drawn."""
+    """A generator's seed, made of the run's seed, the number of an epoch or step, and the purpose (`stream`)."""
     return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB) % 2**63
 
 
 def epoch(data: Dataset, seed: int, number: int, batch_size: int) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Epoch `number` (from 0) of a seed: a function from the minibatch's index to x [B, …], y [B].
+    """Epoch `number` (from 0) of a seed: a function from a minibatch's index to x [B, …], y [B].
 
-    Images are permuted anew every epoch; those left over when the batch size does not divide N wait for another one.
-    Random numbers are drawn for all images at once and used a block of minibatches at a time: what a minibatch holds
-    does not depend on the blocks.
+    Each epoch has a new permutation of the images. If the batch size does not divide N, the last images of the
+    permutation are left out. Random numbers are drawn for all images at once and used for a block of minibatches at a
+    time, so the content of a minibatch does not depend on the size of the blocks.
     """
     n, device = len(data.train_x), data.train_x.device
     order = torch.randperm(n, generator=generator(seed, number, PERMUTATION)).to(device)
@@ -179,5 +181,5 @@ def epoch(data: Dataset, seed: int, number: int, batch_size: int) -> Callable[[i
 
 
 def steps_per_epoch(data: Dataset, batch_size: int) -> int:
-    """Minibatches an epoch (at least one)."""
+    """Minibatches per epoch (at least one)."""
     return max(1, len(data.train_x) // batch_size)

@@ -1,7 +1,4 @@
-"""Random flips and crops as tensor operations on a block of images.
-
-Knows images and the numbers drawn for them; whoever calls decides which generator they come from.
-"""
+"""Flips and crops blocks of images at random, with tensor operations."""
 
 from dataclasses import dataclass
 
@@ -11,11 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to images [N, C, H, W] after they are normalised.
+    """Augmentation of normalised images [N, C, H, W].
 
-    Training images are mirrored with probability 1/2 (`flip`), surrounded by `padding` pixels of zeros, which is the
-    mean colour, and cut to a random window of `size` × `size` (None: of their own size). In a test the window is the
-    central one, without padding. The order is that of the authors' code (normalise, flip, crop).
+    Training images are flipped horizontally with probability 1/2 (`flip`), padded with `padding` pixels of zeros on
+    each side (zero is the mean colour), and cropped at random to `size` × `size` (None: to their own size). Test images
+    get the central crop, without padding. The order is that of the authors' code (normalise, flip, crop).
     """
 
     padding: int = 0
@@ -23,7 +20,7 @@ class Augmentation:
     size: int | None = None
 
     def draw(self, n: int, features: torch.Size, random: torch.Generator) -> Tensor:
-        """Random numbers [3, N] for one epoch: first row and first column of the window, mirrored or not (0, 1)."""
+        """Random numbers [3, N] for one epoch: first row and first column of the crop, and flipped or not (1, 0)."""
         if self == Augmentation():
             return torch.zeros(3, n, dtype=torch.int64)
         _, height, width = features
@@ -33,19 +30,19 @@ class Augmentation:
         return torch.stack([*drawn, torch.randint(0, 2, (n,), generator=random)])
 
     def window(self, features: torch.Size) -> tuple[int, int]:
-        """Height and width of what is cut out of images [C, H, W]."""
+        """Height and width of the crop of images [C, H, W]."""
         _, height, width = features
         return (self.size, self.size) if self.size else (height, width)
 
     def random(self, x: Tensor, drawn: Tensor) -> Tensor:
-        """Training images x [B, C, H, W] with their numbers [3, B] → [B, C, h, w], contiguous."""
+        """Training images x [B, C, H, W] with their random numbers [3, B] → [B, C, h, w], contiguous."""
         rows, columns, mirrored = drawn
         if self.flip:
             x = torch.where(mirrored.bool()[:, None, None, None], x.flip(3), x)
         if self.padding or self.size:
             height, width = self.window(x.shape[1:])
             padded = torch.nn.functional.pad(x, [self.padding] * 4)
-            windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: every window that there is
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view of every possible crop
             x = windows[torch.arange(len(x), device=x.device), :, rows, columns]
         return x
 
@@ -58,9 +55,9 @@ class Augmentation:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel of uint8 images [N, C, H, W], each [C] float64.
+    """Mean and standard deviation of each channel of uint8 images [N, C, H, W], each [C] float64.
 
-    Sums of integers are exact, so the numbers do not depend on how many images are read at a time.
+    Sums of integers are exact, so the results do not depend on how many images are read at a time.
     """
     total = torch.zeros(x.shape[1], dtype=torch.int64)
     squares = torch.zeros_like(total)

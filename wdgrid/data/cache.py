@@ -1,7 +1,7 @@
-"""Prepared images in one file: written once, whole or not at all, and mapped into memory by every process.
+"""Stores prepared images in one file, which is written once, atomically, and mapped into memory by every process.
 
-The file is in the safetensors format, laid out here so that images can be written into it as they come: a dataset
-need never fit into memory. Knows files, locks and arrays; does not know where images come from.
+The file has the safetensors format. Its header is written first, so that images can be written one after another, and a
+dataset larger than memory can be prepared.
 """
 
 import json
@@ -30,9 +30,9 @@ Content = tuple[str, str]  # SHA-256 of the files behind the training and the te
 
 @dataclass(frozen=True)
 class Prepared:
-    """uint8 images [N, C, H, W] and int64 classes [N] of both parts; mean and deviation [C] of the training images.
+    """uint8 images [N, C, H, W] and int64 classes [N] for training and testing; mean and deviation [C] of the former.
 
-    `sha256` [2, 32] are the bytes of both parts' Content.
+    `sha256` [2, 32] holds the two hashes of Content as bytes.
     """
 
     train_x: Tensor
@@ -45,50 +45,50 @@ class Prepared:
 
     @property
     def content(self) -> Content:
-        """What the images were read from."""
+        """SHA-256 of the files from which the images were read."""
         train, test = (bytes(part.tolist()).hex() for part in self.sha256)
         return train, test
 
 
 def prepared(path: Path, identity: str, build: Callable[[Create], Content]) -> Prepared:
-    """What is prepared at `path`, if it is of this identity; else `build` prepares it.
+    """The images prepared at `path` if they have this identity; else `build` prepares them.
 
-    `build` calls `create(n, m, (C, H, W))` once for the arrays train_x, train_y, test_x, test_y, fills them, and says
-    what it read. Of several processes one builds and the others wait for it. Raises DataError where the file cannot be
-    written, and whatever `build` raises; neither leaves anything behind, and a process that is killed outright leaves a
-    `.part` and a `.lock` file, which are never read and which the next one to build overwrites and removes.
+    `build` calls `create(n, m, (C, H, W))` once to get the arrays train_x, train_y, test_x and test_y, fills them, and
+    returns their Content. If several processes need the file, one builds it and the others wait. Raises DataError if
+    the file cannot be written, and what `build` raises; no file is left behind then. A process that is killed leaves a
+    `.part` and a `.lock` file, which are never read and which the next build overwrites and removes.
     """
     if found := _read(path, identity):
         return found
     with tidied(path.parent), _locked(path):
-        if not _read(path, identity):  # nobody else was faster
+        if not _read(path, identity):  # another process may have built it while this one waited
             _write(path, identity, build)
     if not (found := _read(path, identity)):
-        raise DataError(f"{path}: was written and cannot be read back")
+        raise DataError(f"{path}: was written but cannot be read")
     return found
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock beside `path`, in a folder that is made for it."""
+    """Holds a lock file beside `path`; creates the folder if it is missing."""
     lock = path.with_suffix(".lock")
     held = FileLock(lock)
     with _writing(path):
         while not held.is_locked:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # who held it failed, and took the empty folder away
+            with suppress(FileNotFoundError):  # the process that held it failed and removed the empty folder
                 held.acquire()
     try:
         yield
     finally:
-        with suppress(OSError):  # some systems remove no open file
-            lock.unlink()  # who waits for it notices, and takes a new one
+        with suppress(OSError):  # some systems cannot remove an open file
+            lock.unlink()  # a process that waits for it notices and creates a new one
         held.release()
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """What a full or closed disk says, in a line."""
+    """Turns an OSError while writing into a DataError that names the file and where prepared data is stored."""
     try:
         yield
     except OSError as error:
@@ -122,7 +122,7 @@ def _write(path: Path, identity: str, build: Callable[[Create], Content]) -> Non
         content = build(create)
         arrays["sha256"][:] = np.frombuffer(bytes.fromhex("".join(content)), np.uint8).reshape(2, -1)
         arrays["mean"][:], arrays["std"][:] = (t.numpy() for t in moments(torch.from_numpy(arrays["train_x"])))
-        arrays.clear()  # unmapped
+        arrays.clear()  # unmap them
         with _writing(path):
             with part.open("rb") as written:
                 os.fsync(written.fileno())
@@ -132,9 +132,9 @@ def _write(path: Path, identity: str, build: Callable[[Create], Content]) -> Non
 
 
 def _lay_out(part: Path, identity: str, n: int, m: int, image: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """A file with room for everything, and its arrays mapped for writing. Raises OSError where the disk is too full."""
+    """Creates the file at its full size; returns its arrays, mapped for writing. Raises OSError if the disk is full."""
     channels = [image[0]]
-    # Wide numbers first, so that each array lies on a multiple of its own width.
+    # The widest numbers come first, so that each array is aligned to the size of its numbers.
     shapes = {"mean": ("F64", channels), "std": ("F64", channels), "train_y": ("I64", [n]), "test_y": ("I64", [m])}
     shapes |= {"train_x": ("U8", [n, *image]), "test_x": ("U8", [m, *image]), "sha256": ("U8", [2, 32])}
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "identity": identity}}
@@ -148,7 +148,7 @@ def _lay_out(part: Path, identity: str, n: int, m: int, image: tuple[int, int, i
     with part.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.flush()
-        if hasattr(os, "posix_fallocate"):  # a hole in a mapped file would kill the process once the disk is full
+        if hasattr(os, "posix_fallocate"):  # without this, a full disk would kill a process that writes
             os.posix_fallocate(file.fileno(), 0, start + end)
         else:
             file.truncate(start + end)

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the published Python files: found, or downloaded; never altered.
+"""Reads CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the published Python files; downloads them if asked.
 
-Which files there are, their MD5 and their address are what torchvision knows of them.
+The names, MD5 sums and address of the files are those in torchvision.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ Read = Callable[[str], bytes]  # a batch file's content by its name
 
 @dataclass(frozen=True)
 class _Source:
-    """What is published, and where it was found: the folder or archive itself, and how a file in it is read."""
+    """The published files: torchvision's class, the folder or archive, and a function that reads a file in it."""
 
     published: Any  # torchvision's class
     place: Path
@@ -35,9 +35,9 @@ class _Source:
 def cifar(name: str, root: str, download: bool, tell: Tell) -> Prepared:
     """`cifar10` or `cifar100` in the published order: 50 000 training and 10 000 test images of 10 or 100 classes.
 
-    Looked for under `root` as torchvision leaves it: the folder of batch files, or the archive. Every file must have
-    the published MD5, so the prepared file is good whatever root it came from. Raises DataError that names the file
-    at fault and says how to get it.
+    Searches `root` for what torchvision downloads: the folder of batch files, or the archive. Every file must have the
+    published MD5, so the prepared file does not depend on the root. Raises DataError that names the file at fault and
+    says how to get it.
     """
 
     def build(create: Create) -> Content:
@@ -62,7 +62,7 @@ def cifar(name: str, root: str, download: bool, tell: Tell) -> Prepared:
 
 
 def _find(published: Any, root: str, download: bool, tell: Tell) -> _Source:
-    """The folder or archive under root, or the archive after downloading it."""
+    """The folder or archive under root, or the downloaded archive."""
     for place in places(root):
         for folder in (place / published.base_folder, place):
             if folder.name == published.base_folder and folder.is_dir():
@@ -70,7 +70,7 @@ def _find(published: Any, root: str, download: bool, tell: Tell) -> _Source:
         if (archive := place / published.filename).is_file():
             return _archive(published, archive)
     looked = ", ".join(map(str, places(root)))
-    fault = f"task.dataset_args.root = {root}: neither {published.base_folder} nor {published.filename} in {looked}"
+    fault = f"task.dataset_args.root = {root}: neither {published.base_folder} nor {published.filename} is in {looked}"
     by_hand = f"put the archive (MD5 {published.tgz_md5}), unpacked or not, into one of these folders"
     if not download:
         offer = f"task.dataset_args.download = true gets it from {published.url}"
@@ -111,4 +111,6 @@ def _batch(source: _Source, name: str, md5: str, labels: str, classes: int) -> t
 
 def _must_be(path: Path, found: str, published: str, otherwise: str) -> None:
     if found != published:
-        raise DataError(f"{path}: has MD5 {found}, published is {published}: cut short or altered; {otherwise}")
+        raise DataError(
+            f"{path}: has MD5 {found}, but the published file has {published}: incomplete or changed; {otherwise}"
+        )

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits (Alpaydin and Kaynak, 1998), split once and for all."""
+"""Loads scikit-learn's handwritten digits (Alpaydin and Kaynak, 1998), always with the same split."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ TRAIN, TEST = 900, 897
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """900 training and 897 test images [N, 1, 8, 8], standardised by the training images' mean and deviation.
+    """900 training and 897 test images [N, 1, 8, 8], normalised by the training images' mean and standard deviation.
 
-    The split is a fixed permutation: scikit-learn's order is by writer.
+    A fixed permutation splits them, because scikit-learn sorts them by writer.
     """
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""Fetching one published file: whole and as published, or not at all."""
+"""Downloads one published file and checks its MD5."""
 
 import hashlib
 import http.client
@@ -14,9 +14,9 @@ BLOCK = 1024**2
 
 
 def fetch(url: str, md5: str, target: Path, tell: Tell) -> None:
-    """Downloads `url` to `target`, checks its MD5, and only then gives it its name.
+    """Downloads `url` to `target`; the file gets its name only after its MD5 was checked.
 
-    Raises DataError that says why it could not be fetched; nothing is left behind then.
+    Raises DataError that says why it could not be downloaded; no file is left behind then.
     """
     part = target.with_name(target.name + ".part")
     with tidied(target.parent):
@@ -24,7 +24,9 @@ def fetch(url: str, md5: str, target: Path, tell: Tell) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             found = _download(url, part, tell)
             if found != md5:
-                raise DataError(f"{url}: what came has MD5 {found}, published is {md5}: cut short or altered")
+                raise DataError(
+                    f"{url}: the download has MD5 {found}, but the published file has {md5}: incomplete or changed"
+                )
             part.replace(target)
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, urllib.error.HTTPError):
@@ -36,7 +38,7 @@ def fetch(url: str, md5: str, target: Path, tell: Tell) -> None:
 
 
 def _download(url: str, part: Path, tell: Tell) -> str:
-    """The MD5 of what came."""
+    """Downloads to `part` and returns the MD5."""
     digest, done = hashlib.md5(usedforsecurity=False), 0
     with part.open("wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
         total = int(answer.headers.get("Content-Length") or 0)

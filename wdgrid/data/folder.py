@@ -1,9 +1,9 @@
-"""Any folder of images, train/<class>/* and test/<class>/*, decoded once.
+"""Reads a folder of images, train/<class>/* and test/<class>/*, and decodes them once.
 
-The checksum that says whether a prepared file still holds is made of the images' names, sizes and times of change:
-reading 60 000 files to the end at every start of every worker would cost more than training on them for an epoch, and
-a file that is edited or replaced has another time. A copy of the folder is prepared anew, which costs time only. What
-the files hold is hashed while they are read: a study keeps that, and a copy or another time is no other content.
+Whether a prepared file is still valid depends on the images' names, sizes and modification times: reading 60 000 files
+whenever a worker starts would take longer than an epoch of training. A file that is edited or replaced has another
+modification time. A copy of the folder is prepared again, which costs only time. The content of the files is hashed
+when they are read and stored with the study, so that a copy or another modification time does not count as a change.
 """
 
 import hashlib
@@ -21,19 +21,19 @@ from wdgrid.errors import DataError
 
 PARTS = ("train", "test")
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # eight bits a channel: they have a meaning as RGB
-BLOCK = 100  # images a thread takes at once
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # at most eight bits per channel
+BLOCK = 100  # images that a thread reads at a time
 
-File = tuple[Path, int, int, int]  # path, class, bytes, time of change in ns
+File = tuple[Path, int, int, int]  # path, class, bytes, modification time in ns
 Files = list[File]
 
 
 def image_folder(root: str, size: int | None, tell: Tell) -> Prepared:
-    """The images under `root` as RGB, in a fixed order of which any beginning is balanced over the classes.
+    """The images under `root` as RGB, in a fixed order in which the first n images are balanced over the classes.
 
-    Classes are numbered in the order of their names. `size` resizes to size × size by averaging over areas (the aspect
-    is not kept, as in Downsampled ImageNet, Chrabaszcz et al., 2017); without it all images must be of one size.
-    Raises DataError that names the folder or file at fault.
+    Classes are numbered in the order of their names. `size` resizes images to size × size by averaging over areas (and
+    changes the aspect ratio, as in Downsampled ImageNet, Chrabaszcz et al., 2017); without it all images must have the
+    same size. Raises DataError that names the folder or file at fault.
     """
     place = locate(
         root, "train/<class>/* and test/<class>/*", lambda place: all((place / part).is_dir() for part in PARTS)
@@ -60,8 +60,8 @@ def image_folder(root: str, size: int | None, tell: Tell) -> Prepared:
                 image = _decoded(path, content, size)
                 if image.shape[:2] != (height, width):
                     raise DataError(
-                        f"{path}: is {image.shape[1]}×{image.shape[0]} pixels, others are {width}×{height}; "
-                        "give task.dataset_args.size to resize them all"
+                        f"{path}: has {image.shape[1]}×{image.shape[0]} pixels, other images have {width}×{height}; "
+                        "set task.dataset_args.size to resize them all"
                     )
                 arrays[f"{part}_x"][i] = image.transpose(2, 0, 1)
                 arrays[f"{part}_y"][i] = number
@@ -83,16 +83,16 @@ def _cores() -> int:
 
 
 def _classes(place: Path) -> list[str]:
-    """Names of the classes, sorted; the same in both parts."""
+    """Names of the classes, sorted. Raises DataError unless train and test have the same ones."""
     found = {
         part: sorted(e.name for e in os.scandir(place / part) if e.is_dir() and not e.name.startswith("."))
         for part in PARTS
     }
     for here, there in (PARTS, PARTS[::-1]):
         if missing := [name for name in found[here] if name not in found[there]]:
-            raise DataError(f"{place / there}: has no folder {missing[0]}, which {place / here} has")
+            raise DataError(f"{place / there}: has no folder {missing[0]}, but {place / here} has")
     if not found["train"]:
-        raise DataError(f"{place / 'train'}: holds no folders; images are looked for in train/<class>/")
+        raise DataError(f"{place / 'train'}: has no folders; images must be in train/<class>/")
     return found["train"]
 
 
@@ -105,15 +105,15 @@ def _files(part: Path, classes: list[str]) -> Files:
                 status = entry.stat()
                 found.append((Path(entry.path), number, status.st_size, status.st_mtime_ns))
         if len(found) == before:
-            raise DataError(f"{part / name}: holds no images ({', '.join(ENDINGS)})")
+            raise DataError(f"{part / name}: has no images ({', '.join(ENDINGS)})")
     return found
 
 
 def balanced(files: Files) -> Files:
-    """The files in an order of which any beginning holds every class in proportion, to about one image a class.
+    """The files in an order in which the first n contain every class in proportion, to within about one image.
 
-    Within a class the order is that of the names' SHA-256: fixed, and in no relation to how images were named. Image
-    j of n in its class then stands at (j + 1/2)/n of the way.
+    Within a class, files are sorted by the SHA-256 of their names: a fixed order that is unrelated to the names. File j
+    of the n files of a class is then placed at the fraction (j + 1/2)/n of the whole list.
     """
     classes: dict[int, list[tuple[bytes, File]]] = {}
     for file in files:
@@ -138,10 +138,10 @@ def _decoded(path: Path, content: bytes, size: int | None) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.mode not in MODES:
-                raise DataError(f"{path}: is of mode {image.mode}; eight bits a channel are needed")
+                raise DataError(f"{path}: has mode {image.mode}; images must have eight bits per channel")
             rgb = image.convert("RGB")
             return np.asarray(rgb.resize((size, size), Image.Resampling.BOX) if size else rgb)
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: is no image") from error
+        raise DataError(f"{path}: is not an image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on bad files
-        raise DataError(f"{path}: is not a whole image: {error}") from error
+        raise DataError(f"{path}: is not a complete image: {error}") from error

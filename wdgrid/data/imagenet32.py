@@ -1,4 +1,4 @@
-"""Downsampled ImageNet at 32 × 32 (Chrabaszcz, Loshchilov and Hutter, 2017) from its published batch files."""
+"""Reads Downsampled ImageNet at 32 × 32 (Chrabaszcz, Loshchilov and Hutter, 2017) from its published batch files."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ FOLDERS = ("", "Imagenet32_train", "Imagenet32_val", "Imagenet32_train_npz", "Im
 
 
 def imagenet32(root: str, tell: Tell) -> Prepared:
-    """Training and validation images (these are the test images) in the published order, which is shuffled.
+    """Training and test images (the published validation images) in the published order, which is shuffled.
 
-    Converted once, a file at a time: memory for one of the eleven is needed, never for all. Raises DataError that
-    names the file at fault and says where it is published.
+    Converts one of the eleven files at a time, so that memory for one is enough. Raises DataError that names the file
+    at fault and says where it is published.
     """
     place = locate(root, f"{FILES['train'][0]} ({SOURCE})", _has_any)
     paths = {part: [_found(place, name) for name in names] for part, names in FILES.items()}
@@ -41,7 +41,7 @@ def imagenet32(root: str, tell: Tell) -> Prepared:
             with _published():
                 return images(_content(path), path, "labels", 1, CLASSES)
 
-        # Once for the number of images and to see that all is well, once to keep them.
+        # Files are read twice: first to check them and count the images, then to store them.
         sizes = {part: [len(read(path)[1]) for path in files] for part, files in paths.items()}
         arrays = create(sum(sizes["train"]), sum(sizes["test"]), IMAGE)
         found = {part: hashlib.sha256() for part in paths}
@@ -69,17 +69,17 @@ def _found(place: Path, name: str) -> Path:
     for path in _candidates(place, name):
         if path.is_file():
             return path
-    looked = f"looked for in {', '.join(FOLDERS[1:])}, too, and as .npz"
+    looked = f"also searched: {', '.join(FOLDERS[1:])}, and the name with .npz"
     raise DataError(f"{place / name}: is missing ({looked}); it is part of {SOURCE}")
 
 
 @contextmanager
 def _published() -> Iterator[None]:
-    """Adds to a fault in a file where another one is to be had."""
+    """Adds to a DataError where the file is published."""
     try:
         yield
     except DataError as error:
-        raise DataError(f"{error}; get it again: {SOURCE}") from error
+        raise DataError(f"{error}; download it again: {SOURCE}") from error
 
 
 def _sha256(path: Path) -> bytes:
@@ -88,7 +88,7 @@ def _sha256(path: Path) -> bytes:
 
 
 def _content(path: Path) -> Any:
-    """A batch file's data and labels: a pickle, or the .npz that is published beside it."""
+    """A batch file's data and labels: a pickle, or the .npz file that is published as an alternative."""
     with reading(path), path.open("rb") as file:
         if path.suffix != ".npz":
             return unpickled(file, path)
@@ -96,4 +96,4 @@ def _content(path: Path) -> Any:
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in ("data", "labels")}
         except Exception as error:  # a damaged archive may raise anything
-            raise DataError(f"{path}: is not a whole batch file: {str(error) or type(error).__name__}") from error
+            raise DataError(f"{path}: is not a complete batch file: {str(error) or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""Where data lies on a machine, and how a fault in it is told."""
+"""Finds data on the machine, and reports files that cannot be read."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from wdgrid.errors import DataError
 
-Tell = Callable[[str, int, int], None]  # what is being done, how much of it is, of how much
+Tell = Callable[[str, int, int], None]  # progress: what is being done, how much is done, of how much
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what the system says of a file that cannot be read into a DataError."""
+    """Turns an OSError while reading into a DataError that names the file."""
     try:
         yield
     except OSError as error:
@@ -24,18 +24,18 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def tidied(folder: Path) -> Iterator[None]:
-    """Afterwards `folder` and those above it are gone again, as far as they were not there before and hold nothing."""
+    """Removes `folder` and its parents afterwards if they did not exist before and are empty."""
     fresh = list(takewhile(lambda place: not os.path.lexists(place), (folder, *folder.parents)))
     try:
         yield
     finally:
         for place in fresh:
-            with suppress(OSError):  # it holds something, or was never made
+            with suppress(OSError):  # it is not empty, or was never created
                 place.rmdir()
 
 
 def silent(what: str, done: int, of: int) -> None:
-    """Tells nobody."""
+    """Reports no progress."""
 
 
 def home() -> Path:
@@ -49,20 +49,20 @@ def _cache() -> Path:
 
 
 def places(root: str) -> list[Path]:
-    """Where `root` may be: itself if absolute; else in the working directory, $WDGRID_DATA and ~/.cache/wdgrid."""
+    """What `root` may mean: itself if absolute; else in the working directory, $WDGRID_DATA, ~/.cache/wdgrid."""
     path = Path(root).expanduser()
     return list(dict.fromkeys((base / path).absolute() for base in (Path(), home(), _cache())))
 
 
 def locate(root: str, needed: str, holds: Callable[[Path], bool]) -> Path:
-    """The first place of `root` that holds what is needed. Raises DataError that names every place looked at."""
+    """The first folder that `root` may mean and that has what is needed. Raises DataError that names all of them."""
     for place in places(root):
         if holds(place):
             return place
     looked = ", ".join(map(str, places(root)))
-    raise DataError(f"task.dataset_args.root = {root}: no folder with {needed} in it; looked at {looked}")
+    raise DataError(f"task.dataset_args.root = {root}: found no folder with {needed}; searched {looked}")
 
 
 def fingerprint(*facts: object) -> str:
-    """SHA-256 of some facts, such as names, sizes and times of change."""
+    """SHA-256 of some facts, such as names, sizes and modification times."""
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()

@@ -1,7 +1,4 @@
-"""Networks: ordinary nn.Modules, one definition each.
-
-The engine trains K of them at once without the network's knowing; a user's own factory is taken the same way.
-"""
+"""Builds a task's network, an ordinary nn.Module: a built-in one, or one from the user's own factory."""
 
 import torch
 from torch import nn
@@ -16,10 +13,10 @@ from wdgrid.study.sections import BUILT_IN_MODELS, Task
 
 
 def build(task: Task, features: torch.Size, classes: int, seed: int) -> nn.Module:
-    """The task's network for inputs [B, *features], initialised by `seed` alone.
+    """The task's network for inputs [B, *features]; its initial weights depend on `seed` alone.
 
-    A user's own factory gets the study's `model_args` and nothing else. Raises ModelError where a network for images
-    gets something else.
+    A user's own factory gets the study's `model_args` and nothing else. Raises ModelError if the network needs images
+    and the dataset has other inputs.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -28,7 +25,7 @@ def build(task: Task, features: torch.Size, classes: int, seed: int) -> nn.Modul
         if task.model == "mlp":
             return mlp(features.numel(), classes, **task.model_args)
         if len(features) != 3:
-            raise ModelError(f"{task.model} takes images [channels, height, width], not inputs {list(features)}")
+            raise ModelError(f"{task.model} needs images [channels, height, width], not inputs {list(features)}")
         if task.model == "resnet":
             return resnet(features[0], classes, **task.model_args)
         if task.model == "shake-shake":

@@ -1,7 +1,4 @@
-"""Decay by parameter: what λ is multiplied by for each weight of a network, said by patterns on names.
-
-Knows modules and names; knows nothing of λ, of optimizers or of how weights are stored.
-"""
+"""Finds each parameter's decay multiplier, the factor of λ, from patterns on parameter names."""
 
 import re
 from collections.abc import Mapping
@@ -15,10 +12,10 @@ _NORM = re.compile(r"Norm([1-3]d)?$")
 
 
 def multipliers(network: nn.Module, patterns: Mapping[str, float]) -> dict[str, float]:
-    """Each trained parameter's multiplier by name: that of the last pattern which matches it, else 1.
+    """Each trained parameter's multiplier by name: that of the last pattern that matches it, else 1.
 
-    A pattern is a shell pattern on the whole name (`*` passes over dots), or `@norm`, or `@bias`. Raises ModelError
-    that lists the network's parameters where one matches nothing.
+    A pattern is a shell pattern on the whole name (`*` matches dots, too), `@norm` or `@bias`. Raises ModelError with a
+    list of the network's parameters if a pattern matches none.
     """
     norms = _norm_layers(network)
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
@@ -31,7 +28,7 @@ def multipliers(network: nn.Module, patterns: Mapping[str, float]) -> dict[str, 
 
 
 def _norm_layers(network: nn.Module) -> set[str]:
-    """Names of the normalization layers: the class, or one that it is derived from, is called …Norm, …Norm1d to 3d."""
+    """Names of the normalization layers: modules with a class or base class called …Norm or …Norm1d to …Norm3d."""
     return {name for name, m in network.named_modules() if any(_NORM.search(c.__name__) for c in type(m).__mro__)}
 
 
@@ -45,7 +42,7 @@ def _matches(name: str, pattern: str, norms: set[str]) -> bool:
 
 
 def parts(columns: Mapping[str, slice], by_name: Mapping[str, float]) -> list[tuple[slice, float]]:
-    """Multipliers by columns instead of names, neighbours that are equal made one; not named: 1."""
+    """Multipliers by columns instead of names (1 for names not given); adjacent columns with equal ones are merged."""
     found: list[tuple[slice, float]] = []
     for name, place in columns.items():
         m = by_name.get(name, 1.0)

@@ -1,14 +1,15 @@
-"""Residual networks for small images (He et al., 2016, section 4.2), from 8 × 8 pixels up."""
+"""Residual networks for small images of at least 8 × 8 pixels (He et al., 2016, section 4.2)."""
 
 import torch
 from torch import Tensor, nn
 
 
 def resnet(channels: int, classes: int, depth: int, width: int) -> nn.Sequential:
-    """ResNet of `depth` = 6n + 2: stem, three stages of n blocks, mean over the map, linear.
+    """ResNet of `depth` = 6n + 2: stem, three stages of n blocks, average pooling, linear.
 
-    x [B, C, H, W] → logits [B, classes]. The stages have `width`, 2 and 4 times as many channels; the second and the
-    third halve the map. Convolutions have no bias, for batch norm follows, and start at N(0, √(2/(k² C_out))).
+    x [B, C, H, W] → logits [B, classes]. The stages have `width`, 2 `width` and 4 `width` channels; the second and the
+    third halve the height and width. Convolutions have no bias, because batch norm follows, and initial weights
+    N(0, √(2/(k² C_out))).
     """
     blocks: list[nn.Module] = []
     inputs = width
@@ -26,8 +27,8 @@ def resnet(channels: int, classes: int, depth: int, width: int) -> nn.Sequential
 class BasicBlock(nn.Module):
     """ReLU(BN(conv(ReLU(BN(conv(x))))) + shortcut(x)).
 
-    The shortcut is the identity where shapes allow it, else a 1 × 1 convolution with batch norm (He et al.'s B). Their
-    A, zeros for the new channels, has no parameters, but would leave those channels without a path of their own.
+    The shortcut is the identity if the shapes are equal, else a 1 × 1 convolution with batch norm (option B of He et
+    al.). Their option A, zeros for the new channels, has no parameters, but gives the new channels no shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -45,7 +46,7 @@ class BasicBlock(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A k × k convolution without bias that keeps the map's size (stride 1), weights N(0, √(2/(k² C_out)))."""
+    """A k × k convolution without bias, padded to keep the size at stride 1, initial weights N(0, √(2/(k² C_out)))."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer

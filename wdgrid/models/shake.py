@@ -1,4 +1,4 @@
-"""Shake-Shake networks (Gastaldi, 2017, arXiv 1705.07485), as the author's released code builds them.
+"""Shake-Shake networks (Gastaldi, 2017, arXiv 1705.07485), as in the author's released code.
 
 26 2x64d is the network of the paper's experiments on CIFAR-10: 26 layers, two residual branches, 64 channels in the
 first stage.
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from wdgrid.models.resnet import convolution
 
-STEM = 16  # channels, whatever the width
+STEM = 16  # channels, for every width
 Level = Literal["image", "batch"]
 
 
 def shake_shake(channels: int, classes: int, depth: int, width: int, level: Level) -> nn.Sequential:
-    """Stem, three stages of n = (depth − 2)/6 blocks, ReLU, mean over the map, linear; x [B, C, H, W] → [B, classes].
+    """Stem, three stages of n = (depth − 2)/6 blocks, ReLU, average pooling, linear; x [B, C, H, W] → [B, classes].
 
-    The stages have `width`, 2 and 4 times as many channels; the second and the third halve the map. Convolutions have
-    no bias and start at N(0, √(2/(k² C_out))); the linear layer's bias starts at 0.
+    The stages have `width`, 2 `width` and 4 `width` channels; the second and the third halve the height and width.
+    Convolutions have no bias and initial weights N(0, √(2/(k² C_out))); the linear layer's bias is initially 0.
 
-    26 2x64d has 11 653 978 parameters (Loshchilov and Hutter: 11.6 M), 26 2x96d 26 192 922 (they print 25.6 M, which is
-    not what their released code builds).
+    26 2x64d has 11 653 978 parameters (Loshchilov and Hutter: 11.6 M), 26 2x96d 26 192 922 (they print 25.6 M, but
+    their released code builds this network).
     """
     blocks: list[nn.Module] = []
     inputs = STEM
@@ -40,7 +40,7 @@ def shake_shake(channels: int, classes: int, depth: int, width: int, level: Leve
 class ShakeBlock(nn.Module):
     """skip(x) + shake(branch1(ReLU(x)), branch2(ReLU(x))); x [B, inputs, H, W] → [B, outputs, H/stride, W/stride].
 
-    The skip is x itself where the number of channels stays, else two paths of ReLU(x).
+    The skip connection is x itself if the number of channels is the same, else TwoPaths of ReLU(x).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, level: Level) -> None:
@@ -62,10 +62,10 @@ def _branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class TwoPaths(nn.Module):
-    """The skip where channels change: 1 × 1 convolutions of two samplings of x, side by side, then batch norm.
+    """The skip connection if channels change: two strided 1 × 1 convolutions, concatenated, then batch norm.
 
-    The second sees the map shifted by a pixel down and to the right, so the two see different pixels. A convolution
-    with a stride is what the author writes as average pooling of 1 × 1 with a stride, then a convolution.
+    The input of the second is shifted by one pixel down and to the right, so that the two use different pixels. The
+    author's code has an average pooling of 1 × 1 with a stride before each convolution, which is the same.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -81,10 +81,10 @@ class TwoPaths(nn.Module):
 
 
 class Shake(nn.Module):
-    """α a + (1 − α) b forward, and β, 1 − β in place of α, 1 − α backward; ½ each in tests.
+    """α a + (1 − α) b in the forward pass; β and 1 − β replace α and 1 − α in the backward pass; ½ each in tests.
 
-    α and β are drawn from U(0, 1), independently, anew for each image (`level` "image") or for the batch, in the
-    forward pass, from torch's generator of the device.
+    α and β are drawn independently from U(0, 1) in each forward pass, for each image (`level` "image") or for the
+    batch, from torch's generator of the device.
     """
 
     def __init__(self, level: Level) -> None:
@@ -97,7 +97,7 @@ class Shake(nn.Module):
 
 
 def shaken(a: Tensor, b: Tensor, level: Level, training: bool) -> Tensor:
-    """What Shake does; a and b may also hold several networks' maps [B, K·C, H, W], which then share their noise."""
+    """The function of Shake. a and b may also be the activations [B, K·C, H, W] of K networks, which share α and β."""
     if not training:
         return torch.lerp(b, a, 0.5)
     draws = torch.rand(2, len(a) if level == "image" else 1, 1, 1, 1, device=a.device).to(a.dtype)

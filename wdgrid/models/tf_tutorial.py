@@ -1,7 +1,7 @@
 """The network of TensorFlow's CIFAR-10 tutorial (cifar10.py of the tutorials' repository), layer by layer.
 
-On 24 × 24 crops of 3 channels it has 1 068 298 parameters. Weights start from a normal distribution cut at two
-deviations; convolutions and pools pad as TensorFlow's SAME.
+On 24 × 24 crops of 3 channels it has 1 068 298 parameters. Initial weights are from a normal distribution truncated at
+two standard deviations; convolutions and pooling layers pad like TensorFlow's SAME.
 """
 
 from collections import OrderedDict
@@ -40,14 +40,14 @@ def tf_tutorial(channels: int, height: int, width: int, classes: int) -> nn.Sequ
 
 
 def _norm() -> nn.LocalResponseNorm:
-    """TensorFlow's lrn with radius 4 and α = 0.001/9; torch counts the width and divides α by it."""
+    """TensorFlow's lrn with radius 4 and α = 0.001/9. PyTorch takes the width, 2 · 4 + 1, and divides α by it."""
     return nn.LocalResponseNorm(9, alpha=0.001, beta=0.75, k=1.0)
 
 
 def _same(height: int, width: int) -> nn.ZeroPad2d:
-    """What SAME puts around a map before a pool of 3 × 3 with stride 2: the odd pixel goes right and below.
+    """SAME padding before 3 × 3 max pooling with stride 2; an odd pixel is added on the right and below.
 
-    Zeros, where TensorFlow leaves the pixels out: the same, for what comes from a ReLU is not negative.
+    TensorFlow ignores padded pixels. Zeros give the same maximum, because the output of a ReLU is not negative.
     """
     (top, bottom), (left, right) = (_sides(size) for size in (height, width))
     return nn.ZeroPad2d((left, right, top, bottom))
@@ -59,7 +59,7 @@ def _sides(size: int) -> tuple[int, int]:
 
 
 def _started(layer: nn.Conv2d | nn.Linear, sigma: float, bias: float) -> nn.Module:
-    """A layer with weights from N(0, σ) cut at ±2σ, and a constant bias."""
+    """A layer with initial weights from N(0, σ) truncated at ±2σ, and a constant initial bias."""
     nn.init.trunc_normal_(layer.weight, std=sigma, a=-2 * sigma, b=2 * sigma)
     if layer.bias is not None:
         nn.init.constant_(layer.bias, bias)
