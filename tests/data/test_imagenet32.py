@@ -93,5 +93,7 @@ def test_what_is_wrong_with_imagenet32_is_told(imagenet, tmp_path, monkeypatch):
     ):
         load("imagenet32", imagenet)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"found no folder with train_data_batch_1 \(Downsampled ImageNet, .* searched .*, "):
+    with pytest.raises(
+        DataError, match=r"found no folder with train_data_batch_1 \(Downsampled ImageNet, .* searched .*, "
+    ):
         load("imagenet32", ".")

@@ -1,4 +1,4 @@
-"""The study: its file, validated and frozen, and the cells that it stands for."""
+"""Defines a study: reads its file, validates it, and lists its cells."""
 
 from wdgrid.study.cells import Cell, Curve, Outcome
 from wdgrid.study.file import load_study

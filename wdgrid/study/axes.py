@@ -1,4 +1,4 @@
-"""Axis values: fractions of a unit, as the paper labels its axes (`"0, 1/32..16"`): reading and printing them."""
+"""Parses and prints axis values: exact multiples of a unit, as the paper labels its axes (`"0, 1/32..16"`)."""
 
 import re
 from fractions import Fraction
@@ -13,11 +13,11 @@ def parse_multiple(text: str | int | float | Fraction) -> Fraction:
     Raises ValueError unless the value is a finite number that is not negative.
     """
     if isinstance(text, bool):
-        raise ValueError("a number or a fraction such as 1/32 is needed, not true or false")
+        raise ValueError("must be a number or a fraction such as 1/32, not true or false")
     try:
         multiple = text if isinstance(text, Fraction) else Fraction(str(text).strip())
     except (ValueError, ZeroDivisionError):
-        raise ValueError("a finite number or a fraction such as 1/32 is needed") from None
+        raise ValueError("must be a finite number or a fraction such as 1/32") from None
     if multiple < 0:
         raise ValueError("must not be negative")
     return multiple
@@ -26,21 +26,21 @@ def parse_multiple(text: str | int | float | Fraction) -> Fraction:
 def _powers_of_two(first: Fraction, last: Fraction) -> list[Fraction]:
     for end in (first, last):
         if end <= 0 or (end.numerator & (end.numerator - 1)) or (end.denominator & (end.denominator - 1)):
-            raise ValueError("a range a..b runs over powers of two: both ends must be one, such as 1/32..16")
+            raise ValueError("both ends of a range a..b must be powers of two, such as 1/32..16")
     factor = Fraction(2) if last >= first else Fraction(1, 2)
     values = [first]
     while values[-1] != last:
         values.append(values[-1] * factor)
         if len(values) > 128:
-            raise ValueError("a range a..b may span at most 128 powers of two")
+            raise ValueError("a range a..b must have at most 128 powers of two")
     return values
 
 
 def parse_multiples(given: object) -> tuple[Fraction, ...]:
     """Axis values from a study file: a list, or a string of values and ranges such as `"0, 1/32..16"`.
 
-    A range `a..b` means every power of two from a to b. Order is kept. Raises ValueError on an empty axis, on a
-    duplicate and on anything that is not a finite number ≥ 0.
+    A range `a..b` means every power of two from a to b. The order is preserved. Raises ValueError for an empty axis,
+    for duplicates and for anything that is not a finite number ≥ 0.
     """
     parts: list[Any]
     if isinstance(given, str):
@@ -48,7 +48,7 @@ def parse_multiples(given: object) -> tuple[Fraction, ...]:
     elif isinstance(given, list | tuple):
         parts = list(given)
     else:
-        raise ValueError('a list of values or a string such as "0, 1/32..16" is needed')
+        raise ValueError('must be a list of values or a string such as "0, 1/32..16"')
     multiples: list[Fraction] = []
     for part in parts:
         ends = _RANGE.split(part.strip()) if isinstance(part, str) else [part]
@@ -59,7 +59,7 @@ def parse_multiples(given: object) -> tuple[Fraction, ...]:
         else:
             raise ValueError(f"{part!r} is not a number")
     if not multiples:
-        raise ValueError("an axis needs at least one value")
+        raise ValueError("must have at least one value")
     duplicates = sorted({m for m in multiples if multiples.count(m) > 1})
     if duplicates:
         raise ValueError(f"duplicate values: {', '.join(map(label, duplicates))}")
@@ -67,18 +67,18 @@ def parse_multiples(given: object) -> tuple[Fraction, ...]:
 
 
 def label(multiple: Fraction) -> str:
-    """How a multiple is printed on an axis: `0`, `1/32`, `16`, or a decimal where the fraction is no power of two."""
+    """A multiple as printed on an axis: `0`, `1/32`, `16`, or a decimal if the denominator is not a power of two."""
     if multiple.denominator & (multiple.denominator - 1) == 0:
         return str(multiple)
     return f"{float(multiple):g}"
 
 
 def exact_label(multiple: Fraction) -> str:
-    """As `label` prints it where that says it exactly, else as a fraction: `1/32`, `0.1`, `1/3`."""
+    """As `label` if that is exact, else a fraction: `1/32`, `0.1`, `1/3`."""
     printed = label(multiple)
     return printed if Fraction(printed) == multiple else str(multiple)
 
 
 def scale(multiple: Fraction, unit: float) -> float:
-    """multiple × unit, rounded once (so that 1/10 of 0.1 is the float nearest to 0.01)."""
+    """multiple × unit, rounded only once (so that 1/10 of 0.1 is the float nearest to 0.01)."""
     return float(multiple * Fraction(repr(unit)))

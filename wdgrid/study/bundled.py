@@ -9,20 +9,20 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def folder() -> Path:
-    """Where the shipped study files lie."""
+    """The folder of the shipped study files."""
     inside = PACKAGE / "studies"
     return inside if inside.is_dir() else PACKAGE.parent / "studies"
 
 
 def names() -> list[str]:
-    """Names of the shipped studies, in order of the alphabet."""
+    """Names of the shipped studies, in alphabetical order."""
     return sorted(path.stem for path in folder().glob("*.toml"))
 
 
 def study_path(word: str) -> Path:
-    """The study file that a user's word stands for: an existing file, else studies/WORD.toml here, else a shipped one.
+    """The study file that `word` means: an existing file, else studies/WORD.toml here, else a shipped study.
 
-    Raises StudyFileError (one line, naming the shipped studies with a name like it) if there is none.
+    Raises StudyFileError (one line, with shipped studies of similar names) if there is none.
     """
     if Path(word).is_file():
         return Path(word)

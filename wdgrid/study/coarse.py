@@ -1,7 +1,7 @@
-"""The coarse pass of a study: every second value of each axis, a quarter of the epochs, the same normalized decay.
+"""Derives the coarse pass of a study: every second value of each axis, a quarter of the epochs, the same λ_norm.
 
-It is a study of its own, so that it is planned, trained, resumed and drawn like any other. `full_places` says how many
-cells of the whole grid a search may train in full beside it.
+The coarse pass is a study of its own, so that it is planned, trained, resumed and drawn like any other. `full_places`
+is the number of grid places that a search may train in full after it.
 """
 
 import math
@@ -12,19 +12,19 @@ from wdgrid.study.model import Study
 from wdgrid.study.sections import Panel, Restarts
 
 SUFFIX = "@coarse"
-PART = 4  # a coarse cell gets one part in so many of the epochs, the whole search one of the grid's cells × epochs
+PART = 4  # a coarse cell gets 1/4 of the epochs, and the whole search 1/4 of the grid's cells × epochs
 
 
 def coarse_name(name: str) -> str:
-    """Name of a study's coarse pass in its storage."""
+    """Name of a study's coarse pass in the storage."""
     return name + SUFFIX
 
 
 def coarse_study(study: Study) -> Study:
     """The coarse pass: panels of the same names, every second axis value from the smallest, a quarter of the epochs.
 
-    Periods of restarts shrink with the budget T. A raw decay grows by √(T/T_coarse): λ = λ_norm √(b/(B T)) keeps λ_norm
-    (appendix B.1 of the paper). What is normalized already stays.
+    Restart periods are shortened like the budget T. A raw decay is multiplied by √(T/T_coarse), so that λ_norm in
+    λ = λ_norm √(b/(B T)) stays the same (appendix B.1 of the paper). A normalized decay is not changed.
     """
     axes = {
         name: {"values": [value for value in axis.values if value in sorted(axis.values)[::2]], "unit": axis.unit}
@@ -36,9 +36,10 @@ def coarse_study(study: Study) -> Study:
 
 
 def full_places(study: Study) -> dict[str, int]:
-    """How many places (row, column) of each panel may be trained in full, with every seed, beside its coarse pass.
+    """How many places (row, column) of each panel may be trained in full, with every seed, after its coarse pass.
 
-    Together they cost at most a quarter of the panel's cells × epochs. 0 or less where the grid is too small for that.
+    Together with the coarse pass they cost at most a quarter of the panel's cells × epochs. 0 or less if the grid is
+    too small for that.
     """
     coarse = coarse_study(study)
     cells, coarse_cells = (math.prod(len(axis.values) for axis in s.axes.values()) for s in (study, coarse))

@@ -1,4 +1,4 @@
-"""Arguments of the built-in datasets (loaded in `wdgrid.data`), and the base of every section of a study file."""
+"""Defines the arguments of the built-in datasets (loaded in `wdgrid.data`), and the base class of all sections."""
 
 from typing import Annotated
 
@@ -19,46 +19,48 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-PLACES = "if relative, looked for in the working directory, in $WDGRID_DATA and in ~/.cache/wdgrid"
+PLACES = "a relative path is searched in the working directory, in $WDGRID_DATA and in ~/.cache/wdgrid"
 Root = Annotated[str, Field(min_length=1)]
 
 
 class DigitsArgs(Frozen):
-    """scikit-learn's handwritten digits: 900 images of 8 × 8 pixels to train on, 897 to test on."""
+    """scikit-learn's handwritten digits, 8 × 8 pixels: 900 images for training, 897 for testing."""
 
     shift: Annotated[int, Field(ge=0, le=4, strict=True)] = Field(
-        1, description="training images are shifted by up to this many pixels each way"
+        1, description="training images are shifted at random by up to this many pixels in each direction"
     )
 
 
 class ImageArgs(Frozen):
     """Arguments of every built-in dataset of photographs."""
 
-    flip: Annotated[bool, Field(strict=True)] = Field(True, description="training images are mirrored at random")
+    flip: Annotated[bool, Field(strict=True)] = Field(
+        True, description="training images are flipped horizontally at random"
+    )
     crop: Annotated[int, Field(ge=0, strict=True)] = Field(
-        4, description="pixels added on each side of training images before a random window is cut out; 0: none"
+        4, description="padding in pixels on each side of training images before a random crop; 0: none"
     )
     crop_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
         None,
-        description="side in pixels of that window, and of the central one in a test; the image's own if not given",
+        description="side in pixels of that crop, and of the central crop in tests; if not given, that of the images",
     )
 
 
 class FolderArgs(ImageArgs):
-    """Any folder of images, a folder a class."""
+    """Any folder of images, with one subfolder for each class."""
 
     root: Root = Field(description=f"folder with train/<class>/* and test/<class>/*; {PLACES}")
     size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
-        None, description="side in pixels to which images are resized; as they are if not given"
+        None, description="side in pixels to which images are resized; if not given, they are not resized"
     )
 
 
 class CifarArgs(ImageArgs):
-    """CIFAR-10 and CIFAR-100: 50 000 images of 32 × 32 pixels to train on, 10 000 to test on."""
+    """CIFAR-10 and CIFAR-100, 32 × 32 pixels: 50 000 images for training, 10 000 for testing."""
 
-    root: Root = Field(".", description=f"folder with the published Python files, or their archive; {PLACES}")
+    root: Root = Field(".", description=f"folder with the published Python files or their archive; {PLACES}")
     download: Annotated[bool, Field(strict=True)] = Field(
-        True, description="the archive is downloaded where nothing is found"
+        True, description="whether to download the archive if nothing is found"
     )
 
 
@@ -75,5 +77,5 @@ BUILT_IN_DATASETS: dict[str, type[Frozen]] = {
     "imagenet32": Imagenet32Args,
     "folder": FolderArgs,
 }
-# Where published data lies does not decide the numbers; which folder of images is meant does.
+# Arguments that only say where published data is. They do not affect the results, unlike the folder of `folder`.
 WHERE = {"cifar10": {"root", "download"}, "cifar100": {"root", "download"}, "imagenet32": {"root"}}

@@ -1,6 +1,6 @@
-"""Help on every field of a study file, from the fields' own types, defaults and descriptions, as Markdown.
+"""Writes help on every field of a study file as Markdown, from the fields' types, defaults and descriptions.
 
-`wdgrid fields` prints it, and docs/study.md is what it prints.
+`wdgrid fields` prints it, and docs/study.md is a copy of what it prints.
 """
 
 import json
@@ -22,15 +22,15 @@ from wdgrid.study.sections import SCHEDULES, Axis, Panel, Report, Task
 HEAD = """\
 # The fields of a study file
 
-A study file is TOML; [two whole ones](#two-whole-files) stand at the end. A default – means that the field is not set,
-and the last column says what holds then. A field that is not listed is refused. `--set task.epochs=5` overrides a field
-for one command, `--set panels.0.lr_unit=0.1` one of the first panel. This page is what `wdgrid fields` prints;
-`wdgrid fields crop` prints what it has on one field or section.
+A study file is TOML; at the end of this page are [two complete ones](#two-complete-files). If the default is –, the
+field is not set by default, and the last column says what that means. A field that is not listed is refused. `--set
+task.epochs=5` overrides a field for one command, and `--set panels.0.lr_unit=0.1` one of the first panel. `wdgrid
+fields` prints this page, and `wdgrid fields crop` prints its part on one field or section.
 """
 EXAMPLES = """\
-## Two whole files
+## Two complete files
 
-The smallest: AdamW with a cosine schedule, a perceptron on handwritten digits, 7 × 11 cells.
+The smallest one: AdamW with a cosine schedule, an MLP on handwritten digits, 7 × 11 cells.
 
 ```toml
 [task]
@@ -47,8 +47,8 @@ unit = 0.016
 optimizer = "adamw"
 ```
 
-Normalized decay, which is meant to give panels of different budgets one best decay; three seeds; 200 images kept apart,
-by which the best cells are picked; no decay of biases and batch norm. 3 panels × 3 seeds × 5 × 6 cells.
+Normalized decay, so that panels with different budgets should have the same best decay; three seeds; 200 validation
+images to pick the best cells; no decay of biases and batch norm. 3 panels × 3 seeds × 5 × 6 cells.
 
 ```toml
 title = "Normalized decay at two budgets"
@@ -93,7 +93,7 @@ top_k = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One field, in words."""
+    """One field, as text."""
 
     name: str
     allowed: str
@@ -103,7 +103,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """The fields of one table of a study file: `words` are what a user may call it, `level` its depth in the page."""
+    """The fields of one table of a study file. `words` are names that a user may give, `level` is the heading's."""
 
     words: tuple[str, ...]
     heading: str
@@ -112,7 +112,7 @@ class Section:
     rows: tuple[Row, ...]
 
     def markdown(self) -> str:
-        """Heading, what it is about, and a table of the fields."""
+        """Heading, description, and a table of the fields."""
         lines = [f"{'#' * self.level} {self.heading}", "", self.about]
         if self.rows:
             lines += ["", "| field | allowed | default | meaning |", "|---|---|---|---|"]
@@ -122,23 +122,23 @@ class Section:
 
 
 def page() -> str:
-    """All that docs/study.md says."""
+    """The whole text of docs/study.md."""
     return "\n".join([HEAD, *(section.markdown() for section in sections()), EXAMPLES])
 
 
 def about(word: str) -> str:
-    """What the page has on a section or a field. Raises LookupError, with names like it, where it has nothing."""
+    """The page's part on a section or a field. Raises LookupError, with similar names, if there is none."""
     every = list(sections())
     found = [s if word in s.words else replace(s, rows=tuple(r for r in s.rows if r.name == word)) for s in every]
-    told = [section.markdown() for section in found if section.rows or word in section.words]
-    if not told:
+    parts = [section.markdown() for section in found if section.rows or word in section.words]
+    if not parts:
         names = sorted({name for s in every for name in (*s.words, *(row.name for row in s.rows))})
         near = get_close_matches(word, names)
         ask = (
             f"did you mean {', '.join(near)}?" if near else f"sections: {', '.join(w for s in every for w in s.words)}"
         )
-        raise LookupError(f"{word}: no field or section of a study file; {ask}")
-    return "\n".join(told)
+        raise LookupError(f"{word}: no field or section of a study file has this name; {ask}")
+    return "\n".join(parts)
 
 
 def sections() -> Iterator[Section]:
@@ -163,9 +163,7 @@ def _built_in(field: str, known: Mapping[str, type[BaseModel]]) -> Iterator[Sect
 
 
 def _hyperparameters() -> str:
-    lines = [
-        "Beside lr and weight_decay each optimizer has these, with the default of one that is neither an axis nor set."
-    ]
+    lines = ["Each optimizer has lr, weight_decay and these. The default holds if one is neither an axis nor set."]
     lines += ["", "| optimizer | hyperparameters |", "|---|---|"]
     for variant in VARIANTS.values():
         defaults = ", ".join(f"{name} = {value:g}" for name, value in variant.defaults.items())
@@ -183,14 +181,14 @@ def _section(model: type[BaseModel], heading: str, words: Sequence[str], level: 
 
 
 def _default(field: FieldInfo, schema: dict[str, Any]) -> str:
-    # A schedule's kind has a default, and yet is needed: it says which schedule a table is.
+    # A schedule's kind has a default, but a table must give it: it decides which schedule the table is.
     if field.is_required() or "const" in schema:
         return "needed"
     return "–" if field.default is None else f"`{_toml(field.default)}`"
 
 
 def _toml(value: Any) -> str:
-    """A default as one would write it in the file."""
+    """A default as TOML."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, dict):
@@ -201,7 +199,7 @@ def _toml(value: Any) -> str:
 
 
 def _allowed(schema: dict[str, Any]) -> str:
-    """What a field's JSON schema allows, in words; its own words where it brings them."""
+    """What a field's JSON schema allows, as text; the schema's own text if it has one."""
     match schema:
         case {"allowed": words}:
             return words
@@ -232,5 +230,5 @@ def _allowed(schema: dict[str, Any]) -> str:
 
 
 def _plain(words: str) -> str:
-    """Words of which Markdown makes nothing else."""
+    """The text with Markdown's special characters escaped."""
     return re.sub(r"[*|]|<(?=\w)", r"\\\g<0>", words)

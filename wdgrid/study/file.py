@@ -1,6 +1,6 @@
-"""Reading study files: TOML and `--set` overrides in, a frozen Study or one line per fault out.
+"""Reads study files: makes a frozen Study, or one line for each fault, from TOML and `--set` overrides.
 
-Also how two studies differ. The rules themselves are in `wdgrid.study.sections` and `wdgrid.study.model`.
+Also compares two studies. The validation rules are in `wdgrid.study.sections` and `wdgrid.study.model`.
 """
 
 import copy
@@ -20,7 +20,7 @@ from wdgrid.study.sections import SCHEDULES, FaultsError
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Reads and validates a study file. `overrides` are `path.to.field=value` (TOML values; bare words are strings).
 
-    Raises StudyFileError with one line per fault: where, the value, what is allowed.
+    Raises StudyFileError with one line per fault: the field, its value, and what is allowed.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -71,16 +71,16 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def fault_lines(error: ValidationError) -> Iterator[str]:
     """One line per fault: `task.epochs = -3: must be …`."""
     for fault in error.errors():
-        # pydantic names the branch of a union in a fault's path; a person never wrote it.
+        # pydantic adds the branch of a union to the path of a fault; it is not in the user's file.
         place = [str(part) for part in fault["loc"] if part not in SCHEDULES and part != "[key]"]
         inner = fault.get("ctx", {}).get("error")
         if fault["type"] == "too_short" and fault["input"]:
-            continue  # its items were refused one by one already
+            continue  # its items were already refused one by one
         if isinstance(inner, FaultsError):
             for path, value, why in inner.faults:
                 yield _line(".".join([*place, path]), value, why)
         elif fault["type"] == "missing":
-            yield f"{'.'.join(place)}: is needed"
+            yield f"{'.'.join(place)}: is required"
         elif fault["type"] == "extra_forbidden":
             allowed = ", ".join(_section_of(fault["loc"]).model_fields)
             yield _line(".".join(place), fault["input"], f"unknown key; allowed: {allowed}")
@@ -108,7 +108,7 @@ def _line(path: str, value: object, why: str) -> str:
 
 
 def differences(stored: str, study: Study) -> list[str]:
-    """What differs between a stored canonical study and this one, in what decides the numbers: a line each."""
+    """One line for each difference between a stored canonical study and this one that affects the results."""
     return list(_walk("", Study.model_validate_json(stored).identity(), study.identity()))
 
 
@@ -117,7 +117,7 @@ def _walk(path: str, old: Any, new: Any) -> Iterator[str]:
         for key in [*old, *(k for k in new if k not in old)]:
             yield from _walk(f"{path}.{key}" if path else key, old.get(key), new.get(key))
         if list(old) != list(new) and sorted(old) == sorted(new):
-            yield f"{path}: order was {', '.join(old)}; is now {', '.join(new)}"
+            yield f"{path}: the order was {', '.join(old)}; it is now {', '.join(new)}"
     elif old != new:
         yield f"{path}: was {json.dumps(old, ensure_ascii=False)}; is now {json.dumps(new, ensure_ascii=False)}"
 

@@ -1,4 +1,4 @@
-"""Finding a user's own function by "package.module:function"."""
+"""Imports a user's own function by its name, "package.module:function"."""
 
 import importlib
 import sys
@@ -10,7 +10,7 @@ from wdgrid.errors import LoadingError
 
 
 def load_object(spec: str) -> Callable[..., Any]:
-    """The function that `package.module:function` names; the working directory is looked in, too."""
+    """Imports the function `package.module:function`; the working directory is on the import path."""
     module_name, _, name = spec.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)

@@ -1,4 +1,4 @@
-"""The study: the rules between its sections, its panels' names, its cells, and when two studies are the same."""
+"""Defines the study: rules between its sections, its panels' names, its cells, and when two studies are the same."""
 
 import hashlib
 import json
@@ -19,23 +19,24 @@ BELOW_ONE = ("momentum", "beta1", "beta2")
 
 
 class Study(Frozen):
-    """A whole study file."""
+    """The top level of a study file."""
 
-    title: str = Field("", description="heading of figures and reports; the study's name if not given")
+    title: str = Field("", description="heading of figures and reports; if not given, the study's name")
     task: Task = Field(description="what is trained: [task]")
     axes: dict[HyperparameterName, Axis] = Field(
         description="exactly two hyperparameters, [axes.NAME] each: the first is drawn as rows, the second as columns"
     )
-    panels: tuple[Panel, ...] = Field(description="one heatmap each: [[panels]]", min_length=1)
+    panels: tuple[Panel, ...] = Field(description="[[panels]], one for each heatmap", min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31, strict=True)], ...] = Field(
-        (0,), description="each cell is trained once a seed; all different", min_length=1
+        (0,), description="the whole grid is trained once for each seed; no two may be equal", min_length=1
     )
     decay: DecayUnits = Field(
         "raw",
-        description="units of weight decay; raw: λ itself; normalized: λ = λ_norm √(b/(B T)), b the batch size, B the "
-        "training images used, T the epochs of the current restart period (of the budget, without restarts)",
+        description="meaning of weight decay; raw: λ itself; normalized: λ_norm, with λ = λ_norm √(b/(B T)), b the "
+        "batch size, B the training images used, T the epochs of the current restart period (without restarts, of the "
+        "budget)",
     )
-    report: Report = Field(Report.model_validate({}), description="how results are drawn: [report]")
+    report: Report = Field(Report.model_validate({}), description="how the results are drawn: [report]")
 
     @property
     def row(self) -> str:
@@ -61,7 +62,7 @@ class Study(Frozen):
         return (panel.decay or self.decay) == "normalized"
 
     def panel_names(self) -> dict[str, Panel]:
-        """Panels by name, in order. A name is as short as it can be: adamw, adamw-step, adamw-step-25."""
+        """Panels by name, in order. A name is as short as possible: adamw, adamw-step, adamw-step-25."""
         optimizers = [p.optimizer for p in self.panels]
         pairs = [(p.optimizer, p.schedule.kind) for p in self.panels]
         names: dict[str, Panel] = {}
@@ -75,7 +76,7 @@ class Study(Frozen):
         return names
 
     def hyperparameters(self, panel: Panel) -> dict[str, float]:
-        """The panel's fixed hyperparameters (those that are no axis)."""
+        """The panel's fixed hyperparameters (those that are not an axis)."""
         fixed = {"lr": panel.lr, "weight_decay": panel.weight_decay}
         for name, default in VARIANTS[panel.optimizer].defaults.items():
             given = getattr(panel, name)
@@ -103,15 +104,15 @@ class Study(Frozen):
         return unfolded
 
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers: not the title, the report's settings, the device, or where published data lies."""
+        """All that affects the results: not the title, the report, the device, or where published data is."""
         canonical = self.model_dump(mode="json", exclude={"title": True, "report": True, "task": {"device"}})
-        # What a study stored before there was such a field cannot have set is left out: it keeps its digest.
+        # Fields added later are left out if they are not set, so that studies stored earlier keep their digest.
         unset = [{n for n in ("weight_decay_unit", "decay") if getattr(p, n) is None} for p in self.panels]
         canonical["panels"] = [
             {"name": name, **panel.model_dump(mode="json", exclude={"name", *later})}
             for (name, panel), later in zip(self.panel_names().items(), unset, strict=True)
         ]
-        # A list, for the order of the patterns counts.
+        # A list, because the order of the patterns matters.
         canonical["task"]["decay_multipliers"] = [list(pair) for pair in self.task.decay_multipliers.items()]
         for later in ("validation_size", "test_size", "decay_multipliers"):
             if not canonical["task"][later]:
@@ -121,7 +122,7 @@ class Study(Frozen):
         return canonical
 
     def canonical(self) -> str:
-        """The whole study as canonical JSON (axes keep their order; it is which is drawn as rows)."""
+        """The whole study as canonical JSON. The order of the axes is preserved: the first one is drawn as rows."""
         return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -137,15 +138,15 @@ class Study(Frozen):
 
 
 def _faults(study: Study) -> Iterator[Fault]:
-    """Yields (path, value, what is allowed) for faults that only show when sections are held together."""
+    """Yields (path, value, what is allowed) for faults that concern several sections."""
     if len(study.axes) != 2:
-        yield "axes", list(study.axes), "exactly two axes are needed"
+        yield "axes", list(study.axes), "must be exactly two axes"
         return
     if len(set(study.seeds)) < len(study.seeds):
-        yield "seeds", list(study.seeds), "seeds must differ"
+        yield "seeds", list(study.seeds), "must all be different"
     names = [p.name or "" for p in study.panels]
     if len(study.panel_names()) < len(study.panels):
-        yield "panels", names, "panels must differ in name, optimizer, schedule or epochs"
+        yield "panels", names, "must differ in name, optimizer, schedule or epochs"
     for position, panel in enumerate(study.panels):
         yield from _panel_faults(study, panel, f"panels.{position}")
 
@@ -157,18 +158,18 @@ def _panel_faults(study: Study, panel: Panel, path: str) -> Iterator[Fault]:
         if given is not None and name not in variant.hyperparameters:
             yield f"{path}.{name}", given, f"{panel.optimizer} has no {name}"
         if given is not None and name in study.axes:
-            yield f"{path}.{name}", given, f"{name} is an axis: give its values there"
+            yield f"{path}.{name}", given, f"{name} is an axis: set its values in [axes.{name}]"
         if name in study.axes and name not in variant.hyperparameters:
             yield f"{path}.optimizer", panel.optimizer, f"{panel.optimizer} has no {name}, which is an axis"
         if given is None and name in ("lr", "weight_decay") and name not in study.axes:
-            yield f"{path}.{name}", None, f"{name} is no axis, so a fixed value is needed"
+            yield f"{path}.{name}", None, f"must have a fixed value, because {name} is not an axis"
     zeros = {name for name, axis in study.axes.items() if 0 in axis.values}
     for name, reason in variant.positive.items():
         if getattr(panel, name) == 0 or name in zeros:
             yield f"{path}.optimizer", panel.optimizer, f"{name} must be positive: {reason}"
     for name, unit in (("lr", panel.lr_unit), ("weight_decay", panel.weight_decay_unit)):
         if unit is not None and name not in study.axes:
-            yield f"{path}.{name}_unit", unit, f"{name} is no axis"
+            yield f"{path}.{name}_unit", unit, f"{name} is not an axis"
     for name, axis in study.axes.items():
         for multiple in axis.values:
             value = scale(multiple, study.unit(panel, name))

@@ -1,4 +1,4 @@
-"""Arguments of the built-in models: what they mean and allow; the networks themselves are in `wdgrid.models`."""
+"""Defines the arguments of the built-in networks, which are in `wdgrid.models`."""
 
 from typing import Annotated, Literal
 
@@ -38,7 +38,7 @@ class ResnetArgs(Frozen):
         8, description="layers with weights on the longest path: 6n + 2 for n blocks in each of three stages"
     )
     width: Annotated[int, Field(ge=1, strict=True)] = Field(
-        16, description="channels of the first stage; the second has twice, the third four times as many"
+        16, description="channels of the first stage; the second has twice and the third four times as many"
     )
 
 
@@ -49,11 +49,11 @@ class ShakeShakeArgs(Frozen):
         26, description="layers with weights on the longest path: 6n + 2 for n blocks in each of three stages"
     )
     width: Annotated[int, Field(ge=1, strict=True)] = Field(
-        64, description="channels of the first stage; the second has twice, the third four times as many"
+        64, description="channels of the first stage; the second has twice and the third four times as many"
     )
     level: Literal["image", "batch"] = Field(
         "image",
-        description="whether the random weights of a block's two branches are drawn for each image or for the batch",
+        description="whether the random weights of a block's two branches are drawn for each image or for each batch",
     )
 
 

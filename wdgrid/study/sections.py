@@ -1,7 +1,6 @@
-"""The sections of a study file: every field, what it means and what it allows.
+"""Defines the sections of a study file: every field, its meaning and what it allows.
 
-What must hold between sections is in `wdgrid.study.model`. Hyperparameters are named as in the paper's Algorithms 1
-and 2.
+Rules between sections are in `wdgrid.study.model`. Hyperparameters are named as in the paper's Algorithms 1 and 2.
 """
 
 import json
@@ -51,31 +50,31 @@ Fraction01 = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 class Constant(Frozen):
     """η_t = 1."""
 
-    kind: Literal["constant"] = Field("constant", description="the same rate throughout")
+    kind: Literal["constant"] = Field("constant", description="a constant learning rate")
 
 
 class Step(Frozen):
     """η_t = factor^n after n of the milestones."""
 
-    kind: Literal["step"] = Field("step", description="η_t drops at fixed shares of the budget")
+    kind: Literal["step"] = Field("step", description="η_t drops at fixed fractions of the budget")
     milestones: tuple[Fraction01, ...] = Field(
-        (0.3, 0.6, 0.8), description="shares of the budget (of all steps) at which η_t drops", min_length=1
+        (0.3, 0.6, 0.8), description="fractions of the budget (of all steps) at which η_t drops", min_length=1
     )
-    factor: Positive = Field(0.1, description="what η_t is multiplied by at each milestone")
+    factor: Positive = Field(0.1, description="factor by which η_t is multiplied at each milestone")
 
 
 class Cosine(Frozen):
     """η_t = 0.5 + 0.5 cos(π t/T), T the budget."""
 
-    kind: Literal["cosine"] = Field("cosine", description="one cosine over the budget")
+    kind: Literal["cosine"] = Field("cosine", description="half a period of a cosine over the budget")
 
 
 class Restarts(Frozen):
-    """Cosine within periods of T_0, T_0 T_mult, T_0 T_mult², … epochs (AdamWR, SGDWR); the budget may cut the last."""
+    """Cosine in periods of T_0, T_0 T_mult, T_0 T_mult², … epochs (AdamWR, SGDWR); the budget may end the last."""
 
     kind: Literal["restarts"] = Field("restarts", description="cosine with warm restarts")
     period: Annotated[int, Field(ge=1)] = Field(100, description="epochs of the first period (T_0)")
-    multiplier: Annotated[int, Field(ge=1)] = Field(2, description="growth of the period at each restart (T_mult)")
+    multiplier: Annotated[int, Field(ge=1)] = Field(2, description="growth factor of the period (T_mult)")
 
 
 SCHEDULES: dict[str, type[Frozen]] = {
@@ -109,7 +108,7 @@ def _known_or_own(name: str, built_in: dict[str, type[Frozen]]) -> str:
 
 
 def _checked_args(args: dict[str, Any], name: str | None, built_in: dict[str, type[Frozen]]) -> dict[str, Any]:
-    """Arguments of a built-in, checked and completed, so that the stored study says everything that was used."""
+    """Arguments of a built-in dataset or network, validated, with defaults, so that the stored study is complete."""
     if name not in built_in:
         return args
     try:
@@ -122,7 +121,7 @@ def _checked_args(args: dict[str, Any], name: str | None, built_in: dict[str, ty
 
 def _allowed(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
-        return f"needs {error['loc'][0]}: {model.model_fields[error['loc'][0]].description}"
+        return f"{error['loc'][0]} is required: {model.model_fields[error['loc'][0]].description}"
     if error["type"] == "extra_forbidden":
         return f"unknown; allowed: {', '.join(model.model_fields) or 'none'}"
     return error["msg"].removeprefix("Value error, ")
@@ -134,45 +133,44 @@ class Task(Frozen):
     dataset: str = Field(
         "digits",
         description="images and their classes; your own is a function that returns the tensors train_x, train_y, "
-        "test_x, test_y: floating point numbers, or uint8 images [N, C, H, W], which are normalised; classes from 0",
+        "test_x, test_y: floating point numbers, or uint8 images [N, C, H, W], which wdgrid normalises; classes from 0",
         json_schema_extra={"allowed": _names(BUILT_IN_DATASETS)},
     )
     dataset_args: dict[str, Any] = Field(
-        {}, validate_default=True, description="arguments of the dataset; your own function gets them by keyword"
+        {}, validate_default=True, description="arguments of the dataset; your own function gets them as keywords"
     )
     model: str = Field(
         "mlp",
-        description="network; your own is a function that returns an nn.Module",
+        description="the network; your own is a function that returns an nn.Module",
         json_schema_extra={"allowed": _names(BUILT_IN_MODELS)},
     )
     model_args: dict[str, Any] = Field(
-        {}, validate_default=True, description="arguments of the model; your own function gets them by keyword"
+        {}, validate_default=True, description="arguments of the network; your own function gets them as keywords"
     )
-    batch_size: Annotated[int, Field(ge=1, strict=True)] = Field(128, description="images a minibatch (b)")
+    batch_size: Annotated[int, Field(ge=1, strict=True)] = Field(128, description="images in a minibatch (b)")
     epochs: Annotated[int, Field(ge=1, strict=True)] = Field(100, description="budget in epochs (T)")
     train_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
-        None, description="training images used (B), from the first on; all but those for validation if not given"
+        None, description="training images used (B), the first ones; if not given, all but the validation images"
     )
     test_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
-        None, description="test images used, from the first on; all if not given"
+        None, description="test images used, the first ones; if not given, all"
     )
     validation_size: Annotated[int, Field(ge=0, strict=True)] = Field(
         0,
-        description="images taken off the end of the training images, never trained on: cells are compared and picked "
-        "by their error on these and reported on test; 0: picked on test itself, so the best test error is optimistic",
+        description="validation images, the last of the training images: cells are compared and picked by their "
+        "validation error, and their test error is reported; 0: cells are picked by their test error, so the best test "
+        "error is optimistic",
     )
     decay_multipliers: dict[str, NotNegative] = Field(
         {},
-        description='what weight decay is multiplied by, for parameters whose name matches a pattern: "*.bias" = 0; '
-        '"@norm" stands for normalization layers, "@bias" for all biases; of several the last counts; not matched: 1',
+        description='factors of weight decay for parameters whose names match a pattern, such as "*.bias" = 0; '
+        '"@norm" means all normalization layers, "@bias" all biases; the last pattern that matches counts; none: 1',
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where to train; auto takes a GPU if there is one"
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: on a GPU if there is one")
     precision: Literal["float32", "float64", "bfloat16", "tf32"] = Field(
         "float32",
         description="number format of weights and data; bfloat16: products and activations in bfloat16, weights and "
-        "updates in float32; tf32: float32 with NVIDIA's shorter products (CUDA only)",
+        "updates in float32; tf32: float32, with products in NVIDIA's TF32 (CUDA only)",
     )
 
     @field_validator("dataset")
@@ -189,7 +187,7 @@ class Task(Frozen):
     @classmethod
     def _patterns_are_known(cls, multipliers: dict[str, float]) -> dict[str, float]:
         if unknown := [p for p in multipliers if p.startswith("@") and p not in ("@norm", "@bias")]:
-            raise FaultsError([(p, multipliers[p], "of the names with @ there are @norm and @bias") for p in unknown])
+            raise FaultsError([(p, multipliers[p], "the names with @ are @norm and @bias") for p in unknown])
         return multipliers
 
     @field_validator("dataset_args")
@@ -207,14 +205,14 @@ class Axis(Frozen):
     """One axis of the grid: multiples of a unit."""
 
     values: Multiples = Field(
-        description="multiples of the unit; lr must be above 0; momentum, beta1 and beta2, times their unit, below 1",
+        description="multiples of the unit; lr must be above 0; momentum, beta1 and beta2, times the unit, below 1",
         json_schema_extra={
-            "allowed": 'list of numbers ≥ 0 or fractions such as "1/32", all different; or text, with ranges over '
-            'powers of two: "0, 1/32..16"'
+            "allowed": 'list of numbers ≥ 0 or fractions such as "1/32", all different; or text, with ranges of powers '
+            'of two: "0, 1/32..16"'
         },
     )
     unit: Positive = Field(
-        1.0, description="what the multiples are multiplied by; panels may have their own of lr and weight_decay"
+        1.0, description="what the multiples are multiplied by; for lr and weight_decay a panel may have its own unit"
     )
 
 
@@ -223,48 +221,52 @@ class Panel(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None = Field(
         None,
-        description="name of the panel, no two alike; made from optimizer, schedule and epochs if not given",
+        description="name of the panel, no two equal; if not given, made from optimizer, schedule and epochs",
         json_schema_extra={"allowed": "text: letters, digits, . _ + -"},
     )
     optimizer: OptimizerName = Field(
         description=f"{names(Decay.GRADIENT)}: L2, λ θ is added to the gradient; {names(Decay.PAPER)}: decoupled as in "
         f"the paper, η_t λ θ is subtracted; {names(Decay.LIBRARY)}: as in the libraries, η_t lr λ θ is subtracted; "
-        "kalman is the filter of the paper's section 3"
+        "kalman: the filter of the paper's section 3"
     )
     schedule: Schedule = Field(
         Cosine(kind="cosine"),
-        description="η_t, what learning rate and decay are multiplied by at each step of a run",
-        json_schema_extra={"allowed": f"{', '.join(map(json.dumps, SCHEDULES))}, or a table with kind and details"},
+        description="η_t, the factor of learning rate and decoupled decay at each step",
+        json_schema_extra={"allowed": f"{', '.join(map(json.dumps, SCHEDULES))}, or a table with kind and its fields"},
     )
     epochs: Annotated[int, Field(ge=1, strict=True)] | None = Field(
-        None, description="budget of this panel in epochs; the task's if not given"
+        None, description="budget of this panel in epochs; if not given, the task's"
     )
-    lr_unit: Positive | None = Field(None, description="unit of the lr axis in this panel; the axis' if not given")
+    lr_unit: Positive | None = Field(None, description="unit of the lr axis in this panel; if not given, the axis'")
     weight_decay_unit: Positive | None = Field(
-        None, description="unit of the weight decay axis in this panel; the axis' if not given"
+        None, description="unit of the weight_decay axis in this panel; if not given, the axis'"
     )
-    decay: DecayUnits | None = Field(None, description="units of weight decay in this panel; the study's if not given")
-    lr: Positive | None = Field(None, description="fixed learning rate α; needed where lr is no axis")
+    decay: DecayUnits | None = Field(
+        None, description="meaning of weight decay in this panel, as at the top level; if not given, the study's"
+    )
+    lr: Positive | None = Field(None, description="fixed learning rate α; required if lr is not an axis")
     weight_decay: NotNegative | None = Field(
-        None, description="fixed weight decay λ, or λ_norm; needed where it is no axis"
+        None, description="fixed weight decay, λ or λ_norm; required if weight_decay is not an axis"
     )
-    momentum: Fraction01 | None = Field(None, description="fixed momentum of SGD; the optimizer's default if not given")
-    beta1: Fraction01 | None = Field(None, description="fixed β1 of Adam; the optimizer's default if not given")
+    momentum: Fraction01 | None = Field(
+        None, description="fixed momentum of SGD; if not given, the optimizer's default"
+    )
+    beta1: Fraction01 | None = Field(None, description="fixed β1 of Adam; if not given, the optimizer's default")
     beta2: Fraction01 | None = Field(
-        None, description="fixed β2 of Adam and of the filter; the optimizer's default if not given"
+        None, description="fixed β2 of Adam and of the filter; if not given, the optimizer's default"
     )
     eps: NotNegative | None = Field(
         None,
-        description="fixed ε of Adam and of the filter; the optimizer's default if not given; the filter's is above 0, "
-        "and weights with gradients below it move as under SGD of rate lr/ε",
+        description="fixed ε of Adam and of the filter; if not given, the optimizer's default; the filter's must be "
+        "above 0, and weights with gradients below it are updated as by SGD with learning rate lr/ε",
     )
 
 
 class Report(Frozen):
-    """How the results are drawn; changing it never retrains anything."""
+    """How the results are drawn; a change never retrains anything."""
 
     error_range: tuple[NotNegative, NotNegative] | None = Field(
-        None, description="lowest and highest error of the colours, in percent; from the data if not given"
+        None, description="lowest and highest error of the colour scale, in percent; if not given, from the results"
     )
     top_k: Annotated[int, Field(ge=0, strict=True)] = Field(
         10, description="how many best cells are circled in a panel"

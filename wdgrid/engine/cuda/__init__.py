@@ -1,1 +1,1 @@
-"""Training on an NVIDIA GPU without waiting for the device in every step."""
+"""Trains on an NVIDIA GPU without waiting for the device in every step."""

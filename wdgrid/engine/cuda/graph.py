@@ -1,7 +1,7 @@
-"""A training step as one CUDA graph: Python names its kernels once, the device runs them all at one call.
+"""Records a training step as one CUDA graph, so that one call launches all of its kernels.
 
-Small networks with many cells are bound by launches otherwise. **Never run on a device**: no GPU was at hand. What can
-be tested without one is in tests/engine/test_resident.py: a step's operations, recorded and run again, are the step.
+Otherwise kernel launches limit the speed of small networks with many cells. **Never run on a GPU**: none was at hand.
+tests/engine/test_resident.py tests what it can without one: a step's operations, recorded and replayed, give the step.
 """
 
 import sys
@@ -10,17 +10,17 @@ import torch
 
 from wdgrid.engine.cuda.resident import Step
 
-WARM_UP = 3  # runs before the recording: in the first ones libraries choose their kernels and take their workspaces
+WARM_UP = 3  # runs before the recording: in the first ones libraries choose kernels and allocate workspaces
 
 
 class Graphs:
-    """Records the steps of a task's chunks. Where one cannot be recorded it says so, once, and tries no other."""
+    """Records the steps of a task's chunks. If one cannot be recorded, warns once and records no other."""
 
     def __init__(self) -> None:
         self._refused = False
 
     def __call__(self, step: Step) -> Step | None:
-        """What replays the step, None where it has to be run as it is; the step is run a few times before.
+        """A function that replays the step, or None if the step cannot be recorded. Runs the step a few times first.
 
         Raises torch.OutOfMemoryError.
         """
@@ -31,13 +31,13 @@ class Graphs:
             return _recorded(step, current)
         except RuntimeError as error:
             torch.cuda.set_stream(current)
-            torch.cuda.synchronize()  # what was run on the side must not write any more
-            for cause in (error, error.__context__):  # a recording that ends for want of memory ends with another error
+            torch.cuda.synchronize()  # the work on the side stream must have finished
+            for cause in (error, error.__context__):  # if memory runs out, the recording raises another error
                 if isinstance(cause, torch.OutOfMemoryError):
                     raise cause from None
             self._refused = True
             why = " ".join(str(error).split())[:200]
-            print(f"wdgrid: steps are not recorded as a CUDA graph, which may be slower: {why}", file=sys.stderr)
+            print(f"wdgrid: could not record a step as a CUDA graph, training may be slower: {why}", file=sys.stderr)
             return None
 
 

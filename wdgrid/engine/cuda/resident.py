@@ -1,9 +1,8 @@
-"""Steps that leave nothing to the host, for a GPU: it is fed as fast as Python can name the work, and waited for once
-an epoch.
+"""Runs training steps on a GPU without waiting for it, except once an epoch.
 
-A step reads and writes tensors that stay where they are: its minibatch, its rule's coefficients and its losses, beside
-weights, moments and statistics. No number of a step is in it and nothing waits for the device, so a recording of one
-step (`wdgrid.engine.cuda.graph`) is all of them. Runs on any device.
+A step reads and writes tensors at fixed addresses: its minibatch, its rule's coefficients, its losses, weights, moments
+and statistics. It contains no Python number that changes from step to step and never waits for the device, so a
+recording of one step (`wdgrid.engine.cuda.graph`) serves all steps. Runs on any device.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +17,14 @@ from wdgrid.engine.steps import Minibatch, Stepwise
 from wdgrid.optim.fused import Rule
 
 Step = Callable[[], None]
-Record = Callable[[Step], Step | None]  # may run a step some times; what runs it from then on, None: it does itself
+Record = Callable[[Step], Step | None]  # may run the step; returns a function that replays it, or None
 
 
 class Resident(Stepwise):
-    """As Stepwise, but a cell is frozen by masks on the device; on a CPU in the same bits where a rule's are.
+    """Like Stepwise, but freezes cells with masks on the device.
 
-    `record` is shown the step before the first one is run; what changes by that is put back.
+    On a CPU the results equal Stepwise's to the bit, if those of the update rule do. `record` is called with the step
+    before the first step; all that it changes is restored.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Resident(Stepwise):
         self._now = network.theta.new_zeros(len(self._names), network.cells, 1)
         self._losses = network.theta.new_zeros(network.cells)
         self._frozen = torch.zeros_like(self._losses, dtype=torch.bool)
-        self._x = self._y = self._losses  # a minibatch's, from the first one on
+        self._x = self._y = self._losses  # replaced by a minibatch's tensors in the first step
 
     def train(self, batches: Callable[[int], Minibatch], first: int, count: int) -> Tensor:
-        """As Stepwise.train; the host waits for the device at the end only."""
+        """Like Stepwise.train, but waits for the device only at the end."""
         table = self._table(first, count)
         losses = self._losses.new_empty(count, self.network.cells)
         for i in range(count):
@@ -64,14 +64,14 @@ class Resident(Stepwise):
         return losses
 
     def _table(self, first: int, count: int) -> Tensor:
-        """Coefficients [count, C, K, 1] of steps `first` and on, where the step reads them and in its precision."""
+        """Coefficients [count, C, K, 1] of `count` steps from `first` on, on the step's device and in its dtype."""
         steps = (
             self.rule.coefficients(self.etas[t], t + 1, self.decays[t]).values() for t in range(first, first + count)
         )
         return torch.stack([torch.stack(list(now)) for now in steps])[..., None].to(self._now)
 
     def _load(self, x: Tensor, y: Tensor, now: Tensor) -> None:
-        """Puts a minibatch x [B, …], y [B] and coefficients [C, K, 1] where the step finds them."""
+        """Copies a minibatch x [B, …], y [B] and coefficients [C, K, 1] to the tensors that the step reads."""
         if self._x is self._losses:
             self._x, self._y = torch.empty_like(x), torch.empty_like(y)
         self._x.copy_(x)
@@ -88,10 +88,10 @@ class Resident(Stepwise):
                 tensor.copy_(value)
 
     def _step_here(self) -> None:
-        """One step on what was loaded.
+        """One step on the loaded minibatch.
 
-        Weights of a cell whose loss is not finite are zero from here on (not by a product, NaN · 0 is NaN); its moments
-        are left for the end, where it is frozen.
+        Sets the weights of a cell whose loss is not finite to zero (by a mask, because NaN · 0 is NaN). Its moments are
+        reset at the end of the epoch, when the cell is frozen.
         """
         losses = CrossEntropy.apply(self.network(self._x, training=True, noise=None), self._y)
         self.network.backward(losses)
