@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +189,7 @@ def test_a_checkpoint_belongs_to_the_images_that_it_was_trained_on(zoo, tmp_path
         bench = Workbench(task(zoo, batch_size=5))
         cells = cells_of("adamw", [0.01], [0.0])
         order = Order("adamw", Cosine(), 2, False, cells, 1, tmp_path, "the study's", 60.0)
-        return _checkpoint(bench, order).identity
+        return _checkpoint(bench, order, warnings.warn).identity
 
     before = identity()
     os.utime(zoo / "train" / "ant" / "3.png", ns=(0, 0))

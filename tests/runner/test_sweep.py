@@ -190,3 +190,49 @@ def test_cells_that_round_differently_are_told_apart(here):
     assert again.returncode == 0 and "rounded otherwise" not in again.stderr
     page = (here / "reports" / "small" / "report.html").read_text(encoding="utf-8")
     assert "native, then stacked" in page
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_told_and_the_chunk_starts_again(finished, here):
+    command = ["sweep", "studies/small.toml", "--workers", "1", "--checkpoint-minutes", "0"]
+    kept = here / "studies" / "small.db.checkpoints"
+    process = subprocess.Popen([*WDGRID, *command], cwd=here, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(kept.glob("adamw-*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    files = list(kept.glob("adamw-*.safetensors"))
+    for path in files:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1  # a bit of a weight
+        path.write_bytes(content)
+    again = wdgrid(*command, cwd=here)
+    assert again.returncode == 0 and again.stderr.count("the checkpoint is damaged") == len(files) > 0, again.stderr
+    pd.testing.assert_frame_equal(trials(here), trials(finished[0]))  # to the bit
+
+
+def test_a_checkpoint_goes_only_after_the_commit_of_its_chunk(tmp_path, monkeypatch):
+    """A store that fails at the commit leaves what is needed to train on."""
+    from helpers.synthetic_tables import make_study
+    from wdgrid.errors import StoreError
+    from wdgrid.store import Store
+    from wdgrid.sweep.reconcile import plan
+    from wdgrid.sweep.run import Sweep
+
+    task = {"model_args": {"hidden": [8]}, "batch_size": 50, "epochs": 2, "train_size": 100, "device": "cpu"}
+    study = make_study(task=task, axes={"lr": {"values": [1, 2]}, "weight_decay": {"values": [0, 1]}})
+
+    def failing(*_):
+        raise StoreError("the disk is full")
+
+    with Store(f"sqlite:///{tmp_path}/s.db") as store:
+        plan(store, "s", study)
+        monkeypatch.setattr(store, "finish", failing)
+        with pytest.raises(StoreError, match="disk is full"):
+            Sweep(store, "s", study, 1, lambda _: None, tmp_path / "checkpoints", every=0).run()
+        assert list((tmp_path / "checkpoints").glob("*.safetensors"))
+        monkeypatch.undo()
+        Sweep(store, "s", study, 1, lambda _: None, tmp_path / "checkpoints", every=0).run()
+        assert set(store.table("s")["state"]) == {"complete"}
+    assert not (tmp_path / "checkpoints").exists()

@@ -221,7 +221,7 @@ def test_sqlite_is_opened_for_several_processes(tmp_path):
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout")
         }
-    assert pragmas == {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 60000}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 60000}
 
 
 def test_storages_that_cannot_be_used_say_so_in_one_line(tmp_path):

@@ -1,15 +1,19 @@
 """Checkpoints of a chunk in training: one safetensors file each, its JSON in the header, the last two kept.
 
-A file appears whole or not at all, and one that cannot be read counts as absent: the one before it is used.
+A file appears whole or not at all, and its header holds a SHA-256 of its content. A file that is damaged is not used:
+the one before it is, and without one the chunk starts again.
 """
 
-import contextlib
+import hashlib
 import json
 import os
 import time
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,11 +25,12 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 class Checkpoint:
     """The checkpoints of one chunk: `stem` is their path up to the epoch, `every` the seconds between two.
 
-    `identity` says what is trained; a checkpoint that says otherwise is not used.
+    `identity` says what is trained; a checkpoint that says otherwise is not used. `warn` is called with one line for
+    each damaged file.
     """
 
-    def __init__(self, stem: Path, identity: str, every: float) -> None:
-        self.stem, self.identity, self.every = stem, identity, every
+    def __init__(self, stem: Path, identity: str, every: float, warn: Callable[[str], None] = warnings.warn) -> None:
+        self.stem, self.identity, self.every, self.warn = stem, identity, every, warn
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -33,12 +38,13 @@ class Checkpoint:
         return time.monotonic() - self._last >= self.every
 
     def save(self, epoch: int, state: State) -> None:
-        """Keeps the state after `epoch` epochs. Raises OSError where it cannot be written (a full disk)."""
-        tensors, plain = state
-        header = {"identity": self.identity, "epoch": str(epoch), "plain": json.dumps(plain)}
+        """Saves the state after `epoch` epochs. Raises OSError where it cannot be written (a full disk)."""
+        tensors = {name: t.detach().contiguous().cpu() for name, t in state[0].items()}
+        header = {"identity": self.identity, "epoch": str(epoch), "plain": json.dumps(state[1])}
+        header["sha256"] = _digest(tensors, header)
         self.stem.parent.mkdir(parents=True, exist_ok=True)
         part = self._path(epoch).with_suffix(".part")
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, header)
+        save_file(tensors, part, header)
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(self._path(epoch))
@@ -47,22 +53,44 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def load(self) -> tuple[int, State] | None:
-        """The newest one that can be read and is of this chunk: (epochs done, state)."""
+        """The newest undamaged one of this chunk: (epochs done, state)."""
         for path in reversed(self._files()):
-            with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError), safe_open(path, "pt") as file:
-                header = file.metadata()
-                if header["identity"] == self.identity:
-                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                    return int(header["epoch"]), (tensors, json.loads(header["plain"]))
+            try:
+                header, tensors = _read(path)
+            except (OSError, SafetensorError, ValueError) as error:
+                self.warn(f"{path}: the checkpoint is damaged ({error}); training goes on from an earlier state")
+                continue
+            if header["identity"] == self.identity:
+                return int(header["epoch"]), (tensors, json.loads(header["plain"]))
         return None
 
     def clear(self) -> None:
-        """Removes them: what the chunk came to is stored."""
-        for path in self._files():
+        """Removes them, once the chunk's outcomes are stored."""
+        for path in self.stem.parent.glob(f"{self.stem.name}-*"):
             path.unlink(missing_ok=True)
 
     def _path(self, epoch: int) -> Path:
         return self.stem.with_name(f"{self.stem.name}-{epoch:06}.safetensors")
 
     def _files(self) -> list[Path]:
-        return sorted(self.stem.parent.glob(f"{self.stem.name}-*.safetensors"))
+        return sorted(self.stem.parent.glob(f"{self.stem.name}-*.safetensors"), key=lambda path: (len(path.name), path))
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a file. Raises OSError, SafetensorError or ValueError where it is damaged."""
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if header.pop("sha256", None) != _digest(tensors, header):
+        raise ValueError("its SHA-256 does not match")
+    return header, tensors
+
+
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """SHA-256 of the header and of every tensor's name, type, shape and bytes."""
+    names = sorted(tensors)
+    facts = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
+    sha = hashlib.sha256(json.dumps([sorted(header.items()), facts]).encode())
+    for name in names:
+        sha.update(tensors[name].flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()

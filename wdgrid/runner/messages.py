@@ -54,6 +54,13 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """From a worker: one line that the user should see; training goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Done:
     """From a worker: the outcomes of its chunk."""
 
@@ -75,4 +82,4 @@ class OutOfMemory:
     why: str
 
 
-Message = Preparing | Restart | Ready | Epoch | Done | Fault | OutOfMemory
+Message = Preparing | Restart | Ready | Epoch | Warned | Done | Fault | OutOfMemory

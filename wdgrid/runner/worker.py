@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from wdgrid.runner.eta import even_chunk
 from wdgrid.runner.events import Preparing
-from wdgrid.runner.messages import Done, Epoch, Fault, Order, OutOfMemory, Ready, Restart
+from wdgrid.runner.messages import Done, Epoch, Fault, Order, OutOfMemory, Ready, Restart, Warned
 from wdgrid.study.sections import Task
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, *, own_p
             order: Order = connection.recv()
             if finished:
                 finished.clear()  # its outcomes are stored: the parent asks for more only then
-            finished = _checkpoint(bench, order)
+            finished = _checkpoint(bench, order, lambda text: connection.send(Warned(text)))
             try:
                 connection.send(_train(bench, order, connection, finished))
             except (BrokenPipeError, ConnectionResetError):
@@ -156,7 +156,7 @@ def _train(bench: "Workbench", order: Order, connection: Pipe, checkpoint: "Chec
     return Done(train(bench, job, order.cells, order.size, lambda done: connection.send(Epoch(done)), checkpoint))
 
 
-def _checkpoint(bench: "Workbench", order: Order) -> "Checkpoint":
+def _checkpoint(bench: "Workbench", order: Order, warn: Callable[[str], None]) -> "Checkpoint":
     """A chunk's checkpoints are known by the study, by its data and by every cell in it."""
     from wdgrid.engine import Checkpoint
 
@@ -165,7 +165,7 @@ def _checkpoint(bench: "Workbench", order: Order) -> "Checkpoint":
     study = [order.digest, *(bench.data.content or ())]
     identity = json.dumps([*study, bench.device.type, bench.backend, first.panel, first.seed, order.size, chunk])
     stem = f"{first.panel}-{first.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    return Checkpoint(order.checkpoints / stem, identity, order.every)
+    return Checkpoint(order.checkpoints / stem, identity, order.every, warn)
 
 
 def _fault(error: Exception, task: Task, *, setting_up: bool) -> Fault:

@@ -202,7 +202,7 @@ def _set_pragmas(connection: Any, _record: object) -> None:
     # Switching to WAL needs the database alone, so it is asked for only once in a file's life.
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA synchronous = FULL")  # in WAL, NORMAL may lose the last commits at a power cut
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

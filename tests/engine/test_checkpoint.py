@@ -1,0 +1,84 @@
+"""Checkpoint files: what is written is read back exactly, and a damaged file is never used."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wdgrid.engine import Checkpoint
+
+TENSORS = {
+    "theta": torch.arange(12, dtype=torch.float32).reshape(3, 4).t(),  # not contiguous
+    "alive": torch.tensor([True, False]),
+    "steps": torch.tensor(7),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+    "none": torch.empty(0, 2),
+}
+PLAIN = {"diverged_at": [None, 3], "curves": [{"test_error": [1.5]}]}
+
+
+def checkpoint(tmp_path, warnings, identity="this"):
+    return Checkpoint(tmp_path / "chunk", identity, every=0, warn=warnings.append)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    warnings = []
+    checkpoint(tmp_path, warnings).save(3, (TENSORS, PLAIN))
+    epoch, (tensors, plain) = checkpoint(tmp_path, warnings).load()
+    assert (epoch, plain, warnings) == (3, PLAIN, [])
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_the_newest_epoch_is_loaded_beyond_six_digits(tmp_path):
+    for epoch in (999_999, 1_000_000):
+        checkpoint(tmp_path, []).save(epoch, (TENSORS, PLAIN))
+    assert checkpoint(tmp_path, []).load()[0] == 1_000_000
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_file_with_one_flipped_bit_is_never_used(tmp_path, where, bit):
+    """Everywhere in the file, its padding and its header's length included."""
+    warnings = []
+    own = checkpoint(tmp_path, warnings)
+    own.save(1, (TENSORS, PLAIN))
+    own.save(2, (TENSORS, PLAIN))
+    path = tmp_path / "chunk-000002.safetensors"
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    loaded = own.load()
+    assert loaded is not None and loaded[1][1] == PLAIN
+    same = all(torch.equal(loaded[1][0][name], tensor) for name, tensor in TENSORS.items())
+    assert same and (loaded[0] == 1) == bool(warnings)
+    if warnings:
+        assert str(path) in warnings[0] and "damaged" in warnings[0] and "\n" not in warnings[0]
+    own.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_undamaged_file_the_chunk_starts_again(tmp_path):
+    draw, warnings = random.Random(0), []
+    checkpoint(tmp_path, []).save(1, (TENSORS, PLAIN))
+    path = tmp_path / "chunk-000001.safetensors"
+    path.write_bytes(draw.randbytes(len(path.read_bytes())))
+    assert checkpoint(tmp_path, warnings).load() is None and len(warnings) == 1
+
+
+def test_a_checkpoint_without_a_digest_is_not_used(tmp_path):
+    """An earlier version wrote such files; a flipped bit in one would go unnoticed."""
+    from safetensors.torch import save_file
+
+    warnings = []
+    save_file({"a": torch.ones(2)}, tmp_path / "chunk-000001.safetensors", {"identity": "this", "epoch": "1"})
+    assert checkpoint(tmp_path, warnings).load() is None and "SHA-256" in warnings[0]
+
+
+@pytest.mark.parametrize("killed", [".part", ".safetensors"])
+def test_clearing_leaves_nothing(tmp_path, killed):
+    (tmp_path / f"chunk-000009{killed}").write_bytes(b"")
+    (tmp_path / "chunk2-000009.safetensors").write_bytes(b"")
+    checkpoint(tmp_path, []).clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk2-000009.safetensors"]
