@@ -50,3 +50,7 @@ class MachineError(WdgridError):
     """The machine failed; what was finished is kept."""
 
     exit_status = 1
+
+
+class StorageWarning(UserWarning):
+    """The storage does not answer for now, in one line; the same call is tried again."""

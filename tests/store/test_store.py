@@ -1,9 +1,12 @@
 """The store's contract, the same over SQLite and PostgreSQL: what is planned and read, and how a storage is opened."""
 
 import math
+import shutil
 import sqlite3
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -14,7 +17,7 @@ from optuna.trial import TrialState
 
 from helpers.store_contract import SETTINGS, grid, optuna_storage, optuna_trials, outcome, plan, states
 from wdgrid.errors import StoreError
-from wdgrid.store import Store, owner_name
+from wdgrid.store import Store, address, owner_name
 from wdgrid.study import Cell, Curve
 from wdgrid.study.cells import TABLE_COLUMNS
 
@@ -256,6 +259,87 @@ def test_passwords_stay_out_of_messages(url):
     with pytest.raises(StoreError) as caught:
         Store(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("UPDATE study_user_attributes SET value_json = CAST(X'22FF22' AS TEXT)", "decode to UTF-8"),
+        ("UPDATE wdgrid_cells SET row = CAST(X'FF' AS TEXT) WHERE trial_id = 1", "decode to UTF-8"),
+        ("UPDATE study_user_attributes SET value_json = '{'", "cannot be read: Expecting"),
+        ("UPDATE study_user_attributes SET value_json = '1'", "is not what wdgrid writes"),
+        ("UPDATE study_user_attributes SET value_json = '\"\x1b[2J\"' WHERE key = 'wdgrid:panel'", "cannot be read"),
+        (
+            "UPDATE study_user_attributes SET value_json = '\"\\u001b[2J\"' WHERE key = 'wdgrid:panel'",
+            "wdgrid:panel holds control characters",
+        ),
+        ("DELETE FROM study_user_attributes WHERE key = 'wdgrid:digest'", "has no wdgrid:digest"),
+        ("UPDATE trials SET state = 'BOGUS'", "'BOGUS' is not among"),
+    ],
+)
+def test_damaged_content_is_told_in_one_line(tmp_path, template, damage, says):
+    shutil.copy(template, tmp_path / "x.db")
+    with Store(f"sqlite:///{tmp_path}/x.db") as store:
+        plan(store)
+        with closing(sqlite3.connect(tmp_path / "x.db")) as connection, connection:
+            connection.execute(damage)
+        with pytest.raises(StoreError, match=says) as caught:
+            print(store.studies(), store.table("digits"))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///{}/x.db?mode=ro",
+        "sqlite:///{}/\udcff.db",
+        "sqlite:///{}/" + 300 * "x",
+        "sqlite:///{}/" + 300 * "x" + "/x.db",
+        "sqlite://host/{}/x.db",
+        "postgresql://me:secret@127.0.0.1:1/db?passwrod=secret",
+    ],
+)
+def test_odd_urls_are_told_in_one_line(tmp_path, url):
+    with pytest.raises(StoreError) as caught:
+        Store(url.format(tmp_path))
+    assert str(caught.value).isprintable() and "secret" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+MOUNTS = """\
+overlay / overlay rw 0 0
+server:/home /home nfs4 rw 0 0
+/dev/sda1 /home/local ext4 rw 0 0
+me@host: /mnt/a\\040b fuse.sshfs rw 0 0
+C: /mnt/c 9p rw 0 0
+tmpfs /homeless tmpfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/home/me/x", "nfs4"),
+        ("/home", "nfs4"),
+        ("/home/local/x", None),
+        ("/homeless", None),
+        ("/mnt/a b/c", "fuse.sshfs"),
+        ("/mnt/c", None),
+        ("/elsewhere", None),
+    ],
+)
+def test_network_file_systems_are_known_by_their_mount(tmp_path, folder, kind):
+    (tmp_path / "mounts").write_text(MOUNTS)
+    assert address.network_file_system(Path(folder), tmp_path / "mounts") == kind
+    assert address.network_file_system(Path(folder), tmp_path / "none") is None
+
+
+def test_sqlite_on_a_network_file_system_is_refused_unless_the_user_insists(tmp_path, monkeypatch):
+    monkeypatch.setattr(address, "network_file_system", lambda folder: "nfs4")
+    with pytest.raises(StoreError, match=r"network file system \(nfs4\).*postgresql.*WDGRID_NETWORK_SQLITE=1"):
+        Store(f"sqlite:///{tmp_path}/x.db")
+    monkeypatch.setenv("WDGRID_NETWORK_SQLITE", "1")
+    Store(f"sqlite:///{tmp_path}/x.db").close()
 
 
 @pytest.mark.parametrize(

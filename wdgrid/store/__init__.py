@@ -46,8 +46,7 @@ class Store:
 
     def discard(self) -> bool:
         """Close, and delete an SQLite file in which no cell was ever begun and that nobody else has open; whether."""
-        with self._database.read() as connection:
-            begun = any(plan.begun(connection, study.name) for study in read.summaries(connection))
+        begun = any(self.begun(study.name) for study in self.studies())
         self.close()
         return not begun and self._database.delete_file()
 
@@ -77,8 +76,9 @@ class Store:
         """
         _refuse_reserved(attrs)
         shared = {"canonical": canonical, "digest": digest, **attrs}
-        with self._database.plan() as connection:
-            return plan.plan(connection, study, panels, axes, shared, panel_attrs)
+        return self._database.planning(
+            lambda connection: plan.plan(connection, study, panels, axes, shared, panel_attrs)
+        )
 
     def extend(
         self,
@@ -91,44 +91,36 @@ class Store:
         axes: tuple[str, str] = ("lr", "weight_decay"),
     ) -> int:
         """Add the cells (by panel, multiples and seed) that an existing study does not have yet; how many were."""
-        with self._database.read() as connection:
-            plan.need_panels(connection, study)
+        self._database.reading(lambda connection: plan.need_panels(connection, study))
         return self.create(study, panels, canonical, digest, attrs, panel_attrs, axes)
 
     def begun(self, study: str) -> int:
         """How many cells were ever begun: trained, being trained, or failed before; 0 where there is no such study."""
-        with self._database.read() as connection:
-            return plan.begun(connection, study)
+        return self._database.reading(lambda connection: plan.begun(connection, study))
 
     def withdraw(self, study: str) -> bool:
         """Delete a study of which no cell was ever begun; whether it is gone (True where there is none)."""
-        with self._database.plan() as connection:
-            return plan.withdraw(connection, study)
+        return self._database.planning(lambda connection: plan.withdraw(connection, study))
 
     def keep(self, study: str, key: str, value: Any) -> Any:
         """Set one attribute unless the study has it and cells of it were begun; what it has then."""
         _refuse_reserved({key: value})
-        with self._database.plan() as connection:
-            return plan.keep(connection, study, key, value)
+        return self._database.planning(lambda connection: plan.keep(connection, study, key, value))
 
     def definition(self, study: str) -> tuple[str, str] | None:
         """The study's canonical JSON and its digest; None where there is no such study."""
-        with self._database.read() as connection:
-            panels = plan.panels_of(connection, study)
+        panels = self._database.reading(lambda connection: plan.panels_of(connection, study))
         return (panels[0].attrs["canonical"], panels[0].attrs["digest"]) if panels else None
 
     def attrs(self, study: str) -> dict[str, Any]:
         """What the run left about itself (environment, chunk size, start, end…), by `create` and `set_attrs`."""
-        with self._database.read() as connection:
-            first = plan.need_panels(connection, study)[0]
+        first = self._database.reading(lambda connection: plan.need_panels(connection, study))[0]
         return {key: value for key, value in first.attrs.items() if key not in plan.RESERVED}
 
     def set_attrs(self, study: str, attrs: Mapping[str, Any]) -> None:
         """Set attributes, kept as `wdgrid:*` user attributes of every panel's Optuna study. ValueError if reserved."""
         _refuse_reserved(attrs)
-        with self._database.write() as connection:
-            study_ids = [panel.study_id for panel in plan.need_panels(connection, study)]
-            plan.set_attributes(connection, study_ids, attrs)
+        self._database.writing(lambda connection: plan.set_study_attributes(connection, study, attrs))
 
     # The queue
 
@@ -137,8 +129,7 @@ class Store:
 
         `only` names the cells meant, by panel the multiples in axis order; all cells if not given.
         """
-        with self._database.read() as connection:
-            return read.pending(connection, study, only)
+        return self._database.reading(lambda connection: read.pending(connection, study, only))
 
     def claim(
         self, study: str, panel: str, seed: int, k: int, owner: str, lease_s: float = 120, only: Only = None
@@ -147,28 +138,26 @@ class Store:
 
         `only` as in `pending`.
         """
-        with self._database.write() as connection:
-            return leases.claim(connection, study, panel, seed, k, owner, lease_s, only)
+        tried: list[int] = []  # what an attempt whose commit was not confirmed may have claimed
+        return self._database.writing(
+            lambda connection: leases.claim(connection, study, panel, seed, k, owner, lease_s, only, tried)
+        )
 
     def renew(self, owner: str, lease_s: float = 120) -> int:
         """Let every lease of this owner run from now; how many it still holds."""
-        with self._database.write() as connection:
-            return leases.renew(connection, owner, lease_s)
+        return self._database.writing(lambda connection: leases.renew(connection, owner, lease_s))
 
     def release(self, trial_ids: Sequence[int], owner: str | None = None) -> int:
         """Put claimed trials back to WAITING in place; given an owner, only those it still holds. How many were."""
-        with self._database.write() as connection:
-            return leases.release(connection, trial_ids, owner)
+        return self._database.writing(lambda connection: leases.release(connection, trial_ids, owner))
 
     def reclaim(self) -> int:
         """Put back trials whose lease has expired or whose owner on this machine has died; how many were."""
-        with self._database.write() as connection:
-            return leases.reclaim(connection)
+        return self._database.writing(lambda connection: leases.reclaim(connection))
 
     def abandoned(self, study: str) -> int:
         """How many RUNNING cells of a study nobody trains any more: those that `reclaim` would put back."""
-        with self._database.read() as connection:
-            return leases.abandoned(connection, study)
+        return self._database.reading(lambda connection: leases.abandoned(connection, study))
 
     def finish(self, results: Sequence[tuple[Claim, Outcome]], owner: str) -> int:
         """Write outcomes as COMPLETE trials, but only those still held by this owner; how many were written.
@@ -176,35 +165,30 @@ class Store:
         Raises ValueError, and writes nothing, if an error is NaN or -inf.
         """
         outcomes = {claim.trial_id: outcome for claim, outcome in results}
-        with self._database.write() as connection:
-            return leases.finish(connection, outcomes, owner)
+        tried: list[int] = []  # what an attempt whose commit was not confirmed may have written
+        return self._database.writing(lambda connection: leases.finish(connection, outcomes, owner, tried))
 
     def fail(self, trial_ids: Sequence[int], why: str, owner: str | None = None) -> int:
         """End claimed trials as FAIL, for a fault of the machine (never for divergence); how many were."""
-        with self._database.write() as connection:
-            return leases.fail(connection, trial_ids, why, owner)
+        return self._database.writing(lambda connection: leases.fail(connection, trial_ids, why, owner))
 
     def retry_failed(self, study: str, attempts: int = 3) -> int:
         """Put FAIL trials that have failed fewer than `attempts` times back to WAITING; how many were."""
-        with self._database.write() as connection:
-            return leases.retry_failed(connection, study, attempts)
+        return self._database.writing(lambda connection: leases.retry_failed(connection, study, attempts))
 
     # Reading
 
     def studies(self) -> list[StudySummary]:
         """Every study of the storage, by name."""
-        with self._database.read() as connection:
-            return read.summaries(connection)
+        return self._database.reading(lambda connection: read.summaries(connection))
 
     def table(self, study: str) -> "pd.DataFrame":
         """One row a trial: `TABLE_COLUMNS`, then lr, weight_decay, momentum, beta1, beta2 and eps (else NaN)."""
-        with self._database.read() as connection:
-            return read.table(connection, study)
+        return self._database.reading(lambda connection: read.table(connection, study))
 
     def curves(self, study: str) -> "pd.DataFrame":
         """One row a complete trial and epoch: panel, number, epoch, the two errors, the two losses."""
-        with self._database.read() as connection:
-            return read.curves(connection, study)
+        return self._database.reading(lambda connection: read.curves(connection, study))
 
 
 def _refuse_reserved(attrs: Mapping[str, Any]) -> None:

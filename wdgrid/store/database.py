@@ -5,27 +5,34 @@ Knows how a transaction is begun on SQLite and on PostgreSQL. Knows nothing of c
 
 import json
 import math
-import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import tenacity
 from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
+from wdgrid.errors import StorageWarning, StoreError
+from wdgrid.printable import printable
+from wdgrid.store.address import parsed
+
+T = TypeVar("T")
 # What the bulk writes were tested with. Optuna froze its schema number at 12 long ago and counts alembic revisions
 # since, so both must agree. There is no fall-back to Optuna's public API: it cannot claim without double execution.
-from wdgrid.errors import StoreError
-
 TESTED_SCHEMA = (12, "v3.2.0.a")
 BUSY_TIMEOUT_S = 60
+CONNECT_S = 10
+WAIT_S = 0.5  # the first wait between two attempts, doubled up to twenty times as long, drawn at random below that
+RETRY_S = 300.0  # how long a PostgreSQL server may be away, once the storage was opened
 _PLANNING_LOCK = 0x77646772  # "wdgr": PostgreSQL's advisory lock under which planners take turns
 
 studies: sa.Table = models.StudyModel.__table__
@@ -67,19 +74,15 @@ class Database:
     """
 
     def __init__(self, url: str, create: bool = True) -> None:
-        try:
-            self.url = sa.make_url(url)
-        except (ArgumentError, ValueError):  # the latter for a port that is no number
-            shown = re.sub(r"//.*@", "//***@", url)  # what cannot be parsed may still hold a password
-            raise StoreError(f"not a storage URL: {shown!r} (sqlite:///path/x.db or postgresql+psycopg://…)") from None
-        self.name = self.url.render_as_string(hide_password=True)
+        self.url, self.name = parsed(url, create)
         self.dialect = self.url.get_backend_name()
-        _check_url(self.url, self.name, create)
         try:
             # A worker may be silent for hours while it trains; PostgreSQL's connection may be gone by then.
-            self._engine = sa.create_engine(self.url, pool_pre_ping=self.dialect != "sqlite")
-        except (ImportError, ArgumentError) as error:
-            raise StoreError(f"no driver for {self.name}: {error} (PostgreSQL: wdgrid[postgres])") from None
+            options = {} if self.dialect == "sqlite" else {"pool_pre_ping": True, "connect_args": _patience(self.url)}
+            self._engine = sa.create_engine(self.url, **options)
+        except (ImportError, ArgumentError, ValueError, TypeError) as error:
+            why = _first_line(error)
+            raise StoreError(f"no driver for {self.name}: {why} (PostgreSQL: wdgrid[postgres])") from None
         if self.dialect == "sqlite":
             event.listen(self._engine, "connect", _set_pragmas)
             event.listen(self._engine, "begin", _begin_sqlite)
@@ -115,10 +118,43 @@ class Database:
             alone.close()
         return True
 
+    def reading(self, function: Callable[[sa.Connection], T]) -> T:
+        """What `function` makes of one state of the storage. Raises StoreError if the database fails."""
+        return self._patiently(self.read, function)
+
+    def writing(self, function: Callable[[sa.Connection], T]) -> T:
+        """`function` in a writing transaction; it may be called again where PostgreSQL went away meanwhile."""
+        return self._patiently(self.write, function)
+
+    def planning(self, function: Callable[[sa.Connection], T]) -> T:
+        """As `writing`, in a transaction of which there is one at a time."""
+        return self._patiently(self.plan, function)
+
+    def _patiently(self, begin: Callable[[], AbstractContextManager[sa.Connection]], call: Callable[..., T]) -> T:
+        """One transaction; on PostgreSQL again for RETRY_S seconds while the server is away or starting."""
+
+        def attempt() -> T:
+            with begin() as connection:
+                return call(connection)
+
+        def warn(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome:
+                why = state.outcome.exception()
+                warnings.warn(f"{why}; trying again for up to {RETRY_S:.0f} s", StorageWarning, stacklevel=2)
+
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_away),
+            wait=tenacity.wait_random_exponential(multiplier=WAIT_S, max=20 * WAIT_S),
+            stop=tenacity.stop_after_delay(RETRY_S),
+            before_sleep=warn,
+            reraise=True,
+        )
+        return again(attempt)
+
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the storage. Raises StoreError if the database fails."""
-        with self._errors(), self._reader.begin() as connection:
+        with self._errors(ValueError, LookupError), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
@@ -136,11 +172,13 @@ class Database:
             yield connection
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, *content: type[Exception]) -> Iterator[None]:
         try:
             yield
         except DBAPIError as error:
             raise StoreError(f"{self.name}: {_first_line(error.orig or error)}") from error
+        except (UnicodeDecodeError, json.JSONDecodeError, *content) as error:
+            raise StoreError(f"{self.name}: holds content that cannot be read: {_first_line(error)}") from error
 
     def _ensure_schema(self, create: bool) -> None:
         deadline = time.monotonic() + BUSY_TIMEOUT_S
@@ -183,19 +221,6 @@ class Database:
         return None if version is None or revision is None else (version, revision)
 
 
-def _check_url(url: sa.URL, name: str, create: bool) -> None:
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise StoreError(f"{name}: the storage must be SQLite or PostgreSQL")
-    if url.get_backend_name() == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise StoreError(f"{name}: an SQLite storage must be a file (sqlite:///path/x.db)")
-        path = Path(url.database)
-        if not path.parent.is_dir():
-            raise StoreError(f"{name}: there is no folder {path.parent}")
-        if not create and not path.is_file():
-            raise StoreError(f"{name}: there is no such file")
-
-
 def _set_pragmas(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # pysqlite would begin its own (deferred) transactions
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
@@ -218,8 +243,24 @@ def _create_optuna_schema(url: sa.URL) -> None:
     storage.engine.dispose()
 
 
+def _patience(url: sa.URL) -> dict[str, Any]:
+    """Seconds until a host that does not answer is given up, unless the URL says."""
+    return {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_S}
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether PostgreSQL went away, is starting, or chose this transaction to end a deadlock."""
+    cause = error.__cause__
+    if not isinstance(error, StoreError) or not isinstance(cause, OperationalError | InterfaceError):
+        return False
+    if type(cause.orig).__module__.startswith("sqlite3"):
+        return False
+    state = getattr(cause.orig, "sqlstate", None)
+    return state is None or state.startswith(("08", "57P", "40")) or state == "53300"
+
+
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])[:500]
 
 
 def clock(connection: sa.Connection) -> float:

@@ -125,11 +125,17 @@ def claim(
     owner: str,
     lease_s: float,
     only: Only = None,
+    tried: list[int] | None = None,
 ) -> list[Claim]:
-    """Take up to k WAITING cells of one panel and one seed, lowest number first."""
+    """Take up to k WAITING cells of one panel and one seed, lowest number first.
+
+    `tried` holds the trials that an earlier attempt at the same call took; what that committed is the claim.
+    """
     found = next((p for p in need_panels(connection, study) if p.name == panel), None)
     if found is None or k < 1:
         return []
+    if tried and (held := _held(connection, tried, owner)):
+        return _claims(connection, panel, held, found.attrs["constants"])
     chosen = (
         sa.select(trials.c.trial_id)
         .join(cells, cells.c.trial_id == trials.c.trial_id)
@@ -147,6 +153,8 @@ def claim(
         .returning(trials.c.trial_id, trials.c.number)
     )
     trial_ids = [row.trial_id for row in sorted(connection.execute(taken), key=lambda row: row.number)]
+    if tried is not None:
+        tried[:] = trial_ids
     expires = clock(connection) + lease_s
     connection.execute(sa.delete(leases).where(leases.c.trial_id.in_(trial_ids)))
     insert_rows(connection, leases, [{"trial_id": t, "owner": owner, "expires": expires} for t in trial_ids])
@@ -228,13 +236,23 @@ def _put_back(connection: sa.Connection, trial_ids: Sequence[int]) -> int:
     return count
 
 
-def finish(connection: sa.Connection, outcomes: Mapping[int, Outcome], owner: str) -> int:
-    """Complete those of the trials that are still RUNNING under this owner; how many were written."""
+def finish(
+    connection: sa.Connection, outcomes: Mapping[int, Outcome], owner: str, tried: list[int] | None = None
+) -> int:
+    """Complete those of the trials that are still RUNNING under this owner; how many were written.
+
+    `tried` holds the trials that an earlier attempt at the same call wrote; those that it committed count, too.
+    """
     for outcome in outcomes.values():
         for error in (outcome.test_error, outcome.selection_error):
             if math.isnan(error) or error == -math.inf:
                 raise ValueError(f"an error is a percentage, or +inf for a diverged cell, not {error}")
     held = _held(connection, list(outcomes), owner)
+    if tried and not held:
+        complete = trials.c.trial_id.in_(tried), trials.c.state == TrialState.COMPLETE
+        return connection.execute(sa.select(sa.func.count()).select_from(trials).where(*complete)).scalar_one()
+    if tried is not None:
+        tried[:] = held
     _end(connection, held, TrialState.COMPLETE)
     value_rows: list[dict[str, Any]] = []
     curve_rows: list[dict[str, Any]] = []

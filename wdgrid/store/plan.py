@@ -15,6 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from wdgrid.errors import StoreError
+from wdgrid.printable import printable
 from wdgrid.store.database import (
     cells,
     directions,
@@ -61,7 +62,24 @@ def panels_of(connection: sa.Connection, study: str | None = None) -> list[Panel
     found: dict[int, Panel] = {}
     for study_id, key, value in rows:
         found.setdefault(study_id, Panel(study_id, {})).attrs[key.removeprefix(PREFIX)] = json.loads(value)
+    for panel in found.values():
+        if why := _damage(panel.attrs):
+            raise StoreError(f"Optuna study {panel.study_id} of this storage is damaged: {why}")
     return sorted(found.values(), key=lambda panel: (panel.attrs["position"], panel.study_id))
+
+
+def _damage(attrs: Mapping[str, Any]) -> str | None:
+    """What is wrong with the attributes of a panel; None where nothing is."""
+    kinds = {"position": int, "constants": dict}
+    if missing := sorted(RESERVED - {"panel_attrs"} - set(attrs)):
+        return f"it has no {', '.join(PREFIX + key for key in missing)}"
+    for key in sorted(RESERVED - {"panel_attrs"}):
+        value = attrs[key]
+        if not isinstance(value, kinds.get(key, str)):
+            return f"{PREFIX}{key} is not what wdgrid writes"
+        if key in ("study", "panel") and value != printable(value):
+            return f"{PREFIX}{key} holds control characters: {printable(value)}"
+    return None
 
 
 def need_panels(connection: sa.Connection, study: str) -> list[Panel]:
@@ -82,6 +100,11 @@ def set_attributes(connection: sa.Connection, study_ids: Sequence[int], attrs: M
         for key, value in attrs.items()
     ]
     insert_rows(connection, study_attrs, rows)
+
+
+def set_study_attributes(connection: sa.Connection, study: str, attrs: Mapping[str, Any]) -> None:
+    """Set `wdgrid:*` attributes on every panel of a study."""
+    set_attributes(connection, [panel.study_id for panel in need_panels(connection, study)], attrs)
 
 
 def plan(
@@ -105,9 +128,9 @@ def plan(
         own = {"study": study, "panel": name, "position": position, "constants": constants, "created": created}
         if name in panel_attrs:
             own["panel_attrs"] = dict(panel_attrs[name])
-        set_attributes(connection, [study_id], own)
+        set_attributes(connection, [study_id], {**own, **shared})
         added += _add_cells(connection, study_id, name, panel_cells, constants)
-    set_attributes(connection, [panel.study_id for panel in panels_of(connection, study)], shared)
+    set_attributes(connection, [p.study_id for name, p in known.items() if name not in panels], shared)
     return added
 
 
