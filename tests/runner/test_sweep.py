@@ -214,11 +214,12 @@ def test_a_damaged_checkpoint_is_told_and_the_chunk_starts_again(finished, here)
 
 def test_a_checkpoint_goes_only_after_the_commit_of_its_chunk(tmp_path, monkeypatch):
     """A store that fails at the commit leaves what is needed to train on."""
+    from wdgrid.sweep.reconcile import plan
+    from wdgrid.sweep.run import Sweep
+
     from helpers.synthetic_tables import make_study
     from wdgrid.errors import StoreError
     from wdgrid.store import Store
-    from wdgrid.sweep.reconcile import plan
-    from wdgrid.sweep.run import Sweep
 
     task = {"model_args": {"hidden": [8]}, "batch_size": 50, "epochs": 2, "train_size": 100, "device": "cpu"}
     study = make_study(task=task, axes={"lr": {"values": [1, 2]}, "weight_decay": {"values": [0, 1]}})

@@ -92,5 +92,5 @@ def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     facts = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
     sha = hashlib.sha256(json.dumps([sorted(header.items()), facts]).encode())
     for name in names:
-        sha.update(tensors[name].flatten().view(torch.uint8).numpy())
+        sha.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()
