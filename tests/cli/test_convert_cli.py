@@ -54,11 +54,11 @@ def test_the_filter_has_the_papers_decay_and_no_equal_in_a_library(capsys):
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == ["paper", "normalised", "tau"]
     assert err.startswith(
-        "torch, timm, composer, optax, keras, pytorch_optimizer: not shown; no library has the filter"
+        "torch, timm, composer, optax, keras, pytorch_optimizer: not shown; no library here has this optimizer"
     )
     assert main([*kalman, "--to", "torch"]) == 0
     out, err = capsys.readouterr()
-    assert "no equal" in out and "warning: no library has the filter" in out and err == ""
+    assert "no equal" in out and "warning: no library here has this optimizer" in out and err == ""
 
 
 @pytest.mark.parametrize(

@@ -186,4 +186,4 @@ def test_reports_name_it(tmp_path):
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "Kalman filter" in page and "decoupled: θ − η_t λ θ" in page
     assert axis_title("weight_decay", 0.1, "kalman", False) == "Weight decay (× 0.1)"
-    assert axis_title("eps", 1, "kalman", False) == "ε of the filter"
+    assert axis_title("eps", 1, "kalman", False) == "ε of Kalman filter"

@@ -13,8 +13,9 @@ from wdgrid.cli import main
 from wdgrid.engine import Job
 from wdgrid.optim import algorithms, fused
 from wdgrid.optim.algorithms import ALGORITHMS
+from wdgrid.optim.conversion import convert
 from wdgrid.optim.fused import UPDATES, Rule, Update
-from wdgrid.optim.variants import VARIANTS, Decay, Family, Variant
+from wdgrid.optim.variants import VARIANTS, Decay, Variant
 from wdgrid.report.grids import axis_title, panel_title
 from wdgrid.study import Study
 from wdgrid.study.sections import Constant, Cosine
@@ -73,7 +74,7 @@ def _sign_(theta, state, g, now):
 @pytest.fixture
 def sign(monkeypatch):
     """All that it needs: one record, one algorithm, one fused update."""
-    record = Variant("signsgdw", "SignSGDW", Family.SGD, Decay.PAPER, {})
+    record = Variant("signsgdw", "SignSGDW", None, Decay.PAPER, {})
     monkeypatch.setitem(VARIANTS, record.name, record)
     monkeypatch.setitem(ALGORITHMS, record.name, signsgdw)
     monkeypatch.setitem(UPDATES, record.name, Update((), lambda hyper, rate, eta, t: {"-rate": -rate}, _sign_))
@@ -126,6 +127,7 @@ def test_a_new_variant_is_known_to_studies_figures_and_conversion(sign, capsys):
     assert axis_title("weight_decay", 1, sign, False) == "Weight decay (× 1)"
     assert main(["convert", "--lr", "0.1", "--weight-decay", "0.01", "--optimizer", sign, "--to", "paper"]) == 0
     assert "signsgdw: lr = 0.1, weight_decay = 0.01" in capsys.readouterr().out
+    assert convert(0.1, 0.01, sign, "torch").value is None
 
 
 def test_a_hyperparameter_that_a_variant_lacks_is_a_fault(sign):

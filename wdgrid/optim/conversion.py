@@ -20,7 +20,7 @@ OUTSIDE = (
     "this library keeps the rate outside the momentum buffer: equal to Algorithm 1 while the rate is constant, "
     "not under a schedule"
 )
-NO_FILTER = "no library has the filter of the paper's section 3; its decay is the paper's decoupled one"
+NO_LIBRARY = "no library here has this optimizer"
 EPS_HAT = (
     "Keras adds epsilon to the square root before its bias correction: equal only while epsilon is far below the "
     "gradients' size"
@@ -107,7 +107,7 @@ def convert(
     variant = VARIANTS[optimizer]
     setting = _Setting(
         optimizer=optimizer,
-        adaptive=variant.family is Family.ADAM,
+        adaptive=variant.family is not Family.SGD,
         decoupled=variant.decay is not Decay.GRADIENT,
         lr=lr,
         decay=weight_decay * lr if variant.decay is Decay.LIBRARY else weight_decay,
@@ -119,11 +119,11 @@ def convert(
     if to in ("normalised", "tau"):
         steps = _steps_per_epoch(steps_per_epoch, batch, train_size)
         return _normalised(setting, steps, epochs) if to == "normalised" else _tau(setting, steps)
+    if variant.family is None and (to != "paper" or variant.decay is Decay.LIBRARY):
+        return Conversion(optimizer, to, "weight_decay", None, "", f"{NO_LIBRARY} ({variant.decay.value})")
     if to == "paper":
         line = f"{_in_the_paper(variant).name}: lr = {_number(lr)}, weight_decay = {_number(setting.decay)}"
         return Conversion(optimizer, to, "weight_decay", setting.decay, line)
-    if variant.family is Family.FILTER:
-        return Conversion(optimizer, to, "weight_decay", None, "", NO_FILTER)
     if to == "optax":
         return _optax(setting)
     if to == "keras":
@@ -160,7 +160,7 @@ def _tau(setting: _Setting, steps_per_epoch: float) -> Conversion:
     """τ, the epochs over which weights average their updates at η = 1 (arXiv 2405.13698): 1 / (decay per step)."""
     name, to = "tau_epochs", "tau"
     if setting.adaptive and not setting.decoupled:
-        why = "L2 under Adam has no τ: its decay depends on each weight's gradients"
+        why = f"L2 under {VARIANTS[setting.optimizer].title} has no τ: its decay depends on each weight's gradients"
         return Conversion(setting.optimizer, to, name, None, "", why)
     per_step, warning = setting.decay, None
     if not setting.decoupled:

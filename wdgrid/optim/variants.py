@@ -9,11 +9,10 @@ from enum import Enum
 
 
 class Family(Enum):
-    """What a variant is derived from; the value is its name on an axis."""
+    """An optimizer that libraries have."""
 
     SGD = "SGD"
     ADAM = "Adam"
-    FILTER = "the filter"
 
 
 class Decay(Enum):
@@ -28,18 +27,24 @@ class Decay(Enum):
 class Variant:
     """One optimizer variant.
 
-    `name` is written in study files, `title` on figures. `defaults` are the hyperparameters that it has beside lr and
-    weight_decay, `positive` those of them that may not be 0, with the reason. `counterpart` is the target of
+    `name` is written in study files, `title` on figures. `family` is the libraries' optimizer that it is, but for its
+    decay and the place of its rate; None where no library has it. `defaults` are the hyperparameters that it has beside
+    lr and weight_decay, `positive` those of them that may not be 0, with the reason. `counterpart` is the target of
     `wdgrid convert` in whose terms a report gives the best cell, None for none.
     """
 
     name: str
     title: str
-    family: Family
+    family: Family | None
     decay: Decay
     defaults: Mapping[str, float]
     counterpart: str | None = None
     positive: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def algorithm(self) -> str:
+        """Whose hyperparameters they are, on an axis."""
+        return self.family.value if self.family else self.title
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -62,7 +67,7 @@ VARIANTS = {
         Variant("adamw", "AdamW", Family.ADAM, Decay.PAPER, MOMENTS, "torch"),
         Variant("sgdw-torch", "SGDW (torch)", Family.SGD, Decay.LIBRARY, MOMENTUM, "paper"),
         Variant("adamw-torch", "AdamW (torch)", Family.ADAM, Decay.LIBRARY, MOMENTS, "paper"),
-        Variant("kalman", "Kalman filter", Family.FILTER, Decay.PAPER, FILTER, positive=RATE_OF_PRIOR),
+        Variant("kalman", "Kalman filter", None, Decay.PAPER, FILTER, positive=RATE_OF_PRIOR),
     )
 }
 

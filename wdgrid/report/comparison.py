@@ -198,8 +198,8 @@ def _difference_map(ax: "Axes", a: Side, b: Side, one: Comparison, reach: float)
     ax.set_xticks([j + 0.5 for j in cols], [first.col_labels[j] for j in cols], rotation=45)
     ax.set_yticks([i + 0.5 for i in rows], [first.row_labels[i] for i in rows])
     ax.set(xlim=(0, values.shape[1]), ylim=(values.shape[0], 0))
-    family = VARIANTS[a.optimizer].family.value
-    titles = [AXES.get(name, "Decay").format(family) for name in (first.row_name, first.col_name)]
+    algorithm = VARIANTS[a.optimizer].algorithm
+    titles = [AXES.get(name, "Decay").format(algorithm) for name in (first.row_name, first.col_name)]
     ax.set(xlabel=f"{titles[1]} (multiples)", ylabel=f"{titles[0]} (multiples)")
     ax.set_title("B − A" if one.difference is None else f"B − A (best: {number(one.difference)} points)", fontsize=13)
     if 0.5 <= values.shape[0] / values.shape[1] <= 2:

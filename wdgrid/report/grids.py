@@ -21,7 +21,7 @@ from wdgrid.study.cells import selection_error
 
 AXES = {
     "lr": "Initial learning rate",
-    "eps": "ε of {}",  # a family
+    "eps": "ε of {}",  # an algorithm
     "beta1": "β1 of {}",
     "beta2": "β2 of {}",
     "momentum": "Momentum",
@@ -190,7 +190,7 @@ def search_words(study: Study, table: pd.DataFrame, coarse: Study, coarse_table:
 def axis_title(axis: str, unit: float, optimizer: str, normalized: bool) -> str:
     """Title of an axis with its unit, worded as in the paper: L2 has a regularization factor, not a decay."""
     variant = VARIANTS[optimizer]
-    words = AXES.get(axis, DECAY_WORDS[variant.decay]).format(variant.family.value)
+    words = AXES.get(axis, DECAY_WORDS[variant.decay]).format(variant.algorithm)
     if axis == "weight_decay" and normalized:
         words += ", normalized"
     bare = unit == 1 and axis not in ("lr", "weight_decay")
