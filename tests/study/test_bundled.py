@@ -17,7 +17,7 @@ from helpers.synthetic_tables import make_study
 from wdgrid.cli import main
 from wdgrid.cli.resume_command import SweepCommand, sweep_of
 from wdgrid.errors import StudyFileError
-from wdgrid.runner.naming import database_folder, stored
+from wdgrid.runner.naming import command_attributes, database_folder, stored
 from wdgrid.study import bundled, load_study
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,8 @@ def test_stored_studies_go_by_name_without_a_studies_folder(here, capsys):
 def test_how_to_go_on_is_said_as_the_study_was_called(here):
     command = SweepCommand("digits", ("task.epochs=1",))
     assert str(command) == "wdgrid sweep digits --set task.epochs=1"
-    store = SimpleNamespace(attrs=lambda name: {"digits": command.attrs(), "other": command.attrs()}[name])
+    words = command_attributes("digits", command.overrides)
+    store = SimpleNamespace(attrs=lambda name: {"digits": words, "other": words}[name])
     assert sweep_of(store, "digits", "sqlite:///digits.db", "digits") == command
     coarse = sweep_of(store, "digits@coarse", "sqlite:///digits.db", "digits@coarse")
     assert str(coarse) == "wdgrid sweep digits --set task.epochs=1 --coarse"
