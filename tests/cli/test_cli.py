@@ -89,7 +89,7 @@ def test_a_users_own_network_and_data(here):
         ("task.model='mine:nothing'", "module mine has no nothing"),
         ("task={model='mine:broken', epochs=2}", "mine:broken, digits: RuntimeError: no such layer"),
         ("task.dataset='mine:ragged'", "must have one row for each image"),
-        ("task.train_size=5000", "task.train_size = 5000: digits has 900"),
+        ("task.train_size=5000", "task.train_size = 5000: digits has only 900"),
         ("task.epochs=0", "task.epochs = 0"),
     ],
 )

@@ -48,7 +48,7 @@ def test_plan_reads_for_people_and_refuses_bad_studies(study, capsys):
     out = capsys.readouterr().out
     assert "1210 parameters (" in out and "adamw" in out
     assert main(["plan", str(study), "--set", "task.train_size=5000"]) == 2
-    assert "digits has 900" in capsys.readouterr().err
+    assert "digits has only 900" in capsys.readouterr().err
 
 
 def test_cost_leaves_no_trace_in_the_task():

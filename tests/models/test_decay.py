@@ -99,7 +99,7 @@ STUDY = study_toml('model_args = { hidden = [8] }\ntrain_size = 100\ndevice = "c
     ("given", "says"),
     [
         ('{"*.bais"=0}', "no parameter of the network matches *.bais; it has 1.weight, 2.weight, 2.bias, 4.weight"),
-        ('{"@layer"=0}', "task.decay_multipliers.@layer = 0.0: of the names with @ there are @norm and @bias"),
+        ('{"@layer"=0}', "task.decay_multipliers.@layer = 0.0: the names with @ are @norm and @bias"),
         ('{"*"=-1}', "task.decay_multipliers.* = -1: input should be greater than or equal to 0"),
         ('{"*"=nan}', "task.decay_multipliers.* = NaN"),
         ("3", "task.decay_multipliers = 3"),
@@ -240,7 +240,8 @@ def test_multipliers_are_part_of_a_study_only_where_given():
 def test_a_report_says_what_decays():
     study = make_study(task=TASK | {"decay_multipliers": {"@norm": 0, "@bias": 0.5}})
     lines = caption_lines(study, "small", grids(study, make_table(study)), "")
-    assert "Decay is multiplied by parameter, the last pattern counts:  @norm × 0, @bias × 0.5" in lines
+    words = "Decay multipliers by parameter name (the last pattern that matches counts)"
+    assert f"{words}:  @norm × 0, @bias × 0.5" in lines
     assert groups_warning(study) == "for parameter groups multiply the decay: @norm × 0, @bias × 0.5"
     assert groups_warning(make_study()) == ""
     assert not any("multiplied" in line for line in caption_lines(make_study(), "small", [], ""))

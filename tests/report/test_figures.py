@@ -117,8 +117,8 @@ def test_caption_states_decay_forms_n_seeds_epochs_device():
     study = make_study(panels=[{"optimizer": o} for o in ("adam", "adamw", "adamw-torch")], seeds=[0, 1, 2])
     figure = heatmaps(study, "mine", make_table(study), device="cpu")
     (caption,) = [t.get_text().replace("\n", " ") for t in figure.texts if t.get_label() == "caption"]
-    wanted = "Adam – L2: gradient + λ θ;|AdamW – decoupled: θ − η_t λ θ|AdamW (torch) – library form: θ − η_t α λ θ"
-    wanted += "|mine: 105 cells|12 diverged|mean of 3 seeds|3 epochs|cosine|digits|device cpu"
+    wanted = "Adam – L2: gradient + λ θ;|AdamW – decoupled: θ − η_t λ θ|AdamW (torch) – decoupled as in PyTorch: θ − "
+    wanted += "η_t α λ θ|mine: 105 cells|12 diverged|mean of 3 seeds|3 epochs|cosine|digits|device cpu"
     for words in wanted.split("|"):
         assert words in caption, words
 
@@ -137,7 +137,7 @@ def test_one_panel_may_be_normalized_among_raw_ones():
     figure = heatmaps(study, "s", make_table(study))
     labels = [ax.get_xlabel() for ax in panels_of(figure)]
     assert labels == ["Weight decay (× 0.016)", "Weight decay, normalized (× 0.2)"]
-    assert any("normalized, where the axis says so" in t.get_text() for t in figure.texts)
+    assert any("normalized where the axis says so" in t.get_text() for t in figure.texts)
 
 
 def test_other_axes_have_proper_titles():

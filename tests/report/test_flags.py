@@ -98,7 +98,7 @@ def test_findings_say_what_happened_and_what_helps():
     numbers = analyse(surfaces(TABLE), bootstrap=10)
     found = findings(STUDY, numbers, grids(STUDY, TABLE), {})
     assert found["adam"]["divergence"] == (
-        "2 cells blew up late, the first at step 650; a larger ε or a smaller rate helps. "
+        "2 cells blew up late, the first at step 650; a larger ε or a smaller learning rate may help. "
         "1 cell stuck at chance, from step 1 on. 1 cell spiked, at step 300"
     )
     assert found["sgd"]["divergence"] == "2 cells spiked, the first at step 5"
@@ -110,7 +110,7 @@ def test_findings_say_what_happened_and_what_helps():
 def test_sgd_has_no_epsilon_to_enlarge():
     table = flagged(make_table(STUDY), {("sgdw", "1/2", "0", 0): ("late blow-up", 9)})
     found = findings(STUDY, {"sgdw": analyse(surfaces(table), bootstrap=5)["sgdw"]}, grids(STUDY, table), {})
-    assert found["sgdw"]["divergence"] == "1 cell blew up late, at step 9; a smaller rate helps"
+    assert found["sgdw"]["divergence"] == "1 cell blew up late, at step 9; a smaller learning rate may help"
 
 
 def stored(folder, kinds):
@@ -154,7 +154,7 @@ def test_the_store_keeps_class_and_step_and_show_and_export_give_them(tmp_path, 
     export(table, "parquet", tmp_path / "t.parquet")
     assert pd.read_parquet(tmp_path / "t.parquet")["divergence_step"].tolist()[4:] == [44, 1, 99, 17]
     show("x", url)
-    assert "1 cell blew up late, at step 99; a larger ε or a smaller rate helps" in capsys.readouterr().out
+    assert "1 cell blew up late, at step 99; a larger ε or a smaller learning rate may help" in capsys.readouterr().out
     show("x", url, as_json=True)
     (panel,) = json.loads(capsys.readouterr().out)["panels"]
     assert panel["divergences"]["spike"] == {"cells": 1, "first_step": 44} and panel["diverged"] == 1

@@ -140,7 +140,7 @@ def test_lines_of_equal_product_and_of_equal_time(visit, tmp_path, png):
     assert len({p.split(",")[0] for p in upright}) == 1
     # 18 steps an epoch; the best cell of SGDW decays by 2 × 0.016 a step
     assert f"{1 / 0.032 / 18:.1f}" in tab.locator(".panel").nth(1).locator(".iso-text").all_inner_texts()
-    assert "equal τ = the epochs over which" in tab.locator("#lines-are").inner_text()
+    assert "equal τ, the epochs over which" in tab.locator("#lines-are").inner_text()
     for kind in ("product", "tau"):
         tab.select_option("#lines", kind)
         for k in range(3):
@@ -234,7 +234,7 @@ def test_cells_that_went_wrong_are_marked_and_told_in_words(visit, report, tmp_p
         tab.keyboard.press(key)
     assert "stuck at chance from step 1 on, with 1 of 2 seeds" in tab.locator("#status").inner_text()
     wrong = tab.locator("#wrong").inner_text()
-    assert "Adam 2 cells blew up late, the first at step 650; a larger ε or a smaller rate helps" in wrong
+    assert "Adam 2 cells blew up late, the first at step 650; a larger ε or a smaller learning rate may help" in wrong
     healthy = visit(report)
     assert healthy.locator("#flags").inner_text() == "" and healthy.locator("#wrong").count() == 0
 

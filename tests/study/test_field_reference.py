@@ -90,7 +90,7 @@ def test_what_is_allowed_and_the_default_hold(base, heading, field, allowed, def
             load_study(base, [*beside, f"{path}={value}"])
         assert any(path.removesuffix(".kind") in line for line in error.value.lines)
 
-    if default not in ("needed", "–"):
+    if default not in ("required", "–"):
         plain, same = load_study(base, beside), load_study(base, [*beside, f"{path}={default.strip('`')}"])
         assert same.canonical() == plain.canonical()
     refused("2020-01-01")  # a date: nowhere allowed

@@ -118,7 +118,7 @@ FAULTS = [
     ("panels.0.weight_decay_unit=0", "panels.0.weight_decay_unit = 0"),
     ("panels.0.beta1=1", "panels.0.beta1 = 1"),
     ("panels=[]", "panels = []"),
-    ("seeds=[1,1]", "seeds must differ"),
+    ("seeds=[1,1]", "seeds = [1, 1]: must all be different"),
     ("seeds=[]", "seeds = []"),
     ("task.model=resnet9000", "must be mlp, resnet, shake-shake, tf-tutorial, or your own as package.module:function"),
     ("task.dataset=mnist", "must be cifar10, cifar100, digits, folder, imagenet32, or your own"),
@@ -202,7 +202,7 @@ def test_a_panel_may_have_its_own_unit_and_meaning_of_decay(small):
         assert other.digest() != plain.digest() and len(differences(plain.canonical(), other)) == 1
     both = load_study(small, ["decay=normalized", "panels.0.decay=raw"])
     assert not both.normalized(both.panels[0])
-    with pytest.raises(StudyFileError, match="weight_decay is no axis"):
+    with pytest.raises(StudyFileError, match="weight_decay is not an axis"):
         axes = "axes={lr={values=[1]}, eps={values=[1]}}"
         load_study(small, [axes, "panels.0.weight_decay=0", "panels.0.weight_decay_unit=2"])
 

@@ -20,7 +20,7 @@ class Decay(Enum):
 
     GRADIENT = "L2: gradient + λ θ"
     PAPER = "decoupled: θ − η_t λ θ"
-    LIBRARY = "library form: θ − η_t α λ θ"
+    LIBRARY = "decoupled as in PyTorch: θ − η_t α λ θ"
 
 
 @dataclass(frozen=True)

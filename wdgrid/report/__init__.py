@@ -1,4 +1,4 @@
-"""What people look at: the figure, the page and the terminal's table, from what is stored and nothing else."""
+"""Writes the figure, the HTML page and the terminal's table of a stored study."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Written:
-    """The files of a report, and the numbers and findings it gives, by panel."""
+    """The files of a report, and each panel's numbers and findings."""
 
     paths: list[Path]
     numbers: "dict[str, Separability]"
@@ -24,7 +24,7 @@ class Written:
 
 
 def analyse_table(study: "Study", table: "pd.DataFrame", attrs: Mapping[str, Any]) -> "dict[str, Separability]":
-    """Separability of every panel of a stored study; chance is that of its number of classes."""
+    """Separability of every panel of a stored study; chance is the error of guessing one of its classes."""
     from wdgrid.analysis.separability import analyse
     from wdgrid.analysis.surface import surfaces
 
@@ -45,10 +45,10 @@ def write_report(
     style: Literal["cells", "paper"] = "cells",
     coarse: "tuple[Study, pd.DataFrame] | None" = None,
 ) -> Written:
-    """Writes heatmaps.png, heatmaps.svg, trials.csv and report.html into `out`; `attrs` as the store keeps them.
+    """Writes heatmaps.png, heatmaps.svg, trials.csv and report.html into `out`; `attrs` are `Store.attrs`.
 
-    `coarse` is the study and table of a coarse pass: coarse.png and coarse.svg, a section of the page.
-    Each file is replaced whole: whoever reads meanwhile sees the old one or the new one, never half of one.
+    `coarse` is the study and table of a coarse pass: it adds coarse.png, coarse.svg and a section of the page.
+    Each file is replaced atomically: a reader sees the old file or the new one, never a part of one.
     """
     from wdgrid.report.export import export
     from wdgrid.report.figures import heatmaps, save_heatmaps
@@ -79,7 +79,7 @@ def write_report(
 
 @contextmanager
 def replaced(out: Path) -> Iterator[Path]:
-    """A fresh folder inside `out`; the files written there take their places in `out` at the end, one by one, whole.
+    """A temporary folder inside `out`; at the end its files are moved to `out`, each one atomically.
 
     Nothing in `out` changes if the writing fails.
     """

@@ -1,6 +1,6 @@
-"""Two panels side by side: the picture (both on one scale, and their difference), the words, the JSON.
+"""Presents two panels side by side: figure (both on one colour scale, and their difference), text and JSON.
 
-Knows how a comparison is drawn and worded; its numbers stand in `wdgrid.analysis.compare`.
+The numbers are from `wdgrid.analysis.compare`.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """One dict per pair, ready for JSON: None where a number is not defined."""
+    """One dict per pair, ready for JSON; numbers that are not defined are None."""
     rows = []
     for one in found:
         row = {key: value for key, value in asdict(one).items() if key not in ("best", "circles", "numbers")}
@@ -51,7 +51,7 @@ def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def comparison_lines(one: Comparison) -> list[str]:
-    """A pair in words, for a terminal."""
+    """A pair as lines of text for a terminal."""
     a, b = one.numbers
     columns = [
         ("", f"A: {one.a}", f"B: {one.b}"),
@@ -74,8 +74,8 @@ def comparison_lines(one: Comparison) -> list[str]:
         apart, other = ("A", "B") if a.selected_on == "validation" else ("B", "A")
         lines += [
             "",
-            f"  Only {apart} keeps validation images apart; {other} picks its cell on the very test images, which",
-            "  flatters it. All errors here are test errors.",
+            f"  Only {apart} has a validation split. {other} picks its best cell on the test images, so its error is",
+            "  optimistic. All errors here are test errors.",
         ]
     return lines
 
@@ -100,20 +100,20 @@ def _with(numbers: "Separability", key: str) -> str:
 def _difference(one: Comparison) -> str:
     """`−0.22 points [−0.50, 0.10], −10.4 % relative [−20.1, 4.2]; 90 % intervals …`."""
     if one.difference is None:
-        return "–: one of them has no finite error yet"
+        return "–: one of them has no finite error"
     text = f"{number(one.difference)} points"
     text += f" {interval(one.difference_interval)}" if one.difference_interval else ""
     if one.relative is not None:
         text += f", {number(one.relative, 1)} % relative"
         text += f" {interval(one.relative_interval, 1)}" if one.relative_interval else ""
     if one.difference_interval is None:
-        return text + "; no interval: one seed, and the number of test images is not known"
+        return text + "; no interval: there is one seed, and the number of test images is unknown"
     kinds = [certainty_words(numbers) for numbers in one.numbers]
     return f"{text}; 90 % intervals {kinds[0] if kinds[0] == kinds[1] else f'{kinds[0]} (A), {kinds[1]} (B)'}"
 
 
 def draw_comparison(pairs: Sequence[tuple[Side, Side]], found: Sequence[Comparison]) -> "Figure":
-    """A row per pair: A and B on one colour scale for all, then B − A, blue where B is better, centred on 0."""
+    """One row for each pair: A and B on a common colour scale, then B − A, blue where B is better, centred on 0."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -136,20 +136,20 @@ def draw_comparison(pairs: Sequence[tuple[Side, Side]], found: Sequence[Comparis
         bar.set_label("B − A (points): blue, B is better; red, A is better")
     words = (
         "circles: best cells; ×: diverged (B − A: A× in A only, B× in B only, × in both); hatched: not trained; "
-        "in B − A, errors beyond the scale's end count as its end"
+        "in B − A, errors are capped at the end of the colour scale"
     )
     figure.supxlabel(words, fontsize=9, color="#404040")
     return figure
 
 
 def save_comparison(figure: "Figure", path: Path) -> None:
-    """Writes the PNG; the same figure gives the same bytes."""
+    """Writes the PNG; equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def _limits(pairs: Sequence[tuple[Side, Side]]) -> tuple[float, float]:
-    """From the best error of all to the largest cap that the numbers use."""
+    """Colour limits: from the lowest of all errors to the largest cap of the analysis."""
     sides = [side for pair in pairs for side in pair]
     errors = np.concatenate([side.mean.ravel() for side in sides])
     errors = errors[np.isfinite(errors)]
@@ -158,7 +158,7 @@ def _limits(pairs: Sequence[tuple[Side, Side]]) -> tuple[float, float]:
 
 
 def _capped_difference(a: Side, b: Side) -> np.ndarray | None:
-    """B − A over common cells [R, C] in points, each at most its scale's cap; NaN where one has none."""
+    """B − A over common cells [R, C] in points, errors capped at the colour scale's end; NaN if one is missing."""
     if (shared := common(a, b)) is None:
         return None
     from wdgrid.analysis.bootstrap import mean_over_seeds
@@ -169,7 +169,7 @@ def _capped_difference(a: Side, b: Side) -> np.ndarray | None:
 
 
 def _reach(pairs: Sequence[tuple[Side, Side]]) -> float:
-    """Half the width of the difference's scale, for all pairs."""
+    """The largest difference on the colour scale of B − A, for all pairs."""
     sizes = [np.abs(d[np.isfinite(d)]) for a, b in pairs if (d := _capped_difference(a, b)) is not None]
     largest = float(np.quantile(np.concatenate(sizes), 0.98)) if sizes and sum(map(len, sizes)) else 0.0
     return largest if largest > 0 else 1.0
@@ -209,7 +209,7 @@ def _difference_map(ax: "Axes", a: Side, b: Side, one: Comparison, reach: float)
 
 
 def _grid(side: Side) -> "Grid":
-    """What `draw_panel` draws."""
+    """A side as `draw_panel` needs it."""
     from wdgrid.report.grids import Grid, axis_title
 
     surface, mean = side.tested, side.mean

@@ -1,4 +1,4 @@
-"""The tidy table as a file for other tools: CSV, Parquet or JSON."""
+"""Writes the table of trials as CSV, Parquet or JSON."""
 
 import json
 import sys
@@ -15,15 +15,15 @@ INTEGERS = ("epochs", "seed", "number", "diverged_at", "divergence_step")
 
 
 def export(table: pd.DataFrame, fmt: Literal["csv", "parquet", "json"], path: Path | None = None) -> None:
-    """Writes the table to `path`, or to standard output if there is none (CSV and JSON only).
+    """Writes the table to `path`, or to standard output without a path (CSV and JSON only).
 
     A diverged cell's error is `inf` in CSV and Parquet. JSON has no infinity: there it is null, and `diverged_at`
-    tells it from a cell that is not complete. Raises ValueError for Parquet without a path.
+    distinguishes it from a cell that is not complete. Raises ValueError for Parquet without a path.
     """
     tidy = ordered(table)
     if fmt == "parquet":
         if path is None:
-            raise ValueError("parquet is a binary format: a file to write to is needed")
+            raise ValueError("parquet is a binary format and needs a file to write to")
         path.parent.mkdir(parents=True, exist_ok=True)
         tidy.to_parquet(path, index=False)
         return
@@ -36,14 +36,14 @@ def export(table: pd.DataFrame, fmt: Literal["csv", "parquet", "json"], path: Pa
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its columns in the documented order, whatever else it holds after them, integers as such."""
+    """The table with the documented columns first, in their order, then all others; integers as integers."""
     known = [name for name in (*TABLE_COLUMNS, *HYPERPARAMETERS) if name in table]
     tidy = table.loc[:, known + [name for name in table.columns if name not in known]]
     return tidy.astype({name: "Int64" for name in INTEGERS if name in tidy})
 
 
 def _json(table: pd.DataFrame) -> str:
-    """One object a line, in an array: valid JSON (RFC 8259), readable by line tools."""
+    """An array with one object per line: valid JSON (RFC 8259) that line-based tools can read."""
     plain = table.astype(object).where(table.notna(), None).replace({np.inf: None, -np.inf: None})
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in plain.to_dict("records"))
     return "[\n" + ",\n".join(lines) + "\n]\n"

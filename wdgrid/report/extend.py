@@ -1,6 +1,6 @@
-"""What boundary alarms ask a study to add: axis values as a study file writes them.
+"""Collects the axis values that boundary alarms propose, as written in a study file.
 
-Knows alarms and axes; knows nothing of commands. All panels share the axes, so what they ask for is added together.
+All panels share the axes, so the proposals of all panels are merged.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,9 +21,9 @@ def alarms(numbers: "Mapping[str, Separability]") -> "list[tuple[str, Boundary]]
 
 
 def extended_axes(numbers: "Mapping[str, Separability]", study: "Study", besides: Iterable[str] = ()) -> dict[str, str]:
-    """The stored values and those to add, as TOML by axis; nothing if nothing is to be added.
+    """Stored and proposed values as TOML, by axis; empty if nothing is proposed.
 
-    Axes named in `besides` are written too, as they are stored, even if no alarm touches them.
+    Axes named in `besides` are included with their stored values even if no alarm concerns them.
     """
     wanted: dict[str, list[Fraction]] = {}
     for _, alarm in alarms(numbers):
@@ -39,7 +39,7 @@ def extended_axes(numbers: "Mapping[str, Separability]", study: "Study", besides
 
 
 def _in_order(values: tuple[Fraction, ...], added: list[Fraction]) -> list[Fraction]:
-    """All of them in the direction the axis has; after the others where it has none."""
+    """All values in the axis' order, ascending or descending; if it has neither, the new ones come last."""
     for down in (False, True):
         if list(values) == sorted(values, reverse=down):
             return sorted([*values, *added], reverse=down)
@@ -47,7 +47,7 @@ def _in_order(values: tuple[Fraction, ...], added: list[Fraction]) -> list[Fract
 
 
 def _toml(values: list[Fraction]) -> str:
-    """A TOML string such as `"0, 1/32..16"`: runs of three or more doublings or halvings become ranges."""
+    """A TOML string such as `"0, 1/32..16"`: three or more powers of two in a row become a range."""
     parts: list[str] = []
     start = 0
     while start < len(values):
@@ -65,7 +65,7 @@ def _toml(values: list[Fraction]) -> str:
 
 
 def _ratio(first: Fraction, second: Fraction) -> Fraction | None:
-    """2 or 1/2, where that is what leads from one to the next."""
+    """second/first if it is 2 or 1/2, else None."""
     ratio = second / first if first > 0 else None
     return ratio if ratio in (Fraction(2), Fraction(1, 2)) else None
 

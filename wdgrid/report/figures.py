@@ -1,7 +1,6 @@
-"""The picture: one heatmap per panel on one colour scale, in the manner of the paper's Figure 2.
+"""Draws one heatmap per panel on a common colour scale with matplotlib, like the paper's Figure 2.
 
-Knows matplotlib and how a cell is drawn. What the cells are stands in `wdgrid.report.grids`. No pyplot: a figure is
-an object of its own, so nothing needs closing and nothing depends on a display.
+It does not use pyplot, so figures need not be closed and no display is needed.
 """
 
 import warnings
@@ -30,7 +29,7 @@ from wdgrid.report.grids import Grid, caption_lines, error_range, error_words, g
 from wdgrid.study import Study
 
 DIVERGED, MISSING, HATCH = "#c4c4c4", "#ffffff", "#8a8a8a"
-# Told apart by shape alone, white with a black edge: neither the colour scale nor colour blindness hides them.
+# Marks differ in shape alone and are white with a black edge, so that they are visible on every colour.
 BAR = MarkerPath([(-1, -0.3), (1, -0.3), (1, 0.3), (-1, 0.3), (-1, -0.3)], closed=True)
 GLYPHS = {"late blow-up": "*", "stuck at chance": BAR, "spike": "^"}
 Style = Literal["cells", "paper"]
@@ -48,8 +47,8 @@ def heatmaps(
 ) -> Figure:
     """One heatmap per panel: circles around the best cells, marks on those that went wrong, one colourbar for all.
 
-    `cells` shows each cell as it is, on a colour-blind-safe scale; `paper` is jet with interpolated shading.
-    `whole` is the study whose coarse pass this one is.
+    `cells` draws one square per cell in colour-blind-safe colours; `paper` is jet with interpolated shading.
+    `whole` is given for a coarse pass: the study from which it was derived.
     """
     panels = grids(study, table, whole)
     limits = error_range(study, panels)
@@ -82,11 +81,11 @@ def heatmaps(
 
 
 def save_heatmaps(figure: Figure, out_dir: Path, stem: str = "heatmaps") -> list[Path]:
-    """Writes heatmaps.png and heatmaps.svg; the same figure gives the same bytes."""
+    """Writes heatmaps.png and heatmaps.svg; equal figures give equal bytes."""
     out_dir.mkdir(parents=True, exist_ok=True)
     png, svg = out_dir / f"{stem}.png", out_dir / f"{stem}.svg"
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "wdgrid", "svg.fonttype": "path"}):
-        # A title in a script the font lacks is drawn with boxes; that is no reason to fail.
+        # If the font lacks a character of a title, matplotlib draws a box. That must not be an error.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(png, dpi=160, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None, "Creator": "wdgrid"})
@@ -120,13 +119,13 @@ def draw_panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) 
 
 
 def _glyph(kind: str, size: float) -> dict[str, Any]:
-    """How a class is marked: line properties."""
+    """The mark of a divergence class, as line properties."""
     size *= 1.4 if kind == "late blow-up" else 1.0  # a star's points are thin
     return {"marker": GLYPHS[kind], "ls": "", "mfc": "white", "mec": "black", "ms": size, "mew": 0.9}
 
 
 def _cells(ax: Axes, grid: Grid, limits: tuple[float, float]) -> QuadMesh:
-    """Every cell as it is; diverged and missing ones in colours and hatches of their own."""
+    """One square per cell; diverged and missing cells have their own colours and hatches."""
     import seaborn as sns  # imported here: it takes most of a second
 
     masked = ~np.isfinite(grid.error)
@@ -148,7 +147,7 @@ def _cells(ax: Axes, grid: Grid, limits: tuple[float, float]) -> QuadMesh:
 
 
 def _interpolated(ax: Axes, grid: Grid, limits: tuple[float, float]) -> AxesImage:
-    """Shading between cell centres. Cells without a finite error take no part in it: they are drawn over, whole."""
+    """Shading between cell centres. Cells without a finite error do not affect it: they are painted over."""
     finite = np.isfinite(grid.error)
     filled = np.full_like(grid.error, limits[1])
     if finite.any():
@@ -172,7 +171,7 @@ def _interpolated(ax: Axes, grid: Grid, limits: tuple[float, float]) -> AxesImag
 
 
 def paint(ax: Axes, where: np.ndarray, colour: ColorType, hatch: str = "") -> None:
-    """Paints the cells of a mask in one colour, hatched if asked for."""
+    """Paints the cells of a mask in one colour, with an optional hatch."""
     if not where.any():
         return
     shown = np.ma.masked_where(~where, np.zeros(where.shape))
@@ -203,7 +202,7 @@ def _colourbar(
 
 
 def _legend(study: Study, panels: list[Grid], style: Style) -> list[Patch | Line2D]:
-    """What circles, crosses and hatches mean, as far as the figure has them."""
+    """Legend entries for the circles, crosses and hatches that the figure has."""
     entries: list[Patch | Line2D] = []
     if study.report.top_k and any(g.best for g in panels):
         words = "the best cell" if study.report.top_k == 1 else f"the {study.report.top_k} best cells"

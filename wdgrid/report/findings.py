@@ -1,8 +1,4 @@
-"""What a panel's numbers mean: the verdict, the axes on which it is separable, its best cell elsewhere and its decay in
-other units, how training went wrong.
-
-Knows words. What they stand on is in `wdgrid.analysis`.
-"""
+"""Phrases each panel's results: best axes, the best cell in another library and in other units, what went wrong."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,11 +22,12 @@ Finding = dict[str, Any]
 def findings(
     study: "Study", numbers: "Mapping[str, Separability]", drawn: "Sequence[Grid]", environment: Mapping[str, Any]
 ) -> dict[str, Finding]:
-    """By panel `best_axes`, `conversion` (of the best cell, decoupled variants only), `weight_decay_norm` and
-    `tau_epochs` (the best cell's, see `decay_units`) and `divergence` (what training went wrong with a finite error);
-    None where there is none. `divergences` counts the latter by class.
+    """Findings by panel; each is None if there is none.
 
-    `environment` is what training said of itself.
+    `best_axes`: axes on which the panel is separable. `conversion`: the best cell in another library's terms (decoupled
+    variants only). `weight_decay_norm` and `tau_epochs`: the best cell's, see `decay_units`. `divergence`: a sentence
+    on training that went wrong with a finite error, which `divergences` counts by class. `environment` is the stored
+    environment of the study.
     """
     from wdgrid.analysis.best_axes import best_axes
 
@@ -52,7 +49,7 @@ def findings(
 
 
 def _best_values(study: "Study", name: str, found: "Separability") -> dict[str, float] | None:
-    """Every hyperparameter of a panel's best cell, in the panel's own form; None where there is no such cell."""
+    """All hyperparameters of a panel's best cell, in the panel's parametrisation; None if there is no best cell."""
     if found.best_row is None or found.best_col is None:
         return None
     fixed = study.hyperparameters(study.panel_names()[name])
@@ -62,10 +59,10 @@ def _best_values(study: "Study", name: str, found: "Separability") -> dict[str, 
 def decay_units(
     study: "Study", name: str, found: "Separability", environment: Mapping[str, Any]
 ) -> tuple[float | None, float | None]:
-    """λ_norm and τ in epochs of a panel's best cell, as `wdgrid convert` has them: of the paper's λ; τ is ∞ at λ = 0.
+    """λ_norm and τ in epochs of a panel's best cell, as `wdgrid convert` computes them; τ is ∞ at λ = 0.
 
-    None where one is not defined: τ of L2 under Adam, and whatever takes the epochs of a restart period where periods
-    are of several lengths. `environment` says how many images and steps an epoch had, else the study does if it can.
+    None if one is not defined: τ of Adam with L2, and λ_norm if restart periods have several lengths. The numbers of
+    images and steps per epoch are those of `environment`, else those of the study, if it has them.
     """
     panel, task = study.panel_names()[name], study.task
     images = environment.get("train_images") or task.train_size
@@ -105,13 +102,13 @@ def _conversion(study: "Study", name: str, found: "Separability") -> str | None:
 
 
 def groups_warning(study: "Study") -> str:
-    """What a line to paste leaves out where parameters do not decay alike."""
+    """A warning that a line to paste ignores the decay multipliers; empty if there are none."""
     words = multipliers(study.task.decay_multipliers)
     return words and f"for parameter groups multiply the decay: {words}"
 
 
 def finding_lines(numbers: "Mapping[str, Separability]", found: Mapping[str, Finding]) -> list[str]:
-    """The sentences for a terminal."""
+    """The findings as lines of text for a terminal."""
     lines = []
     for name, words in found.items():
         lines.append(f"{name}: {numbers[name].sentence}")

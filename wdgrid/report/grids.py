@@ -1,7 +1,6 @@
-"""The tidy table as grids: one array per panel, as both the picture and the page draw it.
+"""Makes one grid of arrays per panel from the table, as the figure and the page draw them.
 
-Knows what a cell's seeds come to, which cells are circled, the shared colour range, and how axes, panels and decay
-forms are worded. Knows nothing of matplotlib or HTML.
+Averages seeds, chooses the circled cells and the common colour range, and writes titles and captions.
 """
 
 import math
@@ -27,8 +26,7 @@ AXES = {
     "momentum": "Momentum",
 }
 OPTIMISTIC = (
-    "Best cells are picked on the test images themselves, so the best test error is optimistic "
-    "(task.validation_size keeps images apart for picking)."
+    "The best cells are picked on the test images, so the best test error is optimistic (see task.validation_size)."
 )
 DECAY_WORDS = {
     Decay.GRADIENT: "L2 regularization factor",
@@ -39,13 +37,13 @@ DECAY_WORDS = {
 
 @dataclass(frozen=True)
 class Grid:
-    """One panel's cells as R × C arrays. Rows run from the top (largest) down, columns from 0 or the smallest up.
+    """One panel's cells as R × C arrays. The first row has the largest value, the first column 0 or the smallest.
 
-    `error` is the mean over seeds in percent: +inf where any seed diverged (a mean over the survivors would
-    flatter the cell), NaN where no seed is complete yet. `spread` is the standard deviation over seeds, NaN for one.
-    `best` lists the (row, column) of the k lowest errors, the best first. Errors are over the images by which cells are
-    picked; where that is validation, `test_error` holds the same means on test, else None. `flags` are the classes of
-    training that went wrong with a finite error.
+    `error` is the mean over seeds in percent: +inf if any seed diverged (a mean over the other seeds would be too
+    good), NaN if no seed is complete. `spread` is the standard deviation over seeds, NaN for one seed. `best` lists
+    (row, column) of the k lowest errors, the best first. Errors are on the images by which cells are picked; if these
+    are the validation images, `test_error` has the same means on the test images, else it is None. `flags` are the
+    divergence classes with a finite error.
     """
 
     panel: str
@@ -79,9 +77,9 @@ class Grid:
 
 
 def grids(study: Study, table: pd.DataFrame, whole: Study | None = None) -> list[Grid]:
-    """One grid per panel, in the study's order; cells the table does not have count as not trained.
+    """One grid per panel, in the study's order; cells that are not in the table count as not trained.
 
-    `whole` is the study whose coarse pass this one is: panels are headed as there.
+    `whole` is given for a coarse pass: the study from which it was derived, whose panel titles are used.
     """
     complete = table.loc[table["state"] == "complete"]
     picked_on = selection_error(table)
@@ -101,7 +99,7 @@ def _grid(study: Study, name: str, cells: pd.DataFrame, picked_on: str, title: s
     finite = measured.loc[np.isfinite(measured[picked_on].astype(float))]
 
     def arranged(frame: pd.DataFrame, column: str, how: str, empty: float) -> np.ndarray:
-        """One R × C array out of a column, its seeds aggregated."""
+        """One column as an R × C array, aggregated over seeds."""
         values = frame.groupby(["row", "col"])[column].agg(how).astype(float)
         every = pd.MultiIndex.from_product([row_labels, col_labels])
         return values.reindex(every).fillna(empty).to_numpy(float).reshape(len(rows), len(cols))
@@ -140,7 +138,7 @@ def best_cells(error: np.ndarray, k: int) -> list[tuple[int, int]]:
 
 
 def error_range(study: Study, all_grids: list[Grid]) -> tuple[float, float]:
-    """Colour limits shared by all panels: the study's own, else from the best error to the cap that the numbers use."""
+    """Colour limits of all panels: the study's own, else from the best error to the cap of the analysis."""
     if study.report.error_range is not None:
         return study.report.error_range
     finite = [g.error[np.isfinite(g.error)] for g in all_grids]
@@ -152,26 +150,26 @@ def error_range(study: Study, all_grids: list[Grid]) -> tuple[float, float]:
 
 
 def error_words(study: Study) -> str:
-    """What the errors drawn and compared are: those on the images by which cells are picked."""
+    """The name of the error that is drawn and compared: that on the images by which cells are picked."""
     return "validation error" if study.task.validation_size else "test error"
 
 
 def selection_words(study: Study) -> str:
-    """By what cells are picked, and what that means for their errors: a sentence."""
+    """A sentence on which images the best cells are picked, and what that means for their errors."""
     if n := study.task.validation_size:
-        return f"Best cells are picked on {n} validation images kept out of training and reported on test."
+        return f"The best cells are picked on {n} validation images; their test error is reported."
     return OPTIMISTIC
 
 
 def _selection_line(study: Study, all_grids: list[Grid]) -> str:
-    """The same for a caption, with every panel's best cell on test."""
+    """The same for a caption, with the test error of every panel's best cell."""
     found = [f"{g.title} {percent(g.test_error[g.best[0]])}" for g in all_grids if g.test_error is not None and g.best]
     words = selection_words(study)
     return f"{words} Test error of the best cells: {', '.join(found)}" if found else words
 
 
 def search_words(study: Study, table: pd.DataFrame, coarse: Study, coarse_table: pd.DataFrame) -> str:
-    """What a coarse pass and what was trained in full after it took of the whole grid, and what they cannot tell."""
+    """A sentence on the cost of a search, compared with the whole grid, and on what it cannot show."""
     cells = study.cells()
     whole = sum(len(cells[name]) * study.panel_epochs(panel) for name, panel in study.panel_names().items())
     done, seen = (t.loc[t["state"] == "complete"] for t in (table, coarse_table))
@@ -179,16 +177,16 @@ def search_words(study: Study, table: pd.DataFrame, coarse: Study, coarse_table:
     epochs = ", ".join(map(str, sorted({coarse.panel_epochs(p) for p in coarse.panels})))
     words = f"Coarse pass: {len(seen)} cells at {epochs} epochs, every second value of each axis"
     if len(done) == n_all:
-        return f"{words}, before all {n_all} cells were trained in full."
+        return f"{words}. All {n_all} cells were then trained in full."
     return (
-        f"{words}; then {len(done)} of {n_all} cells in full, where the best may be: {share:.1f} % of the whole grid's "
-        "cells × epochs. The best cells are the best of those; the others are not trained, and separability takes the "
-        "whole grid."
+        f"{words}. Then {len(done)} of {n_all} cells were trained in full, close to the best ones. In all, this is "
+        f"{share:.1f} % of the whole grid's cells × epochs. The best cells are the best of these; the others are not "
+        "trained, and separability needs the whole grid."
     )
 
 
 def axis_title(axis: str, unit: float, optimizer: str, normalized: bool) -> str:
-    """Title of an axis with its unit, worded as in the paper: L2 has a regularization factor, not a decay."""
+    """Title of an axis with its unit, named as in the paper: with L2, weight decay is the regularization factor."""
     variant = VARIANTS[optimizer]
     words = AXES.get(axis, DECAY_WORDS[variant.decay]).format(variant.algorithm)
     if axis == "weight_decay" and normalized:
@@ -198,9 +196,9 @@ def axis_title(axis: str, unit: float, optimizer: str, normalized: bool) -> str:
 
 
 def panel_title(study: Study, name: str, whole: Study | None = None) -> str:
-    """A panel's heading: its own name if the study gives one, else the optimizer and whatever differs beside it.
+    """A panel's title: its name if the study gives one, else the optimizer, and schedule and budget if panels differ.
 
-    A coarse pass names all its panels; what the `whole` study gave counts there.
+    A coarse pass names all its panels; for it, the names that the `whole` study gives are used.
     """
     panel = study.panel_names()[name]
     if (own := (whole or study).panel_names().get(name, panel).name) is not None:
@@ -215,17 +213,17 @@ def panel_title(study: Study, name: str, whole: Study | None = None) -> str:
 
 
 def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -> list[str]:
-    """What a reader must know beside the colours: decay forms, n, seeds, budget, data, device."""
+    """The caption: forms of decay, number of cells, seeds, budget, data, device."""
     forms: dict[str, list[str]] = {}
     for variant in (VARIANTS[name] for name in dict.fromkeys(panel.optimizer for panel in study.panels)):
         forms.setdefault(variant.decay.value, []).append(variant.title)
-    lines = ["What decay does in one step:  " + ";  ".join(f"{', '.join(t)} – {f}" for f, t in forms.items())]
+    lines = ["Weight decay in one step:  " + ";  ".join(f"{', '.join(t)} – {f}" for f, t in forms.items())]
     norm = [study.normalized(panel) for panel in study.panels]
     if any(norm):
-        where = "" if all(norm) else ", where the axis says so"
+        where = "" if all(norm) else " where the axis says so"
         lines.append(f"Decay is normalized{where}: λ = λ_norm √(b / (B T)), b batch size, B training images, T epochs")
     if words := multipliers(study.task.decay_multipliers):
-        lines.append(f"Decay is multiplied by parameter, the last pattern counts:  {words}")
+        lines.append(f"Decay multipliers by parameter name (the last pattern that matches counts):  {words}")
     cells = sum(g.error.size for g in all_grids)
     diverged = sum(int(g.diverged.sum()) for g in all_grids)
     missing = sum(int(g.missing.sum()) for g in all_grids)
@@ -247,14 +245,14 @@ def caption_lines(study: Study, name: str, all_grids: list[Grid], device: str) -
 
 
 def panel_columns(n: int) -> int:
-    """In how many columns n panels stand: variants beside each other, their budgets or schedules below."""
+    """Number of columns in which n panels are drawn."""
     if n <= 4:
         return min(2, n)
     return 4 if n % 4 == 0 else 3
 
 
 def thinned(labels: list[str], at_most: int) -> list[int]:
-    """Which positions of an axis are labelled, so that labels stay apart on large grids."""
+    """Positions of an axis that get a label, so that labels do not overlap on large grids."""
     step = math.ceil(len(labels) / at_most)
     anchor = len(labels) - 1 if labels and Fraction(labels[-1]) == 0 else 0
     return [i for i in range(len(labels)) if (i - anchor) % step == 0]

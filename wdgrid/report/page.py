@@ -1,7 +1,7 @@
-"""The report as one offline HTML file: map, curves, numbers, the study itself. No request to anywhere.
+"""Writes the report as one HTML file that works offline: heatmaps, learning curves, numbers and the study.
 
-Knows what stands on the page and in which order; how it looks and answers stands in `templates/`. Every text goes
-through Jinja2's autoescape, and the embedded JSON cannot end its own script element.
+The page's layout, style and scripts are in `templates/`. All text passes Jinja2's autoescape, and the embedded JSON
+cannot end its script element.
 """
 
 import base64
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("cells.js", "map.js", "plots.js")
 LIBRARIES = ("torch", "timm", "composer", "optax", "keras", "pytorch_optimizer")
-INTERVALS = {"seeds": "seeds", "residual": "the residuals of one seed; more seeds would tell more"}
+INTERVALS = {"seeds": "seeds", "residual": "the residuals of one seed; more seeds are more reliable"}
 LONG_WORDS = {**HYPERPARAMETERS, "lr": "learning rate", "weight_decay": "weight decay"}
-# No address is allowed at all: what is not in the file does not exist for the page.
+# The policy allows no request to any address.
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
@@ -49,9 +49,9 @@ def write_page(
     path: Path,
     coarse: tuple[str, Path] | None = None,
 ) -> None:
-    """Writes the report to `path`. `figure_png` is what readers without scripts see.
+    """Writes the report to `path`. `figure_png` is shown if scripts are disabled.
 
-    `coarse` is what a coarse pass came to, in words and as a picture.
+    `coarse` is a sentence and a picture of the coarse pass.
     """
     from plotly.offline import get_plotlyjs  # imported here: it takes most of a second
 
@@ -102,7 +102,7 @@ def write_page(
 
 
 def embedded(data: object) -> Markup:
-    """JSON that is safe inside a script element, whatever its strings hold."""
+    """JSON that is safe inside a script element, for all strings."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
@@ -119,13 +119,13 @@ def _template(name: str) -> str:
     return files("wdgrid.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-Measured = tuple[str, str]  # a number and what stands in small beside it: its interval, its place
+Measured = tuple[str, str]  # a number, and small print beside it: its interval or its place
 
 
 def _numbers(
     study: Study, panels: list[Grid], numbers: Mapping[str, "Separability"], findings: Mapping[str, Finding]
 ) -> Iterator[dict[str, Any]]:
-    """The panels' numbers, worded."""
+    """The panels' numbers as text."""
     titles = {grid.panel: grid.title for grid in panels}
     for name, found in numbers.items():
         words = findings[name]
@@ -143,7 +143,7 @@ def _numbers(
             "missing": found.n_missing,
             "cap": percent(found.cap),
             "certainty": "" if found.test_interval is None else certainty_words(found),
-            "kind": INTERVALS.get(found.interval_kind or "", "nothing: too little to draw from"),
+            "kind": INTERVALS.get(found.interval_kind or "", "nothing: too few results"),
         }
 
 
@@ -180,7 +180,7 @@ def _best(grid: Grid) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def _value(label: str, value: float) -> str:
-    """`1/8 = 0.0125`, or one of them where they are the same."""
+    """`1/8 = 0.0125`, or only one of them if they are the same."""
     plain = f"{value:.4g}"
     return plain if label == plain else f"{label} = {plain}"
 
@@ -210,7 +210,7 @@ def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names and words."""
+    """Nested settings as pairs of a dotted name and a text."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,7 +1,4 @@
-"""What the page's script needs, as plain lists: panels, cells, their trials and their learning curves.
-
-Knows the shape of the JSON that `templates/*.js` read. Knows nothing of HTML.
-"""
+"""Makes the JSON that the page's scripts (`templates/*.js`) read: panels, cells, trials and learning curves."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +12,7 @@ from wdgrid.report.grids import Grid, error_range, error_words, panel_columns, t
 from wdgrid.study import Study
 
 CURVES = ("test_error", "validation_error", "test_loss", "train_loss")
-MOST_POINTS = 400_000  # per kind of curve; a larger study keeps fewer epochs of each, or its page could not be sent
+MOST_POINTS = 400_000  # per kind of curve; a larger study shows fewer epochs, so that its page stays small enough
 
 
 def page_data(
@@ -25,10 +22,10 @@ def page_data(
     verdicts: Mapping[str, str],
     steps_per_epoch: int | None = None,
 ) -> dict[str, Any]:
-    """Everything but the curves: axes, errors, circles and trials by panel, and the shared colour scale.
+    """All data but the curves: axes, errors, circles and trials by panel, and the common colour scale.
 
-    `verdicts` are the words below each panel's title, as far as there are any. `steps_per_epoch` is what the training
-    said; where it said nothing, the study's own numbers do, if they can.
+    `verdicts` are the texts below the panels' titles. `steps_per_epoch` is that of the training; if it is None, it is
+    computed from the study, if possible.
     """
     images = study.task.train_size
     steps = steps_per_epoch or (images and max(1, images // study.task.batch_size))
@@ -84,7 +81,7 @@ def _panel(study: Study, grid: Grid, cells: pd.DataFrame, verdicts: Mapping[str,
 
 
 def _trials(grid: Grid, cells: pd.DataFrame) -> list[list[list[list[float | None]]]]:
-    """For each cell its complete trials as [seed, number, error]; no error where it diverged."""
+    """For each cell, its complete trials as [seed, number, error]; the error of a diverged one is None."""
     picked_on = "test_error" if grid.test_error is None else "validation_error"
     found: list[list[list[list[float | None]]]] = [[[] for _ in grid.col_labels] for _ in grid.row_labels]
     row_at = {text: i for i, text in enumerate(grid.row_labels)}
@@ -99,7 +96,7 @@ def _trials(grid: Grid, cells: pd.DataFrame) -> list[list[list[list[float | None
 
 
 def curve_data(curves: pd.DataFrame) -> dict[str, Any]:
-    """Learning curves: per panel the epochs kept, and per trial number one list a kind, short where it diverged."""
+    """Learning curves: for each panel the epochs shown, for each trial one list per kind, shorter if it diverged."""
     step = -(-len(curves) // MOST_POINTS)
     result: dict[str, Any] = {}
     for panel, block in curves.groupby("panel", sort=False):
@@ -118,14 +115,14 @@ def curve_data(curves: pd.DataFrame) -> dict[str, Any]:
 
 
 def _aligned(values: np.ndarray, at: np.ndarray) -> list[float | None]:
-    """Values at their places among the kept epochs, None between."""
+    """Values at their positions among the epochs shown, None between them."""
     line = np.full(int(at[-1]) + 1, np.nan)
     line[at] = values
     return numbers(line)
 
 
 def numbers(values: np.ndarray) -> Any:
-    """Nested lists with five significant digits; None where there is no finite number, as JSON has no other."""
+    """Nested lists with five significant digits; None for numbers that are not finite, which JSON does not have."""
     finite = np.isfinite(values)
     digits = 4 - np.floor(np.log10(np.abs(np.where(finite & (values != 0), values, 1.0))))
     scale = 10.0**digits

@@ -1,6 +1,6 @@
-"""The table at the end of a sweep: per panel the best cell, what went wrong, κ, interaction and the verdict.
+"""Makes the table that the terminal shows: each panel's best cell, slope, interaction, verdict and what went wrong.
 
-Knows how numbers are worded for a terminal. What they are stands in `wdgrid.analysis.separability`.
+The numbers are from `wdgrid.analysis.separability`.
 """
 
 import math
@@ -20,13 +20,13 @@ from wdgrid.report.grids import OPTIMISTIC
 if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
 
-DECAY_UNITS = "λ_norm = λ √(B T/b); τ: the epochs over which weights average their updates at the full rate."
+DECAY_UNITS = "λ_norm = λ √(B T/b); τ: the epochs over which weights average their updates at the full learning rate."
 GAP = 2  # between two columns
 NUMBERS = ("interaction", "kappa", "kappa_rows", "regret_decay", "regret_rate", "rho")
 
 
 def summary_rows(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]) -> list[dict[str, Any]]:
-    """One dict per panel, its findings included, ready for JSON: None where a number is not defined."""
+    """One dict per panel with its findings, ready for JSON; numbers that are not defined are None."""
     return [
         {
             "panel": name,
@@ -67,7 +67,7 @@ class _Column:
 
 
 def summary_tables(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding], width: int) -> Group:
-    """The panels as a table for a terminal of so many columns; what does not fit beside goes into another one below."""
+    """The panels as a table for a terminal `width` characters wide; columns that do not fit go to a second table."""
     panels, *columns = _columns(numbers, found)
     blocks = [[panels]]
     for column in columns:
@@ -105,13 +105,13 @@ def _table(columns: list[_Column]) -> Table:
     for column in columns:
         table.add_column(column.heading, justify=column.justify, overflow="fold")
     for row in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*map(Text, row))  # Text, not str: a panel's name is the user's and may look like rich's markup
+        table.add_row(*map(Text, row))  # Text, not str: a panel's name may contain rich's markup
     return table
 
 
 def _caption(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]) -> str:
     validated = any(panel.selected_on == "validation" for panel in numbers.values())
-    caption = "Best cells are picked on validation images and reported on test." if validated else OPTIMISTIC
+    caption = "Best cells are picked on validation images; their test error is reported." if validated else OPTIMISTIC
     kinds = dict.fromkeys(certainty_words(panel) for panel in numbers.values() if panel.test_interval is not None)
     caption += f" In brackets: 90 % intervals of the test error, {'; '.join(kinds)}." if kinds else ""
     return caption + (f" {DECAY_UNITS}" if has_decay_units(found) else "")
@@ -123,7 +123,7 @@ def has_decay_units(found: Mapping[str, Finding]) -> bool:
 
 
 def went_wrong(panel: "Separability", words: Finding) -> str:
-    """Of how many of a panel's cells training went wrong, by class; a dash where of none."""
+    """The number of a panel's cells whose training went wrong, by class; a dash if there are none."""
     counts = {kind: flag["cells"] for kind, flag in words["divergences"].items()}
     return divergences({"non-finite": panel.n_diverged, **counts}) or "–"
 
@@ -138,7 +138,7 @@ def _place(panel: "Separability") -> str:
 
 
 def certainty_words(found: "Separability") -> str:
-    """What the interval of a panel's best test error stands on."""
+    """From what the interval of a panel's best test error is computed."""
     if found.test_interval_kind == "seeds":
         return "over the cell's seeds"
     return f"binomial over {found.test_images} test images (one seed)"

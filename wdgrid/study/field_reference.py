@@ -23,9 +23,9 @@ HEAD = """\
 # The fields of a study file
 
 A study file is TOML; at the end of this page are [two complete ones](#two-complete-files). If the default is –, the
-field is not set by default, and the last column says what that means. A field that is not listed is refused. `--set
-task.epochs=5` overrides a field for one command, and `--set panels.0.lr_unit=0.1` one of the first panel. `wdgrid
-fields` prints this page, and `wdgrid fields crop` prints its part on one field or section.
+field is not set by default, and the last column says what that means. A field that is not listed is refused.
+`--set task.epochs=5` overrides a field for one command, and `--set panels.0.lr_unit=0.1` one of the first panel.
+`wdgrid fields` prints this page, and `wdgrid fields crop` prints its part on one field or section.
 """
 EXAMPLES = """\
 ## Two complete files
@@ -183,7 +183,7 @@ def _section(model: type[BaseModel], heading: str, words: Sequence[str], level: 
 def _default(field: FieldInfo, schema: dict[str, Any]) -> str:
     # A schedule's kind has a default, but a table must give it: it decides which schedule the table is.
     if field.is_required() or "const" in schema:
-        return "needed"
+        return "required"
     return "–" if field.default is None else f"`{_toml(field.default)}`"
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// What a cell is called, how it is coloured, and where lines of equal product run. No drawing here.
+// Descriptions of cells, colour scales, and lines of equal product. Nothing is drawn here.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const panels = data.panels;
@@ -14,7 +14,7 @@ function place(p, i, j) {
   return `${part(data.row, p.row_labels[i], p.row_values[i])}, ${part(data.column, p.col_labels[j], p.col_values[j])}`;
 }
 
-// How training went wrong with a finite error, a line a class.
+// How training went wrong with a finite error, one line for each class.
 function flagLines(p, i, j) {
   return Object.entries(p.flags).filter(([, { seeds }]) => seeds[i][j]).map(([kind, { seeds, step }]) => {
     const at = kind === "stuck at chance" ? `from step ${step[i][j]} on` : `at step ${step[i][j]}`;
@@ -22,7 +22,7 @@ function flagLines(p, i, j) {
   });
 }
 
-// Everything a reader may ask about one cell, a line each.
+// The description of a cell, as lines.
 function describe(p, i, j) {
   const lines = [`${p.title}: ${place(p, i, j)}`];
   const done = p.done[i][j], diverged = p.diverged[i][j];
@@ -87,8 +87,8 @@ function position(values, value) {
 const rateIsRow = data.row === "lr" && data.column === "weight_decay";
 const rateIsColumn = data.row === "weight_decay" && data.column === "lr";
 
-// Lines on which α·λ (or the averaging time τ) is the same, four-fold apart, one through the panel's best cell.
-// Algorithms 1 and 2 decay by η λ, so there τ = 1/λ stands upright; the library forms decay by η α λ. L2 has no τ.
+// Lines on which α·λ (or the averaging time τ) is constant, a factor of 4 apart, one through the panel's best cell.
+// Algorithms 1 and 2 decay by η λ, so τ = 1/λ does not depend on α; PyTorch's form decays by η α λ. L2 has no τ.
 function isoLines(p, kind) {
   if (!kind || !p.best.length || !(rateIsRow || rateIsColumn)) return [];
   if (kind === "tau" && (p.decay === "gradient" || p.normalized)) return [];
@@ -113,9 +113,9 @@ function isoLines(p, kind) {
 
 const short = (value) => (value < 0.01 || value >= 1e4 ? value.toExponential(1).replace(".0", "") : digits(value, 2));
 
-// What the dotted lines are, and what to look for.
+// Explanations of the dotted lines.
 const LINES_ARE = {
   "": "",
-  product: "Dotted: equal α·λ (the number on each), four-fold apart. Where the best cells lie along a line, only the product counts: halve the rate and double the decay.",
-  tau: `Dotted: equal τ = the ${data.steps_per_epoch ? "epochs" : "steps"} over which weights average their updates (the number on each), four-fold apart. L2 and normalized decay have none.`,
+  product: "Dotted: equal α·λ (the number on each line), a factor of 4 apart. If the best cells lie along a line, only the product matters: half the learning rate needs twice the decay.",
+  tau: `Dotted: equal τ, the ${data.steps_per_epoch ? "epochs" : "steps"} over which weights average their updates (the number on each line), a factor of 4 apart. L2 and normalized decay have none.`,
 };

@@ -1,6 +1,6 @@
 "use strict";
-// The heatmaps: one canvas pixel a cell, marks in SVG, everything placed in per cent of the panel, so that neither a
-// resize nor a hover redraws anything, and the map answers before Plotly (see plots.js) has even been read.
+// The heatmaps: one canvas pixel per cell, marks in SVG, all positions in percent of the panel. So neither resizing nor
+// hovering redraws anything, and the heatmaps are interactive before Plotly (see plots.js) is loaded.
 
 const views = []; // one per panel: { p, box, canvas, marks, surface, cursor, at }
 const pins = []; // { view, i, j, colour, dash, mark }
@@ -45,8 +45,8 @@ function paint({ p, canvas }) {
   context.putImageData(image, 0, 0);
 }
 
-// Marks of cells that went wrong with a finite error, around the middle of a cell: told apart by shape, white with a
-// black edge, so that they show on every colour.
+// Marks of cells that went wrong with a finite error, relative to the middle of a cell. They differ in shape and are
+// white with a black edge, so that they are visible on every colour.
 const GLYPHS = {
   "late blow-up": "m0 -0.21l0.053 0.137 0.147 0.008 -0.114 0.093 0.037 0.142 -0.123 -0.08 -0.123 0.08 0.037 -0.142 -0.114 -0.093 0.147 -0.008z",
   "stuck at chance": "m-.17-.05h.34v.1h-.34z",
@@ -58,7 +58,7 @@ function glyphs(parent, kind, cells) {
   svg("path", { class: "flag", d, "data-kind": kind }, parent);
 }
 
-// Each class's cells; a cell that has several classes with several seeds shows the worst, one that diverged a cross.
+// Marks the cells of each class. A cell shows the worst class of its seeds; a diverged cell shows a cross.
 function drawFlags({ p, marks }) {
   const taken = p.diverged.map((row) => row.map((n) => n > 0));
   for (const [kind, { seeds }] of Object.entries(p.flags)) {

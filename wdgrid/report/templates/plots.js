@@ -12,7 +12,7 @@ function curvesOf(p) {
 
 const QUIET = { displayModeBar: false, responsive: true };
 
-// Plotly is a third of a second to two seconds of work for a browser: only once its plots come into sight.
+// Loading Plotly takes a browser a third of a second to two seconds, so it is loaded when its plots come into view.
 function wakePlotly() {
   if (window.Plotly) return;
   const script = document.createElement("script");
@@ -38,7 +38,7 @@ const shown = () => pins.filter(({ view }) => !view.box.hidden); // pins of the 
 
 const pinName = ({ view, i, j }) => `${view.p.title}: ${view.p.row_labels[i]}, ${view.p.col_labels[j]}`;
 
-// The legend: one button per pinned cell, which takes the pin out again.
+// The legend: one button per pinned cell, which unpins it.
 function listPins() {
   byId("pins").replaceChildren();
   for (const one of shown()) {
@@ -61,7 +61,7 @@ function drawCurves() {
     }));
   });
   const shape = axes({ title: { text: "epoch" } }, { title: { text: `${words}, log scale` }, type: "log", tickvals: LOG_TICKS });
-  const note = { text: "Pin a cell to see its curve.", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
+  const note = { text: "Pin a cell to see its learning curve.", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
   Plotly.react(byId("curves"), drawn, {
     ...shape, annotations: drawn.length ? [] : [note],
   }, QUIET);
@@ -102,7 +102,7 @@ function drawProfiles(p, i, j) {
   drawProfile("along-column", p, cells, labels, p.row_ticks.map((k) => last - k), p.row_title, last - i);
 }
 
-// Whatever follows from pins and the chosen cell: the words at once, the plots as soon as somebody can see them.
+// Updates what depends on pins and the chosen cell: the text at once, the plots when they are in view.
 function drawPlots() {
   const [p, i, j] = chosen;
   listPins();
