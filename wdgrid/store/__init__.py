@@ -1,8 +1,8 @@
-"""The store: every study's cells and results, kept in an Optuna storage (SQLite, or PostgreSQL for several machines).
+"""Stores the cells and results of studies in an Optuna storage (SQLite, or PostgreSQL for several machines).
 
-The only room that imports Optuna and SQLAlchemy. A study is one Optuna study a panel, called `<study>/<panel>`, so
-Optuna's own tools read everything. Each method is one transaction. Knows plain data (cells and outcomes), not the study
-file and not how a cell is trained. The parts: `database` opens, `plan` plans, `leases` is the queue, `read` reads.
+Each panel is one Optuna study called `<study>/<panel>`, so Optuna's own tools read everything. Each method of `Store`
+is one transaction. `database` opens the storage, `plan` stores planned cells, `leases` is the queue, `read` reads
+tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,14 +45,14 @@ class Store:
         self._database.close()
 
     def discard(self) -> bool:
-        """Close, and delete an SQLite file in which no cell was ever begun and that nobody else has open; whether."""
+        """Close; delete an SQLite file if no cell was begun and no other process uses it. Returns whether it did."""
         begun = any(self.begun(study.name) for study in self.studies())
         self.close()
         return not begun and self._database.delete_file()
 
     @property
     def url(self) -> str:
-        """Where this is, for people: a password is hidden."""
+        """The URL for messages, with the password hidden."""
         return self._database.name
 
     # Planning
@@ -67,11 +67,11 @@ class Store:
         panel_attrs: Mapping[str, Mapping[str, Any]],
         axes: tuple[str, str] = ("lr", "weight_decay"),
     ) -> int:
-        """Plan a study, all cells WAITING; where it exists already, extend it. The number of cells added.
+        """Plan a study with all cells WAITING, or extend an existing one. Returns the number of cells added.
 
-        `panel_attrs` gives each panel its `optimizer`, `schedule` and `epochs` for the table; `axes` names the
-        hyperparameters that become Optuna parameters even where they have one value. Others that all cells of a
-        panel share are kept once, on the panel. Raises StoreError if a cell is already planned with other
+        `panel_attrs` has each panel's `optimizer`, `schedule` and `epochs` for the table. `axes` names the
+        hyperparameters that become Optuna parameters even if they have only one value; others that all cells of a
+        panel share are stored once, with the panel. Raises StoreError if a cell is already planned with other
         hyperparameters.
         """
         _refuse_reserved(attrs)
@@ -90,51 +90,51 @@ class Store:
         panel_attrs: Mapping[str, Mapping[str, Any]],
         axes: tuple[str, str] = ("lr", "weight_decay"),
     ) -> int:
-        """Add the cells (by panel, multiples and seed) that an existing study does not have yet; how many were."""
+        """Add the cells (by panel, multiples and seed) that an existing study does not have. Returns their number."""
         self._database.reading(lambda connection: plan.need_panels(connection, study))
         return self.create(study, panels, canonical, digest, attrs, panel_attrs, axes)
 
     def begun(self, study: str) -> int:
-        """How many cells were ever begun: trained, being trained, or failed before; 0 where there is no such study."""
+        """Number of cells ever begun: trained, being trained, or failed before; 0 if there is no such study."""
         return self._database.reading(lambda connection: plan.begun(connection, study))
 
     def withdraw(self, study: str) -> bool:
-        """Delete a study of which no cell was ever begun; whether it is gone (True where there is none)."""
+        """Delete a study if no cell was ever begun. Returns whether it is gone (True if there was none)."""
         return self._database.planning(lambda connection: plan.withdraw(connection, study))
 
     def keep(self, study: str, key: str, value: Any) -> Any:
-        """Set one attribute unless the study has it and cells of it were begun; what it has then."""
+        """Set an attribute, unless the study has it and cells were begun. Returns the value that is stored then."""
         _refuse_reserved({key: value})
         return self._database.planning(lambda connection: plan.keep(connection, study, key, value))
 
     def definition(self, study: str) -> tuple[str, str] | None:
-        """The study's canonical JSON and its digest; None where there is no such study."""
+        """The study's canonical JSON and its digest; None if there is no such study."""
         panels = self._database.reading(lambda connection: plan.panels_of(connection, study))
         return (panels[0].attrs["canonical"], panels[0].attrs["digest"]) if panels else None
 
     def attrs(self, study: str) -> dict[str, Any]:
-        """What the run left about itself (environment, chunk size, start, end…), by `create` and `set_attrs`."""
+        """The study's attributes (environment, chunk size, start, end, …), set by `create` and `set_attrs`."""
         first = self._database.reading(lambda connection: plan.need_panels(connection, study))[0]
         return {key: value for key, value in first.attrs.items() if key not in plan.RESERVED}
 
     def set_attrs(self, study: str, attrs: Mapping[str, Any]) -> None:
-        """Set attributes, kept as `wdgrid:*` user attributes of every panel's Optuna study. ValueError if reserved."""
+        """Set attributes, `wdgrid:*` user attributes of every panel's Optuna study. ValueError if one is reserved."""
         _refuse_reserved(attrs)
         self._database.writing(lambda connection: plan.set_study_attributes(connection, study, attrs))
 
     # The queue
 
     def pending(self, study: str, only: Only = None) -> dict[tuple[str, int], int]:
-        """How many cells of each (panel, seed) are WAITING, in study order; groups without any are left out.
+        """Number of WAITING cells of each (panel, seed), in study order; groups without any are left out.
 
-        `only` names the cells meant, by panel the multiples in axis order; all cells if not given.
+        `only` restricts the count to some cells: for each panel, their multiples in axis order.
         """
         return self._database.reading(lambda connection: read.pending(connection, study, only))
 
     def claim(
         self, study: str, panel: str, seed: int, k: int, owner: str, lease_s: float = 120, only: Only = None
     ) -> list[Claim]:
-        """Take up to k WAITING cells of one panel and seed, lowest number first; no other process gets the same.
+        """Claim up to k WAITING cells of one panel and seed, lowest number first; no other process gets the same.
 
         `only` as in `pending`.
         """
@@ -144,36 +144,36 @@ class Store:
         )
 
     def renew(self, owner: str, lease_s: float = 120) -> int:
-        """Let every lease of this owner run from now; how many it still holds."""
+        """Renew every lease of this owner for `lease_s` seconds from now. Returns how many it still holds."""
         return self._database.writing(lambda connection: leases.renew(connection, owner, lease_s))
 
     def release(self, trial_ids: Sequence[int], owner: str | None = None) -> int:
-        """Put claimed trials back to WAITING in place; given an owner, only those it still holds. How many were."""
+        """Set claimed trials back to WAITING; with an owner, only those it still holds. Returns their number."""
         return self._database.writing(lambda connection: leases.release(connection, trial_ids, owner))
 
     def reclaim(self) -> int:
-        """Put back trials whose lease has expired or whose owner on this machine has died; how many were."""
+        """Set trials back to WAITING whose lease expired or whose owner on this machine died. Returns their number."""
         return self._database.writing(lambda connection: leases.reclaim(connection))
 
     def abandoned(self, study: str) -> int:
-        """How many RUNNING cells of a study nobody trains any more: those that `reclaim` would put back."""
+        """Number of RUNNING cells that no process trains any more: those that `reclaim` would set back."""
         return self._database.reading(lambda connection: leases.abandoned(connection, study))
 
     def finish(self, results: Sequence[tuple[Claim, Outcome]], owner: str) -> int:
-        """Write outcomes as COMPLETE trials, but only those still held by this owner; how many were written.
+        """Store outcomes as COMPLETE trials, but only those still held by this owner. Returns their number.
 
-        Raises ValueError, and writes nothing, if an error is NaN or -inf.
+        Raises ValueError, and stores nothing, if an error is NaN or -inf.
         """
         outcomes = {claim.trial_id: outcome for claim, outcome in results}
         tried: list[int] = []  # what an attempt whose commit was not confirmed may have written
         return self._database.writing(lambda connection: leases.finish(connection, outcomes, owner, tried))
 
     def fail(self, trial_ids: Sequence[int], why: str, owner: str | None = None) -> int:
-        """End claimed trials as FAIL, for a fault of the machine (never for divergence); how many were."""
+        """End claimed trials as FAIL, after a fault of the machine (never for divergence). Returns their number."""
         return self._database.writing(lambda connection: leases.fail(connection, trial_ids, why, owner))
 
     def retry_failed(self, study: str, attempts: int = 3) -> int:
-        """Put FAIL trials that have failed fewer than `attempts` times back to WAITING; how many were."""
+        """Set FAIL trials that failed fewer than `attempts` times back to WAITING. Returns their number."""
         return self._database.writing(lambda connection: leases.retry_failed(connection, study, attempts))
 
     # Reading
@@ -183,15 +183,15 @@ class Store:
         return self._database.reading(lambda connection: read.summaries(connection))
 
     def table(self, study: str) -> "pd.DataFrame":
-        """One row a trial: `TABLE_COLUMNS`, then lr, weight_decay, momentum, beta1, beta2 and eps (else NaN)."""
+        """One row per trial: `TABLE_COLUMNS`, then lr, weight_decay, momentum, beta1, beta2, eps (NaN if not used)."""
         return self._database.reading(lambda connection: read.table(connection, study))
 
     def curves(self, study: str) -> "pd.DataFrame":
-        """One row a complete trial and epoch: panel, number, epoch, the two errors, the two losses."""
+        """One row per complete trial and epoch: panel, number, epoch, two errors, two losses."""
         return self._database.reading(lambda connection: read.curves(connection, study))
 
 
 def _refuse_reserved(attrs: Mapping[str, Any]) -> None:
     taken = sorted(plan.RESERVED & set(attrs))
     if taken:
-        raise ValueError(f"these attributes have a meaning of their own: {', '.join(taken)}")
+        raise ValueError(f"these attributes are reserved: {', '.join(taken)}")

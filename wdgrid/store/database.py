@@ -1,7 +1,4 @@
-"""Opening the storage: its engine, Optuna's schema, and the two small tables of our own beside it.
-
-Knows how a transaction is begun on SQLite and on PostgreSQL. Knows nothing of cells, claims or results.
-"""
+"""Opens the storage: its engine, its transactions, Optuna's schema, and wdgrid's own two small tables."""
 
 import json
 import math
@@ -26,14 +23,14 @@ from wdgrid.printable import printable
 from wdgrid.store.address import parsed
 
 T = TypeVar("T")
-# What the bulk writes were tested with. Optuna froze its schema number at 12 long ago and counts alembic revisions
-# since, so both must agree. There is no fall-back to Optuna's public API: it cannot claim without double execution.
+# The schema with which the bulk writes were tested. Optuna's schema number has been 12 for long and later changes have
+# alembic revisions, so both must match. Optuna's public API is no alternative: its claims can execute a cell twice.
 TESTED_SCHEMA = (12, "v3.2.0.a")
 BUSY_TIMEOUT_S = 60
 CONNECT_S = 10
 WAIT_S = 0.5  # the first wait between two attempts, doubled up to twenty times as long, drawn at random below that
 RETRY_S = 300.0  # how long a PostgreSQL server may be away, once the storage was opened
-_PLANNING_LOCK = 0x77646772  # "wdgr": PostgreSQL's advisory lock under which planners take turns
+_PLANNING_LOCK = 0x77646772  # "wdgr": PostgreSQL's advisory lock, held by one planning process at a time
 
 studies: sa.Table = models.StudyModel.__table__
 directions: sa.Table = models.StudyDirectionModel.__table__
@@ -45,7 +42,7 @@ values: sa.Table = models.TrialValueModel.__table__
 intermediates: sa.Table = models.TrialIntermediateValueModel.__table__
 
 _ours = sa.MetaData()
-# No foreign keys: `optuna delete-study` must keep working. What it leaves behind here is dropped when next planning.
+# No foreign keys: `optuna delete-study` must keep working. Rows that it leaves here are deleted by the next `plan`.
 cells = sa.Table(
     "wdgrid_cells",
     _ours,
@@ -62,7 +59,7 @@ leases = sa.Table(
     _ours,
     sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("owner", sa.String(512), nullable=False, index=True),
-    sa.Column("expires", sa.Float(53), nullable=False),  # seconds since the epoch, by the storage's own clock
+    sa.Column("expires", sa.Float(53), nullable=False),  # seconds since the epoch, by the storage's clock
 )
 
 
@@ -77,7 +74,7 @@ class Database:
         self.url, self.name = parsed(url, create)
         self.dialect = self.url.get_backend_name()
         try:
-            # A worker may be silent for hours while it trains; PostgreSQL's connection may be gone by then.
+            # A worker may train for hours without a query; PostgreSQL may close the connection meanwhile.
             options = {} if self.dialect == "sqlite" else {"pool_pre_ping": True, "connect_args": _patience(self.url)}
             self._engine = sa.create_engine(self.url, **options)
         except (ImportError, ArgumentError, ValueError, TypeError) as error:
@@ -87,7 +84,7 @@ class Database:
             event.listen(self._engine, "connect", _set_pragmas)
             event.listen(self._engine, "begin", _begin_sqlite)
             self._reader, self._writer = self._engine, self._engine.execution_options(wdgrid_write=True)
-        else:  # several SELECTs of one reading must see one state; SQLite's WAL gives that unasked
+        else:  # all SELECTs of a read must see one state; SQLite's WAL mode guarantees that by itself
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
             self._writer = self._engine
         try:
@@ -101,13 +98,13 @@ class Database:
         self._engine.dispose()
 
     def delete_file(self) -> bool:
-        """Delete a closed SQLite database, unless another process has it open; whether it is gone."""
+        """Delete a closed SQLite database, unless another process has it open. Returns whether it was deleted."""
         if self.dialect != "sqlite" or not self.url.database:
             return False
         path = Path(self.url.database)
         alone = sqlite3.connect(path, timeout=0, isolation_level=None)
         try:
-            # Leaving WAL takes the file for oneself, and fails where anybody else has it open.
+            # Leaving WAL mode needs exclusive access, and fails if another process has the file open.
             if alone.execute("PRAGMA journal_mode = DELETE").fetchone() != ("delete",):
                 return False
             alone.execute("BEGIN EXCLUSIVE")
@@ -165,7 +162,7 @@ class Database:
 
     @contextmanager
     def plan(self) -> Iterator[sa.Connection]:
-        """A writing transaction of which there is one at a time: trial numbers stay unique, tables are made once."""
+        """A write transaction that runs alone: trial numbers stay unique, and tables are created once."""
         with self.write() as connection:
             if self.dialect == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PLANNING_LOCK)))
@@ -198,9 +195,9 @@ class Database:
             except (SQLAlchemyError, OptunaError, RuntimeError) as error:
                 if last or (isinstance(error, DBAPIError) and "not a database" in str(error.orig)):
                     raise StoreError(f"cannot open {self.name}: {_first_line(error)}") from error
-            time.sleep(0.1)  # another process is just making the same tables
+            time.sleep(0.1)  # another process is creating the same tables
         else:
-            raise StoreError(f"cannot make Optuna's tables in {self.name}")
+            raise StoreError(f"cannot create Optuna's tables in {self.name}")
         if found != TESTED_SCHEMA:
             raise StoreError(
                 f"{self.name} has Optuna schema {found[1]} (version {found[0]}); wdgrid works with {TESTED_SCHEMA[1]} "
@@ -224,14 +221,14 @@ class Database:
 def _set_pragmas(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # pysqlite would begin its own (deferred) transactions
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
-    # Switching to WAL needs the database alone, so it is asked for only once in a file's life.
+    # Switching to WAL needs exclusive access, so it is done only once for each file.
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # in WAL, NORMAL may lose the last commits at a power cut
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    # A deferred transaction that reads first and writes later fails at once when another has written in between.
+    # A deferred transaction that reads and then writes fails if another process has written in between.
     write = connection.get_execution_options().get("wdgrid_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
@@ -271,7 +268,7 @@ def clock(connection: sa.Connection) -> float:
 
 
 def insert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert many rows at once; no rows is nothing to do (SQLAlchemy would insert one of defaults)."""
+    """Insert many rows at once. Without rows it does nothing, where SQLAlchemy would insert a row of defaults."""
     if rows:
         connection.execute(sa.insert(table), rows)
 

@@ -1,7 +1,7 @@
-"""The queue: WAITING trials are claimed under a lease, then finished, failed, released, or reclaimed from the dead.
+"""The queue of cells: WAITING trials are claimed under a lease, then finished, failed, released or reclaimed.
 
-Every function works inside the caller's transaction. A trial is written only by the owner of its lease, so what was
-taken away from a process that seemed dead is not written twice when that process comes back.
+Every function works inside the caller's transaction. Only the owner of a trial's lease may write it. So if a process
+seems dead and its trials are claimed by another one, they are not written twice when the first one continues.
 """
 
 import hashlib
@@ -35,30 +35,30 @@ from wdgrid.store.database import (
 from wdgrid.store.plan import need_panels
 from wdgrid.study import Cell, Outcome
 
-# What an Outcome leaves as user attributes of its trial, beside the curves.
+# The fields of an Outcome that are stored as user attributes of its trial, beside the curves.
 SCALARS = ("test_loss", "train_loss", "l2_term", "weight_norm", "diverged_at", "seconds")
-DIVERGENCE = ("divergence", "divergence_step")  # absent where a trial is older than the classes
+DIVERGENCE = ("divergence", "divergence_step")  # missing in trials stored before wdgrid had these classes
 LOSS_CURVES = {"test_loss_curve": "test_loss", "train_loss_curve": "train_loss"}
-# A trial's value and intermediate values are the error by which cells are picked. Where that is the validation error,
-# the test error and its curve stand beside it under these names, and a trial that has them had a validation split.
+# A trial's value and intermediate values are the error by which cells are picked. If that is the validation error, the
+# test error and its curve are attributes with these names; a trial that has them had a validation split.
 TEST_ERROR, TEST_ERROR_CURVE = "test_error", "test_error_curve"
 
-Only = Mapping[str, Collection[tuple[str, str]]] | None  # by panel, the multiples of the cells meant; None: all cells
+Only = Mapping[str, Collection[tuple[str, str]]] | None  # multiples of some cells, by panel; None: all cells
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A cell this process may train, and the trial that will hold what it came to."""
+    """A cell that this process may train, and the trial in which its outcome is stored."""
 
     trial_id: int
     cell: Cell
 
 
 def owner_name() -> str:
-    """Names this process and no other: `hostname:pid:machine-start`.
+    """A unique name of this process: `hostname:pid:machine-start`.
 
-    `machine` stands for the boot and the process namespace within which a pid means something, `start` for the
-    process's start time, because pids are used again.
+    `machine` identifies the boot and the process namespace, within which a pid is unique; `start` is the process's
+    start time, because pids are reused.
     """
     return f"{socket.gethostname()}:{os.getpid()}:{_machine()}-{_start_time(os.getpid()) or '0'}"
 
@@ -73,11 +73,11 @@ def _machine() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """The start time of a living process in clock ticks; "" where it is dead, None where there is no /proc."""
+    """The start time of a running process in clock ticks; "" if it is dead, None without /proc."""
     if not Path("/proc/self/stat").exists():
         return None
     try:
-        # The second field is the command in parentheses and may itself hold spaces and parentheses.
+        # The second field is the command in parentheses, which may contain spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
@@ -85,7 +85,7 @@ def _start_time(pid: int) -> str | None:
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether the owner certainly no longer lives; False for whatever cannot be judged from this machine."""
+    """Whether the owner is certainly dead; False if that cannot be decided from this machine."""
     try:
         host, pid, token = owner.rsplit(":", 2)
         machine, start = token.split("-", 1)
@@ -97,7 +97,7 @@ def _is_dead(owner: str) -> bool:
     now = _start_time(number)
     if now is not None:
         return now != start
-    if os.name == "nt":  # there, os.kill with 0 is no question but Ctrl-C
+    if os.name == "nt":  # on Windows, os.kill with signal 0 sends Ctrl-C
         return False
     try:
         os.kill(number, 0)
@@ -109,7 +109,7 @@ def _is_dead(owner: str) -> bool:
 
 
 def among(only: Only, panel: str) -> sa.ColumnElement[bool]:
-    """The condition that a cell of the panel is meant."""
+    """The condition that a cell of the panel is among `only`."""
     if only is None:
         return sa.true()
     places = list(only.get(panel, ()))
@@ -176,25 +176,25 @@ def _claims(
 
 
 def renew(connection: sa.Connection, owner: str, lease_s: float) -> int:
-    """Let all leases of this owner run from now; how many it still holds."""
+    """Renew all leases of this owner for `lease_s` seconds from now. Returns how many it still holds."""
     expires = clock(connection) + lease_s
     renewed = sa.update(leases).where(leases.c.owner == owner).values(expires=expires)
     return connection.execute(renewed).rowcount
 
 
 def release(connection: sa.Connection, trial_ids: Sequence[int], owner: str | None) -> int:
-    """Put RUNNING trials back to WAITING in place."""
+    """Set RUNNING trials back to WAITING."""
     return _put_back(connection, _held(connection, trial_ids, owner))
 
 
 def reclaim(connection: sa.Connection) -> int:
-    """Put back every trial whose lease has expired or whose owner, on this machine, has died."""
+    """Set every trial back to WAITING whose lease has expired or whose owner, on this machine, has died."""
     query = sa.select(leases.c.trial_id).where(_lost(connection)).with_for_update(skip_locked=True)
     return _put_back(connection, connection.execute(query).scalars().all())
 
 
 def abandoned(connection: sa.Connection, study: str) -> int:
-    """How many of a study's RUNNING trials nobody trains any more: those that `reclaim` would put back."""
+    """Number of a study's RUNNING trials that no process trains any more: those that `reclaim` would set back."""
     study_ids = [panel.study_id for panel in need_panels(connection, study)]
     query = (
         sa.select(sa.func.count())
@@ -205,14 +205,14 @@ def abandoned(connection: sa.Connection, study: str) -> int:
 
 
 def _lost(connection: sa.Connection) -> sa.ColumnElement[bool]:
-    """Which leases have expired, or belong to a process that died on this machine."""
+    """The condition that a lease has expired or belongs to a process that died on this machine."""
     owners = connection.execute(sa.select(leases.c.owner).distinct()).scalars()
     dead = [owner for owner in owners if _is_dead(owner)]
     return sa.or_(leases.c.expires < clock(connection), leases.c.owner.in_(dead))
 
 
 def _held(connection: sa.Connection, trial_ids: Sequence[int], owner: str | None) -> list[int]:
-    """Those of the trials that are RUNNING under a lease (of this owner), locked until the transaction ends."""
+    """The trials that are RUNNING under a lease (of this owner, if given), locked until the transaction ends."""
     query = (
         sa.select(leases.c.trial_id)
         .join(trials, trials.c.trial_id == leases.c.trial_id)
@@ -246,7 +246,7 @@ def finish(
     for outcome in outcomes.values():
         for error in (outcome.test_error, outcome.selection_error):
             if math.isnan(error) or error == -math.inf:
-                raise ValueError(f"an error is a percentage, or +inf for a diverged cell, not {error}")
+                raise ValueError(f"an error must be a percentage, or +inf for a diverged cell, not {error}")
     held = _held(connection, list(outcomes), owner)
     if tried and not held:
         complete = trials.c.trial_id.in_(tried), trials.c.state == TrialState.COMPLETE
@@ -285,7 +285,7 @@ def _end(connection: sa.Connection, trial_ids: Sequence[int], state: TrialState)
 
 
 def fail(connection: sa.Connection, trial_ids: Sequence[int], why: str, owner: str | None) -> int:
-    """End RUNNING trials as FAIL and count the failure; how many were."""
+    """End RUNNING trials as FAIL and count the failure. Returns their number."""
     held = _held(connection, trial_ids, owner)
     _end(connection, held, TrialState.FAIL)
     counted = sa.update(cells).where(cells.c.trial_id.in_(held)).values(failures=cells.c.failures + 1)
@@ -299,7 +299,7 @@ def fail(connection: sa.Connection, trial_ids: Sequence[int], why: str, owner: s
 
 
 def retry_failed(connection: sa.Connection, study: str, attempts: int) -> int:
-    """Put FAIL trials that have failed fewer than `attempts` times back to WAITING; how many were."""
+    """Set FAIL trials that failed fewer than `attempts` times back to WAITING. Returns their number."""
     study_ids = [panel.study_id for panel in need_panels(connection, study)]
     worth = sa.select(cells.c.trial_id).where(cells.c.study_id.in_(study_ids), cells.c.failures < attempts)
     again = (

@@ -1,6 +1,6 @@
-"""Planning: a study's cells become WAITING trials of one Optuna study a panel, and its attributes are kept there.
+"""Plans a study: stores its cells as WAITING trials of one Optuna study per panel, with the study's attributes.
 
-Every function works inside the caller's transaction. Knows nothing of leases and results.
+Every function works inside the caller's transaction.
 """
 
 import json
@@ -31,7 +31,7 @@ from wdgrid.store.database import (
 from wdgrid.study import Cell
 
 PREFIX = "wdgrid:"
-# Attributes with a meaning of their own; all other `wdgrid:*` attributes are the caller's.
+# Attributes that this module sets; callers may set any other `wdgrid:*` attribute.
 RESERVED = frozenset({"study", "panel", "position", "canonical", "digest", "constants", "panel_attrs", "created"})
 Identity = tuple[str, str, int]
 
@@ -50,7 +50,7 @@ class Panel:
 
 
 def panels_of(connection: sa.Connection, study: str | None = None) -> list[Panel]:
-    """The panels of one study (or of all), in study order; an empty list where there is no such study."""
+    """The panels of one study (or of all), in study order; empty if there is no such study."""
     ours = sa.select(study_attrs.c.study_id).where(study_attrs.c.key == PREFIX + "study")
     if study is not None:
         ours = ours.where(study_attrs.c.value_json == dump(study))
@@ -83,7 +83,7 @@ def _damage(attrs: Mapping[str, Any]) -> str | None:
 
 
 def need_panels(connection: sa.Connection, study: str) -> list[Panel]:
-    """As `panels_of`, but raises StoreError where there is no such study."""
+    """As `panels_of`, but raises StoreError if there is no such study."""
     panels = panels_of(connection, study)
     if not panels:
         raise StoreError(f"there is no study called {study!r} in this storage")
@@ -91,7 +91,7 @@ def need_panels(connection: sa.Connection, study: str) -> list[Panel]:
 
 
 def set_attributes(connection: sa.Connection, study_ids: Sequence[int], attrs: Mapping[str, Any]) -> None:
-    """Set `wdgrid:*` attributes on Optuna studies, replacing those of the same name."""
+    """Set `wdgrid:*` attributes of Optuna studies, replacing those with the same name."""
     keys = [PREFIX + key for key in attrs]
     connection.execute(sa.delete(study_attrs).where(study_attrs.c.study_id.in_(study_ids), study_attrs.c.key.in_(keys)))
     rows = [
@@ -115,7 +115,7 @@ def plan(
     shared: Mapping[str, Any],
     panel_attrs: Mapping[str, Mapping[str, Any]],
 ) -> int:
-    """Add the cells that are not planned yet and set `shared` on every panel; the number of cells added."""
+    """Add the cells that are not planned yet, and set `shared` on every panel. Returns the number of cells added."""
     _drop_orphans(connection)
     known = {panel.name: panel for panel in panels_of(connection, study)}
     created = min((p.attrs["created"] for p in known.values()), default=datetime.now(UTC).isoformat())
@@ -135,7 +135,7 @@ def plan(
 
 
 def begun(connection: sa.Connection, study: str) -> int:
-    """How many trials of a study were ever begun: all but those that wait and have never failed; 0 without a study."""
+    """Number of trials ever begun: all but those that are waiting and have never failed; 0 without a study."""
     study_ids = [panel.study_id for panel in panels_of(connection, study)]
     fresh = sa.exists().where(cells.c.trial_id == trials.c.trial_id, cells.c.failures == 0)
     counted = sa.select(sa.func.count()).select_from(trials).where(trials.c.study_id.in_(study_ids))
@@ -143,14 +143,14 @@ def begun(connection: sa.Connection, study: str) -> int:
 
 
 def withdraw(connection: sa.Connection, study: str) -> bool:
-    """Delete a study of which no trial was ever begun; whether it is gone."""
+    """Delete a study if no trial was ever begun. Returns whether it is gone."""
     study_ids = [panel.study_id for panel in panels_of(connection, study)]
     of_study = sa.select(trials.c.trial_id).where(trials.c.study_id.in_(study_ids))
-    connection.execute(of_study.with_for_update())  # PostgreSQL: nobody claims any from here on
+    connection.execute(of_study.with_for_update())  # PostgreSQL: no process can claim one from here on
     if begun(connection, study):
         return False
     connection.execute(sa.delete(cells).where(cells.c.study_id.in_(study_ids)))
-    for table in reversed(trials.metadata.sorted_tables):  # what refers to others first
+    for table in reversed(trials.metadata.sorted_tables):  # tables that refer to others first
         if table is not trials and "trial_id" in table.c:
             connection.execute(sa.delete(table).where(table.c.trial_id.in_(of_study)))
         elif "study_id" in table.c:
@@ -159,7 +159,7 @@ def withdraw(connection: sa.Connection, study: str) -> bool:
 
 
 def keep(connection: sa.Connection, study: str, key: str, value: Any) -> Any:
-    """Set an attribute where there is none, or where no trial was begun; else it stays. What the study has then."""
+    """Set an attribute if there is none or no trial was begun. Returns the value that is stored then."""
     panels = need_panels(connection, study)
     kept = panels[0].attrs.get(key)
     if kept is not None and begun(connection, study):
@@ -169,7 +169,7 @@ def keep(connection: sa.Connection, study: str, key: str, value: Any) -> Any:
 
 
 def _drop_orphans(connection: sa.Connection) -> None:
-    # SQLite gives the ids of trials deleted through Optuna out again, so rows left behind would be taken for new ones.
+    # SQLite reuses the ids of trials deleted through Optuna, so rows left behind would belong to new trials.
     alive = sa.exists().where(trials.c.trial_id == cells.c.trial_id, trials.c.study_id == cells.c.study_id)
     connection.execute(sa.delete(cells).where(~alive))
     connection.execute(sa.delete(leases).where(leases.c.trial_id.not_in(sa.select(cells.c.trial_id))))
@@ -185,7 +185,7 @@ def _insert_study(connection: sa.Connection, name: str) -> int:
 
 
 def _constants(panel_cells: Sequence[Cell], axes: Sequence[str]) -> dict[str, float]:
-    # Hyperparameters all cells agree on; the axes are parameters even where they have a single value.
+    # Hyperparameters that are equal in all cells; the axes are parameters even if they have a single value.
     if not panel_cells:
         return {}
     first = panel_cells[0].hyperparameters
@@ -226,7 +226,7 @@ def _add_cells(
     seeds = [seed for _, _, seed in (*planned, *fresh)]
     distributions = _distributions(sets, seeds)
     for name, distribution in distributions.items() if planned else ():
-        # Optuna's plots and importances want one and the same distribution in all trials of a study.
+        # Optuna's plots and importances require the same distribution in all trials of a study.
         of_study = sa.select(trials.c.trial_id).where(trials.c.study_id == study_id)
         where = params.c.param_name == name, params.c.trial_id.in_(of_study)
         connection.execute(sa.update(params).where(*where).values(distribution_json=distribution))
@@ -235,7 +235,7 @@ def _add_cells(
 
 
 def _planned(connection: sa.Connection, study_id: int) -> dict[Identity, dict[str, float]]:
-    """Every planned cell of a panel with those of its hyperparameters that are not the panel's constants."""
+    """Every planned cell of a panel, with its hyperparameters that are not constants of the panel."""
     rows = connection.execute(sa.select(cells).where(cells.c.study_id == study_id)).all()
     by_trial: dict[int, dict[str, float]] = {row.trial_id: {} for row in rows}
     found = connection.execute(
@@ -249,7 +249,7 @@ def _planned(connection: sa.Connection, study_id: int) -> dict[Identity, dict[st
 
 
 def _distributions(sets: Iterable[Mapping[str, float]], seeds: Sequence[int]) -> dict[str, str]:
-    """Each parameter's distribution as Optuna stores it: exactly the planned range, logarithmic where it can be."""
+    """Each parameter's distribution as Optuna stores it: the planned range, logarithmic if all values are positive."""
     columns: dict[str, list[float]] = {}
     for hyperparameters in sets:
         for name, value in hyperparameters.items():

@@ -1,6 +1,6 @@
-"""Reading: summaries, the tidy table and the curves, each by a few bulk SELECTs.
+"""Reads summaries, the table and the curves, each with a few bulk SELECTs.
 
-Every function works inside the caller's transaction, which sees one state. Nothing here writes.
+Every function works inside the caller's transaction, which sees one state of the storage.
 """
 
 import json
@@ -29,7 +29,7 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
     TrialState.FAIL: "failed",
-    TrialState.PRUNED: "failed",  # wdgrid prunes nothing; somebody else's doing
+    TrialState.PRUNED: "failed",  # wdgrid prunes no trial; another program did
 }
 
 
@@ -37,7 +37,7 @@ _STATES = {
 class StudySummary:
     """One line of `wdgrid list`. `best_error` is in percent, None while no cell has a finite one.
 
-    `selected_on` says whether that is the test error or, where the study has a validation split, the validation error.
+    `selected_on`: whether that is the test error or, with a validation split, the validation error.
     """
 
     name: str
@@ -91,7 +91,7 @@ def summaries(connection: sa.Connection) -> list[StudySummary]:
 
 
 def pending(connection: sa.Connection, study: str, only: Only = None) -> dict[tuple[str, int], int]:
-    """How many cells of each panel and seed are WAITING, in study order; groups without any are left out."""
+    """Number of WAITING cells of each panel and seed, in study order; groups without any are left out."""
     panels = need_panels(connection, study)
     wanted = sa.or_(*[sa.and_(cells.c.study_id == p.study_id, among(only, p.name)) for p in panels])
     counted = (
@@ -106,7 +106,7 @@ def pending(connection: sa.Connection, study: str, only: Only = None) -> dict[tu
 
 
 def table(connection: sa.Connection, study: str) -> "pd.DataFrame":
-    """One row a trial: TABLE_COLUMNS and the hyperparameters, by panel in study order, then number."""
+    """One row per trial: TABLE_COLUMNS and the hyperparameters, by panel in study order, then number."""
     import pandas as pd
 
     panels = {panel.study_id: panel for panel in need_panels(connection, study)}
@@ -131,7 +131,7 @@ def table(connection: sa.Connection, study: str) -> "pd.DataFrame":
 
 
 def _errors(value: float, attrs: Mapping[str, Any]) -> dict[str, float]:
-    """Both errors of a trial, from its value and its attributes; JSON has no infinity, so there it is null."""
+    """Both errors of a trial, from its value and its attributes (where null means infinity, which JSON lacks)."""
     if TEST_ERROR not in attrs:
         return {"test_error": value, "validation_error": math.nan}
     tested = attrs[TEST_ERROR]
@@ -139,7 +139,7 @@ def _errors(value: float, attrs: Mapping[str, Any]) -> dict[str, float]:
 
 
 def curves(connection: sa.Connection, study: str) -> "pd.DataFrame":
-    """One row a trial and epoch, of the cells that are complete: panel, number, epoch and the four curves."""
+    """One row per complete trial and epoch: panel, number, epoch and the four curves."""
     import pandas as pd
 
     panels = {panel.study_id: panel for panel in need_panels(connection, study)}
