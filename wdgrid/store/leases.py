@@ -127,9 +127,9 @@ def claim(
     only: Only = None,
     tried: list[int] | None = None,
 ) -> list[Claim]:
-    """Take up to k WAITING cells of one panel and one seed, lowest number first.
+    """Claim up to k WAITING cells of one panel and one seed, lowest number first.
 
-    `tried` holds the trials that an earlier attempt at the same call took; what that committed is the claim.
+    `tried` has the trials that an earlier attempt of the same call claimed; if it was committed, they are the result.
     """
     found = next((p for p in need_panels(connection, study) if p.name == panel), None)
     if found is None or k < 1:
@@ -239,9 +239,9 @@ def _put_back(connection: sa.Connection, trial_ids: Sequence[int]) -> int:
 def finish(
     connection: sa.Connection, outcomes: Mapping[int, Outcome], owner: str, tried: list[int] | None = None
 ) -> int:
-    """Complete those of the trials that are still RUNNING under this owner; how many were written.
+    """Complete the trials that are still RUNNING under this owner. Returns their number.
 
-    `tried` holds the trials that an earlier attempt at the same call wrote; those that it committed count, too.
+    `tried` has the trials that an earlier attempt of the same call wrote; if it was committed, they count, too.
     """
     for outcome in outcomes.values():
         for error in (outcome.test_error, outcome.selection_error):
