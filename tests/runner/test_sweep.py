@@ -214,11 +214,10 @@ def test_a_damaged_checkpoint_is_told_and_the_chunk_starts_again(finished, here)
 
 def test_a_checkpoint_goes_only_after_the_commit_of_its_chunk(tmp_path, monkeypatch):
     """A store that fails at the commit leaves what is needed to train on."""
-    from wdgrid.sweep.reconcile import plan
-    from wdgrid.sweep.run import Sweep
-
     from helpers.synthetic_tables import make_study
     from wdgrid.errors import StoreError
+    from wdgrid.runner.coordinator import Coordinator, Means
+    from wdgrid.runner.reconcile import plan
     from wdgrid.store import Store
 
     task = {"model_args": {"hidden": [8]}, "batch_size": 50, "epochs": 2, "train_size": 100, "device": "cpu"}
@@ -227,13 +226,14 @@ def test_a_checkpoint_goes_only_after_the_commit_of_its_chunk(tmp_path, monkeypa
     def failing(*_):
         raise StoreError("the disk is full")
 
+    means = Means(1, tmp_path / "checkpoints", checkpoint_seconds=0)
     with Store(f"sqlite:///{tmp_path}/s.db") as store:
         plan(store, "s", study)
         monkeypatch.setattr(store, "finish", failing)
         with pytest.raises(StoreError, match="disk is full"):
-            Sweep(store, "s", study, 1, lambda _: None, tmp_path / "checkpoints", every=0).run()
+            Coordinator(store, "s", study, means, lambda _: None).run()
         assert list((tmp_path / "checkpoints").glob("*.safetensors"))
         monkeypatch.undo()
-        Sweep(store, "s", study, 1, lambda _: None, tmp_path / "checkpoints", every=0).run()
+        Coordinator(store, "s", study, means, lambda _: None).run()
         assert set(store.table("s")["state"]) == {"complete"}
     assert not (tmp_path / "checkpoints").exists()
