@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
 
 Style = Literal["cells", "paper"]
-NOTEBOOK_DPI = 70
+NOTEBOOK_DPI = 90
 
 
 @dataclass(frozen=True)
