@@ -179,7 +179,7 @@ def broken():
         ({"data": broken}, wdgrid.UsersFaultError, "data: RuntimeError: no such layer"),
         ({"data": 3}, wdgrid.UsageError, "train_x, train_y, test_x, test_y"),
         ({"data": (["a"], [0], ["b"], [1])}, wdgrid.UsageError, "^data: "),
-        ({"data": (*blobs()[:3], torch.zeros(4).long())}, wdgrid.UsersFaultError, "one row an image"),
+        ({"data": (*blobs()[:3], torch.zeros(4).long())}, wdgrid.UsersFaultError, "one row for each image"),
         ({"workers": 2}, wdgrid.UsageError, "one worker"),
         ({"name": None}, wdgrid.UsageError, "name: is needed"),
         ({"storage": "mysql://x/y"}, wdgrid.UsageError, "neither|SQLite|sqlite"),
