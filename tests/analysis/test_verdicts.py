@@ -1,7 +1,6 @@
 """What is said of a surface: the verdict and its sentence, why there is none, the best axes, the boundary alarm."""
 
 import math
-from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 
@@ -12,9 +11,11 @@ from hypothesis import strategies as st
 
 from helpers.known_surfaces import DECAY, LR, alone, bowl, labelled, surface
 from wdgrid.analysis.best_axes import best_axes
-from wdgrid.analysis.separability import LIMITS, analyse
+from wdgrid.analysis.draws import LIMITS
+from wdgrid.analysis.separability import analyse
 from wdgrid.analysis.surface import Surface, paper_surfaces
-from wdgrid.analysis.verdict import judge
+from wdgrid.analysis.valley import Valley
+from wdgrid.analysis.verdict import sentence_of, verdict_of
 
 
 def test_the_papers_verdicts_and_their_sentences():
@@ -26,11 +27,31 @@ def test_the_papers_verdicts_and_their_sentences():
         "AdamW": "separable",
     }
     assert "halve the rate, double the decay" in results["SGD"].sentence
-    assert "tune each alone: costs 0.03 points" in results["SGDW"].sentence
-    assert {result.interval_kind for result in results.values()} == {"residual"}
-    constant = analyse(paper_surfaces(figure=1))["AdamW fixed"]
+    assert "tune each alone; tuning one after the other costs 0.0" in results["SGDW"].sentence
+    constant = analyse(paper_surfaces(figure=1), draws=0)["AdamW fixed"]
     assert constant.verdict == "can't tell"
-    assert "three values of rate" in constant.sentence
+    assert "the slope is too uncertain" in constant.sentence
+
+
+LINE = Valley(0.0, (-0.1, 0.1), 20.0, 0.0, 0.0, 0.0, (-1.0, 1.0), (0.0, 0.0), 9)
+
+
+@pytest.mark.parametrize(
+    ("slope", "interval", "evidence", "bend", "verdict"),
+    [
+        (0.2, (-0.1, 0.49), 3.0, (-1, 1), "separable"),
+        (0.2, (-0.1, 0.51), 3.0, (-1, 1), "weakly coupled"),
+        (-0.6, (-0.9, -0.26), 3.0, (-1, 1), "coupled"),
+        (-0.6, (-0.9, -0.24), 3.0, (-1, 1), "weakly coupled"),
+        (-0.6, (-1.2, -0.1), 3.0, (-1, 1), "can't tell"),
+        (-0.6, (-0.7, -0.5), 2.9, (-1, 1), "can't tell"),
+        (-0.6, (-1.9, 0.5), 3.0, (0.1, 1), "bent"),
+    ],
+)
+def test_verdicts_follow_the_slope_the_evidence_and_the_bend(slope, interval, evidence, bend, verdict):
+    line = replace(LINE, slope=slope, interval=interval, evidence=evidence, change_interval=bend)
+    assert verdict_of(line) == verdict
+    assert sentence_of(verdict, line, ("lr", "weight_decay"), 0.1, (0, 0.2)).startswith(verdict)
 
 
 WHOLE = bowl(0)
@@ -50,7 +71,7 @@ EMPTY = np.full((11, 11), np.nan)
         (WHOLE * 0 + 90, LR, DECAY, "nothing learns well enough"),
         (WHOLE[:2], LR[:2], DECAY, "three values of rate"),
         (WHOLE[:, :1] + np.zeros(2), LR, np.array([0.0, 1e-3]), "positive values of decay"),
-        (WHOLE[3:6, 4:7], LR[3:6], DECAY[4:7], "add seeds"),
+        (WHOLE[3:6, 4:6], LR[3:6], DECAY[4:6], "three values of rate"),
         (np.zeros((0, 0)), LR[:0], DECAY[:0], "no cell is finished"),
     ],
 )
@@ -66,7 +87,7 @@ def test_a_surface_near_chance_is_no_ground_for_a_verdict(slope):
     near = np.minimum(bowl(slope) + 79, 90)[..., None] + 0.1 * np.random.default_rng(0).standard_normal((11, 11, 3))
     found = alone(near)
     assert 82.5 < found.best_error < 83.5 and found.cap == 90
-    assert found.verdict == "can't tell" and found.kappa is None
+    assert found.verdict == "can't tell" and found.slope is None
     assert (
         "nothing learns well enough" in found.sentence
         and "guessing on 90 %; a verdict needs 72 % or less" in found.sentence
@@ -74,30 +95,26 @@ def test_a_surface_near_chance_is_no_ground_for_a_verdict(slope):
     assert alone(near, chance=99.9).verdict == "can't tell"  # a thousand classes: 17 % right is still too little
     assert alone(near - 5, chance=99.9).verdict != "can't tell"  # 22 % is not
     good = surface(bowl(0))
-    assert "nothing learns" in analyse({"good": good, "bad": surface(near, panel="bad")}, bootstrap=0)["bad"].sentence
+    assert "nothing learns" in analyse({"good": good, "bad": surface(near, panel="bad")}, draws=0)["bad"].sentence
 
 
-@pytest.mark.parametrize("seeds", [1, 2, 3])
+@pytest.mark.parametrize("seeds", [1, 3])
 def test_noise_alone_is_no_ground_for_a_verdict(seeds):
     rng = np.random.default_rng(seeds)
-    verdicts = Counter()
-    for grid in range(60):
-        noise = 20 + 2 * rng.standard_normal((11, 11, seeds))
-        found = alone(noise, bootstrap=50, rng_seed=grid)
-        verdicts[found.verdict] += 1
-        if "explains" in found.sentence:
-            assert found.interaction is None and ("neighbours" in found.sentence) == (seeds == 1)
-    assert verdicts["can't tell"] >= 54  # an F-test at 5 %, and a slope that must be certain on top
+    for _ in range(10):
+        found = alone(20 + 2 * rng.standard_normal((11, 11, seeds)), draws=0)
+        assert found.verdict == "can't tell" and "stands out of the noise" in found.sentence
+        assert found.advice.axis is None and found.advice.seeds == seeds
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_any_grid_at_all_gets_an_answer(data):
     shape = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3)))
     value = st.sampled_from([np.nan, np.inf, 3.0, 4.0, 5.0, 8.0, 90.0, 100.0])
     errors = np.array(data.draw(st.lists(value, min_size=math.prod(shape), max_size=math.prod(shape)))).reshape(shape)
-    result = alone(errors, rows=LR[: shape[0]], cols=DECAY[: shape[1]], bootstrap=20)
-    assert result.verdict in ("coupled", "separable", "can't tell")
+    result = alone(errors, rows=LR[: shape[0]], cols=DECAY[: shape[1]], draws=0)
+    assert result.verdict in ("coupled", "weakly coupled", "separable", "bent", "can't tell")
     assert result.sentence
     assert all(getattr(result, name) is None or np.isfinite(getattr(result, name)) for name in LIMITS)
 
@@ -112,15 +129,15 @@ def test_axes_other_than_rate_and_decay():
     assert "halve the momentum, double ε" in result.sentence
     axes = best_axes(result)
     assert axes is not None and "the product of ε and the momentum" in axes.sentence
-    tuned = {"kappa": -2.8, "regret_decay": 1.0}
-    verdict, sentence = judge(tuned, {"kappa": (-3.0, -2.6)}, 5, ("lr", "eps"), 10.0)
-    assert verdict == "coupled" and sentence.startswith("coupled: halve the rate, multiply ε by 7.0 (")
-    assert sentence.endswith("; an ε tuned at a wrong rate costs 1.00 points")
+    steep = replace(LINE, slope=-2.8, interval=(-3.0, -2.6))
+    sentence = sentence_of("coupled", steep, ("lr", "eps"), 1.0, (0.5, 2.0))
+    assert sentence.startswith("coupled: tuning one after the other costs 1.00 [0.50, 2.00] points")
+    assert "halve the rate, multiply ε by 7.0 (" in sentence
     transposed = Surface(
         "p", "weight_decay", "lr", DECAY, LR, other.col_labels, other.row_labels, bowl(-1).T[..., None]
     )
     swapped = analyse({"p": transposed}, cap=7.0)["p"]
-    assert swapped.kappa < -0.5
+    assert swapped.slope < -0.5
     assert "halve the decay" in swapped.sentence
 
 
@@ -133,10 +150,10 @@ def test_best_axes_in_the_libraries_terms():
     assert best_axes(alone(WHOLE[:1], rows=LR[:1]), "adamw") is None
 
 
-@pytest.mark.parametrize("slope", [0, -0.3])
+@pytest.mark.parametrize("slope", [0, -0.2])
 def test_a_separable_panel_is_told_of_no_other_axes(slope):
     found = alone(bowl(slope), cap=7.0)
-    assert found.verdict == "separable" and found.intervals["kappa"][1] < 0.05
+    assert found.verdict == "separable" and found.valley.width < 1
     assert best_axes(found, "adamw") is None
 
 

@@ -24,7 +24,7 @@ def surface(errors: np.ndarray, rows: np.ndarray = LR, cols: np.ndarray = DECAY,
 def alone(errors: np.ndarray, **arguments) -> Separability:
     keys = {"rows", "cols"} & set(arguments)
     given_surface = surface(errors, **{key: arguments.pop(key) for key in keys})
-    return analyse({"p": given_surface}, **{"bootstrap": 100, **arguments})["p"]
+    return analyse({"p": given_surface}, **{"draws": 20, **arguments})["p"]
 
 
 def bowl(slope: float, a: float = 0.1, b: float = 0.15, at: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:

@@ -24,7 +24,7 @@ def picture(folder: Path) -> Path:
 
 def write(out: Path, study: Study, table: pd.DataFrame, png: Path, environment: dict | None = None) -> Path:
     small = len(table) < 1000
-    numbers = analyse(surfaces(table, study.row, study.column), bootstrap=10, test_images=897) if small else {}
+    numbers = analyse(surfaces(table, study.row, study.column), draws=0, test_images=897) if small else {}
     environment = environment or {"device": "cpu"}
     found = findings(study, numbers, grids(study, table), environment)
     write_page(study, "mine", table, make_curves(table), numbers, found, environment, png, out)

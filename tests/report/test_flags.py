@@ -95,7 +95,7 @@ def test_the_legend_has_room(optimizers):
 
 
 def test_findings_say_what_happened_and_what_helps():
-    numbers = analyse(surfaces(TABLE), bootstrap=10)
+    numbers = analyse(surfaces(TABLE), draws=0)
     found = findings(STUDY, numbers, grids(STUDY, TABLE), {})
     assert found["adam"]["divergence"] == (
         "2 cells blew up late, the first at step 650; a larger ε or a smaller learning rate may help. "
@@ -109,7 +109,7 @@ def test_findings_say_what_happened_and_what_helps():
 
 def test_sgd_has_no_epsilon_to_enlarge():
     table = flagged(make_table(STUDY), {("sgdw", "1/2", "0", 0): ("late blow-up", 9)})
-    found = findings(STUDY, {"sgdw": analyse(surfaces(table), bootstrap=5)["sgdw"]}, grids(STUDY, table), {})
+    found = findings(STUDY, {"sgdw": analyse(surfaces(table), draws=0)["sgdw"]}, grids(STUDY, table), {})
     assert found["sgdw"]["divergence"] == "1 cell blew up late, at step 9; a smaller learning rate may help"
 
 

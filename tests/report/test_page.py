@@ -76,7 +76,7 @@ def test_embedded_data_holds_the_tables_values(page):
 
 
 def test_numbers_best_cells_study_and_environment_stand_in_the_page_without_scripts(page):
-    for words in ("sgdw", "interaction", "κ", "regret", "90 %", "SHA-256", "mean of 2 seeds", "decay in one step"):
+    for words in ("sgdw", "interaction", "slope s", "cost", "regret", "90 %", "SHA-256", "mean of 2 seeds", "decay in one"):
         assert words in page.visible, words
     assert json.loads(page.texts["study"])["seeds"] == [0, 1]
     assert "versions.torch" in page.texts["environment"] and "2.15" in page.texts["environment"]
@@ -112,7 +112,7 @@ def test_panels_go_by_their_titles_and_errors_have_intervals(page):
     assert "the best test error's own is over the cell's seeds" in words
     assert "trained with the learning rate of its row and the weight decay of its column" in page.visible
     verdicts = {p["title"]: p["verdict"] for p in json.loads(page.texts["data"])["panels"]}
-    assert verdicts["SGD"].startswith("coupled (κ = −") and verdicts["SGDW"].startswith("separable (κ = ")
+    assert verdicts["SGD"].startswith("coupled (s = −") and verdicts["SGDW"].startswith("separable (s = ")
 
 
 def test_steps_of_an_epoch_are_the_trainings_own():

@@ -202,7 +202,7 @@ def test_curves_of_another_kind_and_more_pins_than_colours(visit, report):
 
 def test_verdicts_stand_below_the_titles(visit, report):
     said = visit(report).locator(".panel .said").all_inner_texts()
-    assert len(said) == 4 and said[0].startswith("coupled (κ = −") and said[1].startswith("separable (κ = ")
+    assert len(said) == 4 and said[0].startswith("coupled (s = −") and said[1].startswith("separable (s = ")
 
 
 def test_cells_that_went_wrong_are_marked_and_told_in_words(visit, report, tmp_path, png):

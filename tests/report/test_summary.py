@@ -33,7 +33,7 @@ CLASSES = {
 
 
 def analysed(study, table, environment=None):
-    numbers = analyse(surfaces(table, study.row, study.column), bootstrap=20)
+    numbers = analyse(surfaces(table, study.row, study.column), draws=0)
     return numbers, findings(study, numbers, grids(study, table), environment or {})
 
 
@@ -47,11 +47,11 @@ STUDY = make_study()
 NUMBERS, FOUND = analysed(STUDY, flagged(make_table(STUDY, noise=0.01), CLASSES))
 
 
-def test_summary_says_best_kappa_verdict_and_what_went_wrong():
+def test_summary_says_best_slope_verdict_and_what_went_wrong():
     rows = {row["panel"]: row for row in summary_rows(NUMBERS, FOUND)}
     json.dumps(list(rows.values()), allow_nan=False)
     assert rows["sgd"]["diverged"] == 4 and rows["sgd"]["missing"] == 1 and rows["sgd"]["cells"] == 35
-    assert rows["sgd"]["kappa"] < -0.6 < -0.5 < rows["sgdw"]["kappa"]
+    assert rows["sgd"]["slope"] < -0.6 < -0.5 < rows["sgdw"]["slope"]
     assert rows["adam"]["divergences"]["stuck at chance"] == {"cells": 2, "first_step": 1}
     text = printed(NUMBERS, FOUND, 140)
     (adam,) = (line for line in text.splitlines() if line.startswith("adam "))
@@ -66,7 +66,7 @@ def test_no_width_takes_anything_away(width):
     assert all(cell_len(line) <= width for line in text.splitlines())
     told = " ".join(text.split())
     for name, panel in NUMBERS.items():
-        words = [f"{panel.best_row_label}, {panel.best_col_label}", number(panel.kappa), panel.verdict]
+        words = [f"{panel.best_row_label}, {panel.best_col_label}", number(panel.slope), panel.verdict]
         words += [figures(FOUND[name]["weight_decay_norm"]), figures(FOUND[name]["tau_epochs"])]
         assert name in told and all(word in told for word in words)
     assert text.count("panel") == len([line for line in text.splitlines() if line.startswith("sgdw ")])

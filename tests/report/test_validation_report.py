@@ -26,8 +26,8 @@ from wdgrid.report.summary import summary_rows, summary_tables
 
 def test_cells_are_picked_on_validation_and_reported_on_test():
     study, table = validated(seeds=(0, 1))
-    found = analyse(surfaces(table, study.row, study.column), bootstrap=20)
-    plain = analyse(surfaces(table.drop(columns="validation_error"), study.row, study.column), bootstrap=20)
+    found = analyse(surfaces(table, study.row, study.column), draws=0)
+    plain = analyse(surfaces(table.drop(columns="validation_error"), study.row, study.column), draws=0)
     for name, numbers in found.items():
         means = table[table["panel"] == name].groupby(["row", "col"])[["validation_error", "test_error"]].mean()
         picked = means.loc[means["validation_error"].idxmin()]
@@ -39,7 +39,7 @@ def test_cells_are_picked_on_validation_and_reported_on_test():
         assert numbers.cap > plain[name].cap
     assert found["sgd"].alarms == analyse(surfaces(
         table.assign(test_error=table["validation_error"], validation_error=np.nan), study.row, study.column
-    ), bootstrap=20)["sgd"].alarms  # fmt: skip
+    ), draws=0)["sgd"].alarms  # fmt: skip
 
 
 def test_circles_are_those_of_validation():
@@ -56,7 +56,7 @@ def test_circles_are_those_of_validation():
 
 def sides(study, table):
     shown = surfaces(table, study.row, study.column)
-    found = analyse(shown, bootstrap=20)
+    found = analyse(shown, draws=0)
     return {name: Side(f"s/{name}", name, name, "cosine", s.as_printed(), found[name]) for name, s in shown.items()}
 
 
@@ -94,7 +94,7 @@ def test_the_figure_says_which_error_it_shows():
     study, table = validated()
     figure = heatmaps(study, "s", table)
     assert [ax.get_ylabel() for ax in figure.axes if "error" in ax.get_ylabel()] == ["Validation error (%)"]
-    found = analyse(surfaces(table, study.row, study.column), bootstrap=0)
+    found = analyse(surfaces(table, study.row, study.column), draws=0)
     caption = caption_of(figure)
     assert "picked on 200 validation images" in caption and "Test error of the best cells: SGD " in caption
     assert f"AdamW {found['adamw'].best_test_error:.2f} %" in caption
@@ -110,7 +110,7 @@ def test_the_page_and_the_summary_say_which_was_used(tmp_path, split):
     curves = make_curves(table)
     if split:
         curves["validation_error"] = curves["test_error"] + 0.3
-    numbers = analyse(surfaces(table, study.row, study.column), bootstrap=10)
+    numbers = analyse(surfaces(table, study.row, study.column), draws=0)
     (png, _) = save_heatmaps(heatmaps(study, "s", table), tmp_path)
     found = findings(study, numbers, grids(study, table), {})
     write_page(study, "s", table, curves, numbers, found, {}, png, tmp_path / "r.html")

@@ -81,7 +81,7 @@ def test_a_finished_study_is_a_no_op_that_draws_again(finished):
     assert "48 of 48 cells are there, nothing to train" in again.stderr
     assert picture.exists()
     pd.testing.assert_frame_equal(before, trials(here))
-    assert "sgd" in again.stdout and "κ" in again.stdout
+    assert "sgd" in again.stdout and "slope" in again.stdout
 
 
 def test_a_changed_study_is_refused_with_the_difference(finished):

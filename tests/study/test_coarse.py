@@ -140,7 +140,7 @@ def test_the_report_tells_what_was_trained_and_what_it_cannot_tell(store, tmp_pa
     assert names == {p.name for p in (tmp_path / "r").iterdir()} and {"coarse.png", "coarse.svg"} < names
     page = html.unescape((tmp_path / "r/report.html").read_text(encoding="utf-8"))
     assert "<h2>The coarse pass</h2>" in page and words in page
-    assert all(found.verdict == "can't tell" and found.kappa is None for found in written.numbers.values())
+    assert all(found.verdict == "can't tell" and found.slope is None for found in written.numbers.values())
     fill(store, "s", STUDY, surface(STUDY))
     assert "before all" in search_words(STUDY, store.table("s"), small, tables[1])
 

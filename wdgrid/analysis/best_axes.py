@@ -1,7 +1,6 @@
 """The axes on which a panel would be separable: λ·α^p beside α.
 
-Knows the numbers of one panel and what the parametrisations are called. On the axis λ·α^p a valley of slope
-κ has the slope κ + p, so p = −κ stands it upright (docs/separability.md).
+On the axis λ·α^p a valley of slope s has the slope s + p, so p = −s stands it upright (docs/separability.md).
 """
 
 from dataclasses import dataclass
@@ -25,12 +24,13 @@ class BestAxes:
 def best_axes(panel: Separability, optimizer: str | None = None) -> BestAxes | None:
     """The best power for a coupled panel; `optimizer` names its variant, for the libraries' terms.
 
-    None where the panel is not coupled: a separable one is tuned as it is, and a slope nobody can tell advises nobody.
+    None where the panel is neither coupled nor weakly coupled: a separable one is tuned as it is, and for
+    the others no single power is known.
     """
-    if panel.kappa is None or panel.verdict != "coupled":
+    if panel.slope is None or panel.verdict not in ("coupled", "weakly coupled"):
         return None
-    power = 0.0 - panel.kappa
-    low, high = panel.intervals["kappa"]
+    power = 0.0 - panel.slope
+    low, high = panel.intervals["slope"]
     interval = -high, -low
     whole = next((n for n in (1, -1) if _holds(n, power, interval)), None)
     usual = (panel.row_name, panel.col_name) == ("lr", "weight_decay")

@@ -38,7 +38,7 @@ class Boundary:
         return f"{self.where}; {self.advice}"
 
 
-def _beyond(
+def beyond(
     labels: Sequence[str], exact: Iterable[Fraction], values: np.ndarray, name: str, edge: Edge, count: int = 2
 ) -> tuple[str, ...]:
     """Multiples that go on in the axis' own ratio: `16` after `8` gives `32`, `64`; nothing where there is no ratio.
@@ -90,11 +90,11 @@ def boundaries(
             held = int(top.take(index, axis).sum())
             if not (holds_best or held >= 3):
                 continue
-            add = _beyond(labels, (multiples or {}).get(name, ()), values, name, edge)
+            add = beyond(labels, (multiples or {}).get(name, ()), values, name, edge)
             word = HYPERPARAMETERS.get(name, name)
             what = "the best cell lies" if holds_best else f"{held} of the {int(top.sum())} best cells lie"
-            beyond = f"try a small positive {word}" if values[index] == 0 else f"try {a(word)} beyond it"
-            advice = f"add {word} {', '.join(add)}" if add else beyond
+            fallback = f"try a small positive {word}" if values[index] == 0 else f"try {a(word)} beyond it"
+            advice = f"add {word} {', '.join(add)}" if add else fallback
             where = f"at {word} 0" if values[index] == 0 else f"on the {edge} {word} ({labels[index]})"
             found.append(Boundary(name, edge, labels[index], add, f"{what} {where}", advice))
     return tuple(found)

@@ -1,6 +1,6 @@
 """Two panels held side by side: best errors and their difference, rank correlation, shared circles.
 
-Knows surfaces and their numbers; knows nothing of where they came from or how they are drawn. Cells of two grids
+Cells of two grids
 are the same cell where their axis multiples are, as printed: `1/4` of SGD's unit stands beside `1/4` of Adam's.
 """
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wdgrid.analysis.bootstrap import mean_over_seeds
 from wdgrid.analysis.selection import CertaintyKind, pick
 from wdgrid.analysis.separability import Separability
-from wdgrid.analysis.surface import Surface
+from wdgrid.analysis.surface import Surface, mean_over_seeds
 from wdgrid.analysis.words import Interval
 
 
@@ -56,8 +55,8 @@ class Side:
 class Comparison:
     """What B is against A. Differences are B − A: below zero, B is better.
 
-    Test errors stand against test errors: `best` are those of the cells that each side picked, on validation
-    images or on the test images themselves (`numbers[…].selected_on`). `difference` is in percent points,
+    Test errors stand against test errors: `best` are those of the cells that each side picked,
+    corrected for the picking (see `selection`) where that could be done. `difference` is in percent points,
     `relative` in percent of A's; intervals are 90 %, from the same distributions as each side's own
     `test_interval`, taken as independent; None where a side has none. `rank_correlation` is Spearman's over
     `common_cells`, diverged cells ranking last; None for the reason in `why_no_correlation`. Circles are counts.
@@ -70,6 +69,8 @@ class Comparison:
     difference_interval: Interval | None
     relative: float | None
     relative_interval: Interval | None
+    slope_difference: float | None
+    slope_difference_interval: Interval | None
     interval_kinds: tuple[CertaintyKind | None, CertaintyKind | None]
     common_cells: int
     rank_correlation: float | None
@@ -119,9 +120,13 @@ def _cut(surface: Surface, rows: list[int], cols: list[int]) -> Surface:
 
 def compare(a: Side, b: Side, draws: int = 4000, rng_seed: int = 0) -> Comparison:
     """B against A; the same input and `rng_seed` give the same intervals, each from so many `draws`."""
-    sides = [pick(side.surface, side.found.test_images) for side in (a, b)]
-    best = tuple(None if one is None or not np.isfinite(one.test_error) else one.test_error for one in sides)
-    certain = [None if one is None else one.certainty for one in sides]
+    certain = [side.found.certainty for side in (a, b)]
+    picked = [pick(side.surface) for side in (a, b)]
+    errors = [
+        one.mean if one is not None else None if cell is None else cell.test_error
+        for one, cell in zip(certain, picked, strict=True)
+    ]
+    best = tuple(None if error is None or not np.isfinite(error) else error for error in errors)
     difference = relative = None
     within: tuple[Interval | None, Interval | None] = (None, None)
     if best[0] is not None and best[1] is not None:
@@ -130,6 +135,7 @@ def compare(a: Side, b: Side, draws: int = 4000, rng_seed: int = 0) -> Compariso
         if certain[0] is not None and certain[1] is not None:
             shares = np.random.default_rng(rng_seed).random((2, draws))
             within = _intervals(certain[0].at(shares[0]), certain[1].at(shares[1]), relative is not None)
+    slopes = _slope_difference(a.found, b.found)
     shared = common(a, b)
     correlation, why, cells, circles = None, "no common cells", 0, 0
     if shared is not None:
@@ -143,6 +149,8 @@ def compare(a: Side, b: Side, draws: int = 4000, rng_seed: int = 0) -> Compariso
         difference_interval=within[0],
         relative=relative,
         relative_interval=within[1],
+        slope_difference=slopes[0],
+        slope_difference_interval=slopes[1],
         interval_kinds=(certain[0] and certain[0].kind, certain[1] and certain[1].kind),
         common_cells=cells,
         rank_correlation=correlation,
@@ -161,6 +169,15 @@ def _intervals(a: np.ndarray, b: np.ndarray, share: bool) -> tuple[Interval, Int
         return float(low), float(high)
 
     return ends(b - a), ends(100 * (b - a) / a) if share and (a > 0).all() else None
+
+
+def _slope_difference(a: Separability, b: Separability) -> tuple[float | None, Interval | None]:
+    """Slope of B − slope of A, and its 90 % interval: half-widths of independent intervals add as squares."""
+    if a.slope is None or b.slope is None:
+        return None, None
+    of_a, of_b, difference = a.intervals["slope"], b.intervals["slope"], b.slope - a.slope
+    down, up = np.hypot(b.slope - of_b[0], of_a[1] - a.slope), np.hypot(of_b[1] - b.slope, a.slope - of_a[0])
+    return difference, (float(difference - down), float(difference + up))
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> tuple[float | None, str | None, int]:

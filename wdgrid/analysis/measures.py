@@ -1,4 +1,4 @@
-"""The four numbers of separability, over any stack of error grids at once.
+"""Numbers that any surface defines: interaction, regrets, cost of tuning in turn, correlation of the best cells.
 
 Every function takes capped errors E [..., R, C] in percent (NaN: missing) and answers [...], NaN where a
 grid does not define the number. Definitions: docs/separability.md. Ties go to the first
@@ -7,7 +7,6 @@ cell, so callers hand in grids sorted as the paper prints them: row values falli
 
 import numpy as np
 
-MIN_VALLEY_ROWS = 3
 TOP_CELLS = 10
 
 
@@ -42,35 +41,6 @@ def interaction(errors: np.ndarray) -> np.ndarray:
     return np.where(some, residual / np.where(some, total, 1.0), np.nan)
 
 
-def valley(
-    errors: np.ndarray, rows: np.ndarray, cols: np.ndarray, best: float, cap: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """κ, the slope of log2 λ* on log2 α, and the number of rows it stands on.
-
-    λ* is a row's soft-argmin: mean log2 λ under weights exp(−(E − row minimum)/τ), τ = (cap − best)/12,
-    with λ = 0 left out. Rows count whose minimum is below best + ⅔(cap − best); fewer than three: κ is NaN.
-    """
-    E = errors[..., rows > 0, :][..., cols > 0]
-    x, log_cols = np.log2(rows[rows > 0]), np.log2(cols[cols > 0])
-    if not E.shape[-1] or not E.shape[-2]:
-        return np.full(errors.shape[:-2], np.nan), np.zeros(errors.shape[:-2], int)
-    E = np.where(np.isnan(E), np.inf, E)
-    floor = E.min(-1)
-    counts = floor < best + 2 / 3 * (cap - best)
-    floor = np.where(np.isfinite(floor), floor, 0.0)
-    weights = np.exp(-(E - floor[..., None]) / ((cap - best) / 12))
-    mass = weights.sum(-1)
-    y = (weights @ log_cols) / np.where(mass > 0, mass, 1.0)
-    n = counts.sum(-1)
-    x = np.where(counts, x, 0.0)
-    y = np.where(counts, y, 0.0)
-    share = np.maximum(n, 1)[..., None]
-    x_centred = np.where(counts, x - x.sum(-1, keepdims=True) / share, 0.0)
-    spread = (x_centred**2).sum(-1)
-    enough = (n >= MIN_VALLEY_ROWS) & (spread > 0) & (log_cols.size > 1)
-    return np.where(enough, (x_centred * y).sum(-1) / np.where(spread > 0, spread, 1.0), np.nan), n
-
-
 def regret(errors: np.ndarray) -> np.ndarray:
     """Mean excess error, in points, at the best cell's row when the column was tuned at each other row.
 
@@ -86,6 +56,27 @@ def regret(errors: np.ndarray) -> np.ndarray:
     n = elsewhere.sum(1)
     total = np.where(elsewhere, excess, 0.0).sum(1)
     return np.where(n > 0, total / np.maximum(n, 1), np.nan).reshape(errors.shape[:-2])
+
+
+def sequential(errors: np.ndarray) -> np.ndarray:
+    """What tuning one after the other costs: mean excess in points over the best cell after two searches in a line.
+
+    The column is tuned at a row, then the row at that column. This is averaged over the rows to start from that have a
+    cell below the largest error (the cap), done likewise with row and column exchanged, and the two are averaged.
+    """
+    stack = errors.reshape(-1, *errors.shape[-2:])
+    best = np.where(np.isnan(stack), np.inf, stack).min((1, 2))
+    worst = np.where(np.isnan(stack), -np.inf, stack).max((1, 2))
+    costs = []
+    for grid in (stack, np.swapaxes(stack, 1, 2)):
+        grid = np.where(np.isnan(grid), np.inf, grid)
+        tuned = grid.argmin(2)  # [N, R]
+        reached = np.take_along_axis(grid.min(1), tuned, 1)
+        start = grid.min(2) < worst[:, None]
+        n = start.sum(1)
+        excess = np.where(start, reached - best[:, None], 0.0).sum(1)
+        costs.append(np.where(n > 0, excess / np.maximum(n, 1), np.nan))
+    return ((costs[0] + costs[1]) / 2).reshape(errors.shape[:-2])
 
 
 def best_cells(errors: np.ndarray, cap: float, k: int = TOP_CELLS) -> np.ndarray:

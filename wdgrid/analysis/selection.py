@@ -1,8 +1,10 @@
 """The picked cell of a panel: where it stands, what it errs on test, and how certain that is.
 
-Knows arrays. Two sources of certainty: with several seeds, Student's t over the cell's own; with one seed, the binomial
-of its test images (Jeffreys' interval, which ends at 0 where no image is wrong and at 100 % where all are: Brown, Cai &
-DasGupta, Statistical Science 16, 2001), which says what other images would have given and nothing of other seeds.
+A cell picked on validation images has an honest test error: the mean over its seeds, with Student's t; with one seed,
+the binomial of its test images (Jeffreys' interval, which ends at 0 where no image is wrong and at 100 % where all are:
+Brown, Cai & DasGupta, Statistical Science 16, 2001). A cell picked on the test errors is the lowest of many noisy ones.
+Where a surface could be fitted, its error is corrected by a parametric bootstrap (`draws.optimism`); where not, it is
+as measured.
 """
 
 from dataclasses import dataclass
@@ -10,16 +12,18 @@ from typing import Literal
 
 import numpy as np
 
-from wdgrid.analysis.bootstrap import mean_over_seeds
-from wdgrid.analysis.surface import Surface
+from wdgrid.analysis.surface import Surface, mean_over_seeds
 from wdgrid.analysis.words import Interval
 
-CertaintyKind = Literal["seeds", "binomial"]
+CertaintyKind = Literal["seeds", "binomial", "fit"]
 
 
 @dataclass(frozen=True)
 class Certainty:
-    """Where a true error may lie: `mean` in percent, over n seeds with standard error `error`, or of n test images."""
+    """Where a true error may lie: `mean` in percent, with standard error `error` of n − 1 degrees of freedom.
+
+    "binomial" is of n test images instead.
+    """
 
     kind: CertaintyKind
     mean: float

@@ -5,6 +5,7 @@ ICLR 2019, Figures 1 and 2). Surfaces in, frozen dataclasses out; a surface that
 reason, not an error.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -13,23 +14,16 @@ from typing import Any, Literal
 import numpy as np
 
 from wdgrid.analysis import measures
-from wdgrid.analysis.bootstrap import IntervalKind, Noise, interval, mean_over_seeds, noise_of
+from wdgrid.analysis.advice import Advice, advised
 from wdgrid.analysis.boundary import Boundary, boundaries
-from wdgrid.analysis.selection import CertaintyKind, pick
-from wdgrid.analysis.surface import Surface
-from wdgrid.analysis.verdict import Verdict, judge
-from wdgrid.analysis.words import HYPERPARAMETERS, Interval, number, percent
+from wdgrid.analysis.draws import UNSURE, measure, noise_free, of_draws, optimism
+from wdgrid.analysis.selection import Certainty, pick
+from wdgrid.analysis.slope import Cells, Posterior, informative
+from wdgrid.analysis.surface import Surface, mean_over_seeds
+from wdgrid.analysis.valley import Valley, valley
+from wdgrid.analysis.verdict import Verdict, sentence_of, verdict_of
+from wdgrid.analysis.words import HYPERPARAMETERS, Interval, percent
 
-# Per number: its bounds, and the share of draws beyond either end of a 90 % interval. The shares are calibrated: on
-# 100 noisy grids each of f + g, f(αλ), f(λ/α) and f(λ √α), with 1, 2 and 3 seeds, 5 % at either end covered the truth
-# 83 to 100 % of the time (regrets, which turn on single cells: 74 to 94 %), these 88 to 100 % (regrets: 87 to 99 %).
-LIMITS = {
-    "interaction": (0.0, 1.0, 0.03),
-    "kappa": (-np.inf, np.inf, 0.03),
-    "regret_decay": (0.0, np.inf, 0.01),
-    "regret_rate": (0.0, np.inf, 0.01),
-    "rho": (-1.0, 1.0, 0.03),
-}
 MISSING_SHARE = 0.25
 # Errors near guessing tell how fast cells begin to learn, not where they end. 1 − best/chance is accuracy corrected for
 # chance (Cohen's κ where classes are balanced), of which less than 0.2 counts as slight (Landis & Koch, 1977).
@@ -40,14 +34,14 @@ LEAST_SKILL = 0.2
 class Separability:
     """One panel's numbers; None where the panel does not define one.
 
-    Errors, `cap` and regrets are in percent points. `regret_decay` is the cost of a column value tuned at a
-    wrong row value (the decay tuned at a wrong rate on the usual axes), `regret_rate` the other way round.
-    `n_cells` counts grid cells, `n_diverged` and `n_missing` the cells with at least one diverged seed, and
-    with none finished. `intervals` are 90 % by name of number; `interval_kind` says what noise they stand
-    on: seeds, or one seed's residuals. `selected_on` says which images every error here is over; where that
-    is validation, `best_test_error` is the test error (mean over seeds) of the cell picked there.
-    `test_interval` is the 90 % interval of the picked cell's test error, whatever it was picked on: over its
-    seeds or, with one seed, binomial over `test_images`; it does not know that the cell was picked for being low.
+    Errors, `cap`, costs and regrets are in percent points. `slope` is that of the valley, `valley` the whole line.
+    `cost` is what tuning one axis after the other costs against tuning both jointly, `regret_decay` that of a column
+    value tuned at a wrong row value (the decay tuned at a wrong rate on the usual axes), `regret_rate` the other way
+    round. Cost, regrets and interaction are those of the fitted noise-free surface; of the measured one where it was
+    not fitted. `n_cells` counts grid cells, `n_diverged` and `n_missing` the cells with at least one diverged seed, and
+    with none finished. `intervals` are 90 % by name of number. `selected_on` says which images every error here is
+    over; where that is validation, `best_test_error` is the test error (mean over seeds) of the cell picked there.
+    `certainty` is that of the picked cell's test error, corrected for the picking: see `selection`.
     """
 
     panel: str
@@ -64,21 +58,31 @@ class Separability:
     best_row_label: str | None = None
     best_col_label: str | None = None
     best_test_error: float | None = None
-    test_interval: Interval | None = None
-    test_interval_kind: CertaintyKind | None = None
+    certainty: Certainty | None = None
     test_images: int | None = None
     selected_on: Literal["validation", "test"] = "test"
     interaction: float | None = None
-    kappa: float | None = None
-    kappa_rows: int = 0
+    slope: float | None = None
+    valley: Valley | None = None
+    cost: float | None = None
     regret_decay: float | None = None
     regret_rate: float | None = None
     rho: float | None = None
     intervals: Mapping[str, Interval] = field(default_factory=dict)
-    interval_kind: IntervalKind | None = None
     verdict: Verdict = "can't tell"
     sentence: str = ""
     alarms: tuple[Boundary, ...] = ()
+    advice: Advice | None = None
+
+    @property
+    def honest_error(self) -> float | None:
+        """The picked cell's test error in percent, corrected for the picking."""
+        return None if self.certainty is None else self.certainty.mean
+
+    @property
+    def test_interval(self) -> Interval | None:
+        """Its 90 % interval."""
+        return None if self.certainty is None else self.certainty.interval
 
 
 def error_cap(best: float, chance: float = 90.0) -> float:
@@ -93,29 +97,91 @@ def study_best(surfaces: Mapping[str, Surface]) -> float | None:
     return lowest if np.isfinite(lowest) else None
 
 
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """One panel: its mean errors [R, C] (diverged seeds at the cap) and what was fitted to them."""
+
+    surface: Surface
+    mean: np.ndarray
+    why_not: str | None
+    cells: Cells | None = None
+    valley: Valley | None = None
+    posterior: Posterior | None = None
+    draws: np.ndarray | None = None
+    optimism: np.ndarray | None = None
+
+
+def study_cap(surfaces: Mapping[str, Surface], chance: float = 90.0) -> float | None:
+    """The default cap of a study in percent; None where no cell has a finite mean."""
+    best = study_best(surfaces)
+    return None if best is None else error_cap(best, chance)
+
+
 def analyse(
     surfaces: Mapping[str, Surface],
     cap: float | None = None,
     chance: float = 90.0,
-    bootstrap: int = 1000,
+    draws: int = 200,
     rng_seed: int = 0,
     multiples: Mapping[str, Iterable[Fraction]] | None = None,
     test_images: int | None = None,
 ) -> dict[str, Separability]:
     """Every panel of one study, by name; `cap` and e* are the study's, over all panels given.
 
-    `chance` is the error in percent of guessing, above which no default cap goes. `bootstrap` is the number
-    of replicates (0: no intervals, and so no verdict). The same input and `rng_seed` give the same
-    intervals, whatever the other panels. `multiples` holds an axis' exact multiples by its name, for alarms that
-    go on where labels are rounded; `test_images` is how many a test error is over, for its interval with one seed.
+    `chance` is the error in percent of guessing, above which no default cap goes. `draws` is the number of noise-free
+    surfaces drawn (0: cost, regrets and interaction are those of the measured errors, without intervals); each has a
+    best error, and so a cap, of its own, unless `cap` is given. The same input and `rng_seed` give the same intervals.
+    `multiples` holds an axis' exact multiples by its name, for alarms that go on where labels are rounded;
+    `test_images` is how many a test error is over.
     """
-    best = study_best(surfaces)
-    if cap is None and best is not None:
-        cap = error_cap(best, chance)
-    return {
-        name: _analyse_one(surface, best, cap, chance, bootstrap, rng_seed, multiples, test_images)
-        for name, surface in surfaces.items()
+    best, given_cap = study_best(surfaces), cap
+    cap = study_cap(surfaces, chance) if cap is None else cap
+    printed = {name: surface.as_printed() for name, surface in surfaces.items()}
+    fitted = {
+        name: _fit(one, best, cap, chance, test_images, draws, np.random.default_rng([rng_seed, place]))
+        for place, (name, one) in enumerate(printed.items())
     }
+    drawn = [one.draws for one in fitted.values() if one.draws is not None]
+    caps = np.zeros(0)
+    if drawn:
+        lowest = np.min([np.where(np.isnan(block), np.inf, block).min((1, 2)) for block in drawn], axis=0)
+        caps = np.array([error_cap(float(value), chance) if given_cap is None else given_cap for value in lowest])
+    return {name: _numbers(one, best, cap, caps, multiples, test_images) for name, one in fitted.items()}
+
+
+def _fit(
+    surface: Surface,
+    best: float | None,
+    cap: float | None,
+    chance: float,
+    test_images: int | None,
+    count: int,
+    rng: np.random.Generator,
+) -> _Fitted:
+    errors = surface.errors
+    mean = mean_over_seeds(errors, np.inf if cap is None else cap)
+    why = _why_not(mean_over_seeds(errors, np.inf), surface, best, cap, chance)
+    if why is not None or best is None or cap is None:
+        return _Fitted(surface, mean, why or "")
+    seeds = (~np.isnan(errors)).sum(-1).astype(float)
+    images = test_images if surface.test_errors is None else None
+    step = 100 / images / max(1.0, float(seeds.max())) if images else 0.0
+    diverged = np.asarray(np.isposinf(errors).any(-1))
+    cells = informative(mean, seeds, diverged, surface.rows, surface.cols, best, cap, step)
+    if not cells.enough:
+        row, col = (HYPERPARAMETERS.get(name, name) for name in (surface.row_name, surface.col_name))
+        came = len(np.unique(cells.row[~cells.censored & ~cells.zero]))
+        return _Fitted(
+            surface, mean,
+            f"the slope needs three values of {row} with cells below the cap at several positive values of {col}; "
+            f"{came or 'none'} came",
+        )  # fmt: skip
+    line, found = valley(cells, surface.cols)
+    whole = np.where(diverged, np.inf, mean)
+    if not count:
+        return _Fitted(surface, mean, None, cells, line, found)
+    drawn, spread = noise_free(cells, found, whole, seeds, count, rng)
+    return _Fitted(surface, mean, None, cells, line, found, drawn, optimism(drawn, spread, rng))
 
 
 def _holes(mean: np.ndarray, planned: np.ndarray | None) -> np.ndarray:
@@ -131,9 +197,7 @@ def _holes(mean: np.ndarray, planned: np.ndarray | None) -> np.ndarray:
     return ~there & (within | ~there.any(1, keepdims=True) | ~there.any(0, keepdims=True))
 
 
-def _why_not(
-    mean: np.ndarray, surface: Surface, best: float | None, cap: float | None, chance: float, noise: Noise | None
-) -> str | None:
+def _why_not(mean: np.ndarray, surface: Surface, best: float | None, cap: float | None, chance: float) -> str | None:
     """Why mean errors [R, C] carry no number at all, or None."""
     row, col = (HYPERPARAMETERS.get(name, name) for name in (surface.row_name, surface.col_name))
     if mean.size == 0 or np.isnan(mean).all():
@@ -159,57 +223,18 @@ def _why_not(
     seen = np.minimum(mean[~np.isnan(mean)], cap)
     if np.ptp(seen) < 1e-9:
         return "every cell has the same error"
-    if noise is not None and noise.hides(cap):
-        source = "between seeds" if noise.kind == "seeds" else "between neighbours, of one seed each,"
-        return (
-            f"the cells' errors differ by {number(float(np.std(seen, ddof=1)))} points (standard deviation), which the "
-            f"noise {source} explains ({number(noise.variance**0.5)} points); widen the axes, or add seeds"
-        )
     return None
 
 
-def _measure(errors: np.ndarray, surface: Surface, best: float, cap: float) -> dict[str, np.ndarray]:
-    """All numbers over capped errors [..., R, C]."""
-    kappa, kappa_rows = measures.valley(errors, surface.rows, surface.cols, best, cap)
-    return {
-        "interaction": measures.interaction(errors),
-        "kappa": kappa,
-        "kappa_rows": kappa_rows,
-        "regret_decay": measures.regret(errors),
-        "regret_rate": measures.regret(np.swapaxes(errors, -1, -2)),
-        "rho": measures.correlation(measures.best_cells(errors, cap), surface.rows, surface.cols),
-    }
-
-
-def _intervals(
-    surface: Surface, noise: Noise, numbers: Mapping[str, float | None], best: float, cap: float, count: int, seed: int
-) -> dict[str, Interval]:
-    blocks = noise.draw(count, np.random.default_rng(seed))
-    measured = [_measure(block, surface, best, cap) for block in blocks]
-    intervals = {}
-    for name, (low, high, tail) in LIMITS.items():
-        estimate = numbers[name]
-        if estimate is None or (name == "rho" and surface.circled is not None):
-            continue  # circles were read off a figure: nothing to draw again
-        drawn = interval(estimate, np.concatenate([block[name] for block in measured]), tail, low, high)
-        if drawn is not None:
-            intervals[name] = drawn
-    return intervals
-
-
-def _analyse_one(
-    surface: Surface,
+def _numbers(
+    fitted: _Fitted,
     best: float | None,
     cap: float | None,
-    chance: float,
-    bootstrap: int,
-    rng_seed: int,
+    caps: np.ndarray,
     multiples: Mapping[str, Iterable[Fraction]] | None,
     test_images: int | None,
 ) -> Separability:
-    surface = surface.as_printed()
-    errors = surface.errors
-    uncapped = mean_over_seeds(errors, np.inf)
+    surface, errors = fitted.surface, fitted.surface.errors
     result = Separability(
         panel=surface.panel,
         row_name=surface.row_name,
@@ -221,64 +246,56 @@ def _analyse_one(
         cap=cap,
         test_images=test_images,
         selected_on="test" if surface.test_errors is None else "validation",
-        **_best_cell(surface, test_images),
+        **_best_cell(surface, test_images, fitted.optimism),
     )
-    noise = None if cap is None else noise_of(errors, cap)
-    why = _why_not(uncapped, surface, best, cap, chance, noise)
-    if best is not None and cap is not None and best < cap and (uncapped < cap).any():
-        mean = np.minimum(mean_over_seeds(errors, cap), cap)
-        result = replace(result, alarms=boundaries(mean, cap, surface.axes, multiples))
-        if why is None:
-            return _with_numbers(result, mean, surface, noise, best, cap, bootstrap, rng_seed)
-    return replace(result, sentence=f"can't tell: {why}")
+    capped = fitted.mean if cap is None else np.minimum(fitted.mean, cap)
+    if best is not None and cap is not None and best < cap and (fitted.mean < cap).any():
+        result = replace(result, alarms=boundaries(capped, cap, surface.axes, multiples))
+    if fitted.valley is None or cap is None:
+        return replace(result, sentence=f"can't tell: {fitted.why_not}")
+    line = fitted.valley
+    numbers = {name: float(value) for name, value in measure(capped).items()}
+    intervals: dict[str, Interval] = {}
+    if fitted.draws is not None:
+        numbers, intervals = of_draws(fitted.draws, caps)
+    shown = {name: None if np.isnan(value) else value for name, value in numbers.items()}
+    chosen = measures.best_cells(capped, cap) if surface.circled is None else surface.circled
+    rho = float(measures.correlation(chosen, surface.rows, surface.cols))
+    verdict, names = verdict_of(line), (surface.row_name, surface.col_name)
+    advice = None
+    if verdict in ("can't tell", "weakly coupled") and fitted.cells is not None and fitted.posterior is not None:
+        advice = advised(fitted.cells, fitted.posterior, line.seen, cap, surface, multiples or {})
+    return replace(
+        result,
+        **shown,
+        slope=line.slope,
+        valley=line,
+        rho=None if np.isnan(rho) else rho,
+        intervals={"slope": line.interval, **intervals},
+        verdict=verdict,
+        advice=advice,
+        sentence=sentence_of(verdict, line, names, shown["cost"], intervals.get("cost")),
+    )
 
 
-def _best_cell(surface: Surface, test_images: int | None) -> dict[str, Any]:
-    """The picked cell's fields; nothing where no cell has a finite error."""
+def _best_cell(surface: Surface, test_images: int | None, optimism: np.ndarray | None) -> dict[str, Any]:
+    """The picked cell's fields; nothing where no cell has a finite error.
+
+    Where cells were picked on the test errors, the error is corrected by the fitted `optimism` [D], if there is one.
+    """
     if (picked := pick(surface, test_images)) is None:
         return {}
     certainty = picked.certainty
+    if surface.test_errors is None and optimism is not None:
+        lower = float(optimism.mean())
+        error = math.hypot(float(optimism.std(ddof=1)), UNSURE * lower)
+        certainty = Certainty("fit", picked.error + lower, error, len(optimism))
     return {
         "best_error": picked.error,
         "best_test_error": None if surface.test_errors is None else picked.test_error,
-        "test_interval": None if certainty is None else certainty.interval,
-        "test_interval_kind": None if certainty is None else certainty.kind,
+        "certainty": certainty,
         "best_row": float(surface.rows[picked.row]),
         "best_col": float(surface.cols[picked.col]),
         "best_row_label": surface.row_labels[picked.row],
         "best_col_label": surface.col_labels[picked.col],
     }
-
-
-def _with_numbers(
-    result: Separability,
-    mean: np.ndarray,
-    surface: Surface,
-    noise: Noise | None,
-    best: float,
-    cap: float,
-    bootstrap: int,
-    rng_seed: int,
-) -> Separability:
-    measured = _measure(mean, surface, best, cap)
-    if surface.circled is not None:
-        measured["rho"] = measures.correlation(surface.circled, surface.rows, surface.cols)
-    numbers = {name: None if np.isnan(measured[name]) else float(measured[name]) for name in LIMITS}
-    kappa_rows = int(measured["kappa_rows"])
-    intervals = {}
-    if noise is not None and bootstrap > 1:
-        intervals = _intervals(surface, noise, numbers, best, cap, bootstrap, rng_seed)
-    verdict, sentence = judge(numbers, intervals, kappa_rows, (surface.row_name, surface.col_name), cap - best)
-    return replace(
-        result,
-        interaction=numbers["interaction"],
-        kappa=numbers["kappa"],
-        kappa_rows=kappa_rows,
-        regret_decay=numbers["regret_decay"],
-        regret_rate=numbers["regret_rate"],
-        rho=numbers["rho"],
-        intervals=intervals,
-        interval_kind=noise.kind if noise is not None and intervals else None,
-        verdict=verdict,
-        sentence=sentence,
-    )

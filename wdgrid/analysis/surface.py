@@ -76,6 +76,17 @@ class Surface:
         )
 
 
+def mean_over_seeds(errors: np.ndarray, cap: float) -> np.ndarray:
+    """Mean over seeds [R, C] of errors [R, C, S], diverged runs entering at the cap; NaN where every seed is missing.
+
+    The mean itself is not capped.
+    """
+    values = np.where(np.isposinf(errors), cap, errors)
+    there = ~np.isnan(values)
+    n = there.sum(-1)
+    return np.where(n > 0, np.where(there, values, 0.0).sum(-1) / np.maximum(n, 1), np.nan)
+
+
 def _labels(values: np.ndarray, printed: Iterable | None) -> tuple[str, ...]:
     """Printed multiples of the unique values; the values themselves where a value is printed in two ways."""
     names: dict[float, str] = {}

@@ -31,9 +31,9 @@ class SweepCommand:
         words += ["--coarse"] if self.coarse else []
         return shlex.join(words)
 
-    def with_axes(self, axes: dict[str, str]) -> "SweepCommand":
-        """The same with these axes' values, as TOML."""
-        fields = {f"axes.{axis}.values": text for axis, text in axes.items()}
+    def with_axes(self, axes: dict[str, str], seeds: str | None = None) -> "SweepCommand":
+        """The same with these axes' values and seeds, as TOML."""
+        fields = {f"axes.{axis}.values": text for axis, text in axes.items()} | ({"seeds": seeds} if seeds else {})
         kept = [given for given in self.overrides if given.partition("=")[0].strip() not in fields]
         return replace(self, overrides=(*kept, *(f"{field}={text}" for field, text in fields.items())))
 
@@ -76,17 +76,21 @@ def untrained(store: "Store", name: str) -> int:
 def alarm_lines(
     numbers: "Mapping[str, Separability]", study: "Study", command: SweepCommand, left_out: int = 0
 ) -> list[str]:
-    """A line an alarm, then the one command that adds what all of them ask for; of a coarse pass, where to see that.
+    """A line an alarm and an undecided panel, then the one command that adds what all of them ask for.
+
+    Of a coarse pass, where to see that.
 
     The command trains the cells that a search left out, too, and says so.
     """
     from wdgrid.errors import StudyFileError
-    from wdgrid.report.extend import alarms, extended_axes
+    from wdgrid.report.extend import advices, alarms, extended_axes, more_seeds
     from wdgrid.study import load_study
     from wdgrid.study.bundled import study_path
     from wdgrid.study.file import only_adds
 
-    if not (lines := [f"{panel}: {alarm.text}" for panel, alarm in alarms(numbers)]):
+    lines = [f"{panel}: {alarm.text}" for panel, alarm in alarms(numbers)]
+    lines += [] if command.coarse else [f"{panel}: to decide: {one.text}" for panel, one in advices(numbers)]
+    if not lines:
         return []
     if command.coarse:  # its axes are its study's, at another spacing and in another unit
         place = ["--storage", command.storage] if command.storage else []
@@ -98,9 +102,10 @@ def alarm_lines(
         grown = {axis for axis in study.axes if set(given.axes[axis].values) != set(study.axes[axis].values)}
     except (StudyFileError, KeyError):
         grown = set[str]()
-    if not (axes := extended_axes(numbers, study, grown)):
+    axes, seeds = extended_axes(numbers, study, grown), more_seeds(numbers, study)
+    if not axes and not seeds:
         return lines
-    longer = command.with_axes(axes)
+    longer = command.with_axes(axes, seeds)
     try:
         works = only_adds(study.canonical(), load_study(study_path(longer.study), longer.overrides))
     except StudyFileError:
@@ -109,5 +114,6 @@ def alarm_lines(
     if works:
         return [*lines, f"to add them{besides}:\n  {longer} --extend"]
     wanted = "".join(f"\n  axes.{axis}.values = {text}" for axis, text in axes.items())
+    wanted += f"\n  seeds = {seeds}" if seeds else ""
     changed = f"the study file that {command.study} stands for has changed or is gone"
     return [*lines, f"to add them ({changed}), sweep the stored study with --extend{besides} and:{wanted}"]

@@ -29,10 +29,14 @@ def analyse_table(study: "Study", table: "pd.DataFrame", attrs: Mapping[str, Any
     from wdgrid.analysis.surface import surfaces
 
     environment = attrs.get("environment", {})
-    chance = 100 * (1 - 1 / environment.get("classes", 10))
     shown = surfaces(table, study.row, study.column)
     exact = {name: axis.values for name, axis in study.axes.items()}
-    return analyse(shown, chance=chance, multiples=exact, test_images=environment.get("test_images"))
+    return analyse(shown, chance=chance_of(attrs), multiples=exact, test_images=environment.get("test_images"))
+
+
+def chance_of(attrs: Mapping[str, Any]) -> float:
+    """The error in percent of guessing among the study's classes; of ten where their number is not known."""
+    return 100 * (1 - 1 / attrs.get("environment", {}).get("classes", 10))
 
 
 def write_report(
@@ -62,12 +66,14 @@ def write_report(
     found = findings(study, numbers, grids(study, table), environment)
     device = environment.get("device", "")
     notes = [search_words(study, table, *coarse)] if coarse else []
-    figure = heatmaps(study, name, table, style=style, device=device, notes=notes)
+    cap = next((panel.cap for panel in numbers.values()), None)
+    valleys = {panel: one.valley for panel, one in numbers.items() if one.valley is not None and one.valley.seen}
+    figure = heatmaps(study, name, table, style=style, device=device, notes=notes, cap=cap, valleys=valleys)
     with replaced(out) as fresh:
         pictures = save_heatmaps(figure, fresh)
         coarse_pictures = []
         if coarse:
-            drawn = heatmaps(coarse[0], coarse_name(name), coarse[1], style=style, device=device, whole=study)
+            drawn = heatmaps(coarse[0], coarse_name(name), coarse[1], style=style, device=device, whole=study, cap=cap)
             coarse_pictures = save_heatmaps(drawn, fresh, "coarse")
         export(table, "csv", fresh / "trials.csv")
         shown = (notes[0], coarse_pictures[0]) if coarse else None

@@ -37,11 +37,12 @@ def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
                 "selected_on": numbers.selected_on,
                 "test_error": one.best[place],
                 "test_interval": numbers.test_interval,
-                "test_interval_kind": numbers.test_interval_kind,
+                "test_interval_kind": numbers.certainty and numbers.certainty.kind,
                 "best_row": numbers.best_row_label,
                 "best_col": numbers.best_col_label,
                 "circles": one.circles[place],
-                "kappa": numbers.kappa,
+                "cost": numbers.cost,
+                "slope": numbers.slope,
                 "interaction": numbers.interaction,
                 "intervals": dict(numbers.intervals),
                 "verdict": numbers.verdict,
@@ -58,12 +59,18 @@ def comparison_lines(one: Comparison) -> list[str]:
         ("best cell", *(_cell(numbers) for numbers in (a, b))),
         ("picked on", *(f"{numbers.selected_on} images" for numbers in (a, b))),
         ("its test error", *(_tested(error, of) for error, of in zip(one.best, (a, b), strict=True))),
-        *((name, _with(a, key), _with(b, key)) for name, key in (("κ", "kappa"), ("interaction", "interaction"))),
+        *(
+            (name, _with(a, key), _with(b, key))
+            for name, key in (("cost", "cost"), ("slope s", "slope"), ("interaction", "interaction"))
+        ),
         ("verdict", a.verdict, b.verdict),
     ]
     width = max(len(of_a) for _, of_a, _ in columns)
     lines = [f"  {what:18} {of_a:{width}}  {of_b}" for what, of_a, of_b in columns]
     lines += ["", f"  difference (B − A)  {_difference(one)}"]
+    if one.slope_difference is not None:
+        slopes = with_interval(one.slope_difference, one.slope_difference_interval)
+        lines += [f"  slopes (B − A)      {slopes}"]
     correlation = number(one.rank_correlation)
     correlation += f": {one.why_no_correlation}" if one.why_no_correlation else f" over {one.common_cells} common cells"
     lines += [f"  rank correlation    {correlation}"]
@@ -161,7 +168,7 @@ def _capped_difference(a: Side, b: Side) -> np.ndarray | None:
     """B − A over common cells [R, C] in points, errors capped at the colour scale's end; NaN if one is missing."""
     if (shared := common(a, b)) is None:
         return None
-    from wdgrid.analysis.bootstrap import mean_over_seeds
+    from wdgrid.analysis.surface import mean_over_seeds
 
     cap = _limits([(a, b)])[1]
     first, second = (np.minimum(mean_over_seeds(surface.errors, np.inf), cap) for surface in shared[:2])

@@ -1,6 +1,6 @@
-"""Collects the axis values that boundary alarms propose, as written in a study file.
+"""Collects the axis values and seeds that boundary alarms and advice propose, as written in a study file.
 
-All panels share the axes, so the proposals of all panels are merged.
+All panels share the axes and the seeds, so the proposals of all panels are merged.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from wdgrid.study.axes import exact_label, parse_multiple
 
 if TYPE_CHECKING:
+    from wdgrid.analysis.advice import Advice
     from wdgrid.analysis.boundary import Boundary
     from wdgrid.analysis.separability import Separability
     from wdgrid.study import Study
@@ -20,14 +21,28 @@ def alarms(numbers: "Mapping[str, Separability]") -> "list[tuple[str, Boundary]]
     return [(panel, alarm) for panel, found in numbers.items() for alarm in found.alarms]
 
 
+def advices(numbers: "Mapping[str, Separability]") -> "list[tuple[str, Advice]]":
+    """What would decide a panel's verdict, for every panel of which something would."""
+    return [(panel, found.advice) for panel, found in numbers.items() if found.advice is not None]
+
+
+def more_seeds(numbers: "Mapping[str, Separability]", study: "Study") -> str | None:
+    """The stored seeds and as many more as any panel asks for, as TOML; None where none does."""
+    more = max((one.seeds for _, one in advices(numbers)), default=0)
+    fresh = [seed for seed in range(max(study.seeds) + more + 1) if seed not in study.seeds]
+    return str([*study.seeds, *fresh[:more]]) if more else None
+
+
 def extended_axes(numbers: "Mapping[str, Separability]", study: "Study", besides: Iterable[str] = ()) -> dict[str, str]:
     """Stored and proposed values as TOML, by axis; empty if nothing is proposed.
 
     Axes named in `besides` are included with their stored values even if no alarm concerns them.
     """
     wanted: dict[str, list[Fraction]] = {}
-    for _, alarm in alarms(numbers):
-        wanted.setdefault(alarm.axis, []).extend(parse_multiple(text) for text in alarm.add)
+    asked = [(alarm.axis, alarm.add) for _, alarm in alarms(numbers)]
+    asked += [(one.axis, one.add) for _, one in advices(numbers) if one.axis is not None]
+    for axis, add in asked:
+        wanted.setdefault(axis, []).extend(parse_multiple(text) for text in add)
     if not any(wanted.values()):
         return {}
     axes = {}

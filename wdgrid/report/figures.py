@@ -4,7 +4,7 @@ It does not use pyplot, so figures need not be closed and no display is needed.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
@@ -24,8 +25,18 @@ from matplotlib.path import Path as MarkerPath
 from matplotlib.typing import ColorType
 from scipy.ndimage import distance_transform_edt
 
+from wdgrid.analysis.valley import Valley
 from wdgrid.report.flags import FLAGS, worst
-from wdgrid.report.grids import Grid, caption_lines, error_range, error_words, grids, panel_columns, thinned
+from wdgrid.report.grids import (
+    Grid,
+    caption_lines,
+    error_range,
+    error_words,
+    grids,
+    panel_columns,
+    thinned,
+    valley_places,
+)
 from wdgrid.study import Study
 
 DIVERGED, MISSING, HATCH = "#c4c4c4", "#ffffff", "#8a8a8a"
@@ -44,21 +55,24 @@ def heatmaps(
     device: str = "",
     notes: Sequence[str] = (),
     whole: Study | None = None,
+    cap: float | None = None,
+    valleys: Mapping[str, Valley] | None = None,
 ) -> Figure:
     """One heatmap per panel: circles around the best cells, marks on those that went wrong, one colourbar for all.
 
     `cells` draws one square per cell in colour-blind-safe colours; `paper` is jet with interpolated shading.
-    `whole` is given for a coarse pass: the study from which it was derived.
+    `whole` is given for a coarse pass: the study from which it was derived. `cap` is the upper end of the colour scale.
+    `valleys` are the fitted valleys by panel.
     """
     panels = grids(study, table, whole)
-    limits = error_range(study, panels)
+    limits = error_range(study, panels, cap)
     columns = panel_columns(len(panels))
     rows = -(-len(panels) // columns)
     shape = np.clip(len(panels[0].row_labels) / len(panels[0].col_labels), 0.5, 1.3)  # of one heatmap
     width, height = 1.3 + 4.5 * columns, 0.7 + (0.7 + 3.8 * shape) * rows
     words = [*caption_lines(study, name, panels, device), *notes]
     caption = [part for line in words for part in wrap(line, int(14 * width))]
-    legend = _legend(study, panels, style)
+    legend = _legend(study, panels, style, bool(valleys))
     across = min(3, columns + 1)
     lines = max(1, -(-len(legend) // across))
     foot = 0.32 + 0.23 * lines + 0.17 * len(caption)  # inches below the heatmaps: the legend, then the caption
@@ -67,6 +81,10 @@ def heatmaps(
     figure.set_layout_engine("constrained", h_pad=0.09, rect=(0, foot / (height + foot), 1, height / (height + foot)))
     axes = figure.subplots(rows, columns, squeeze=False)
     drawn = [draw_panel(ax, grid, limits, style) for ax, grid in zip(axes.flat, panels, strict=False)]
+    valleys = valleys or {}
+    for ax, grid in zip(axes.flat, panels, strict=False):
+        if grid.panel in valleys:
+            draw_valley(ax, grid, valleys[grid.panel])
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
     _colourbar(figure, list(axes.flat), drawn[0], panels, limits, error_words(study))
@@ -116,6 +134,14 @@ def draw_panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) 
         ax.set_aspect("equal")
     ax.tick_params(length=2)
     return image
+
+
+def draw_valley(ax: Axes, grid: Grid, line: Valley) -> None:
+    """The fitted valley across the rows in which it lies on the map; the band is the 90 % interval of its slope."""
+    rows, middle, low, high = valley_places(grid, line)
+    ax.fill_betweenx(rows, low, high, color="white", alpha=0.35, lw=0, label="valley's slope", zorder=2.5)
+    stroke = [patheffects.Stroke(linewidth=3.2, foreground="black"), patheffects.Normal()]
+    ax.plot(middle, rows, color="white", lw=1.6, label="valley", path_effects=stroke, zorder=2.6)
 
 
 def _glyph(kind: str, size: float) -> dict[str, Any]:
@@ -201,7 +227,7 @@ def _colourbar(
     bar.set_label(f"{words.capitalize()} (%)")
 
 
-def _legend(study: Study, panels: list[Grid], style: Style) -> list[Patch | Line2D]:
+def _legend(study: Study, panels: list[Grid], style: Style, valleys: bool) -> list[Patch | Line2D]:
     """Legend entries for the circles, crosses and hatches that the figure has."""
     entries: list[Patch | Line2D] = []
     if study.report.top_k and any(g.best for g in panels):
@@ -217,6 +243,10 @@ def _legend(study: Study, panels: list[Grid], style: Style) -> list[Patch | Line
         if any(kind in g.flags for g in panels):
             words = kind if len(study.seeds) == 1 else f"{kind} (any seed)"
             entries.append(Line2D([], [], label=words, **_glyph(kind, 8)))
+    if valleys:
+        stroke = [patheffects.Stroke(linewidth=3.2, foreground="black"), patheffects.Normal()]
+        words = "fitted valley, 90 % band of its slope"
+        entries.append(Line2D([], [], color="white", lw=1.6, path_effects=stroke, label=words))
     if any(g.missing.any() for g in panels):
         entries.append(Patch(fc=MISSING, ec=HATCH, hatch="////", label="not trained yet"))
     return entries

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from wdgrid.analysis.separability import error_cap
+from wdgrid.analysis.valley import Valley
 from wdgrid.analysis.words import multipliers, percent
 from wdgrid.optim.variants import VARIANTS, Decay
 from wdgrid.report.flags import Flags, caption_words, flags_of
@@ -137,16 +138,43 @@ def best_cells(error: np.ndarray, k: int) -> list[tuple[int, int]]:
     return [place for place in places if np.isfinite(error[place])]
 
 
-def error_range(study: Study, all_grids: list[Grid]) -> tuple[float, float]:
-    """Colour limits of all panels: the study's own, else from the best error to the cap of the analysis."""
+def error_range(study: Study, all_grids: list[Grid], cap: float | None = None) -> tuple[float, float]:
+    """Colour limits of all panels: the study's own, else from the best error to the cap of the analysis.
+
+    Without a `cap` it is the default for ten classes.
+    """
     if study.report.error_range is not None:
         return study.report.error_range
     finite = [g.error[np.isfinite(g.error)] for g in all_grids]
     errors = np.concatenate(finite) if finite else np.empty(0)
     best = float(errors.min()) if len(errors) else 0.0
-    if not len(errors) or best >= error_cap(best):
-        return 0.0, 100.0
-    return best, error_cap(best)
+    cap = error_cap(best) if cap is None else cap
+    return (best, cap) if len(errors) and best < cap else (0.0, 100.0)
+
+
+def valley_places(grid: Grid, line: Valley) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where the fitted valley lies, in cells from the top left: rows [n], columns [n] of it and of its band's edges.
+
+    The band holds the lines of both ends of the slope's interval. Column value 0 is off the line, which ends there.
+    """
+    values, cols = np.array(grid.row_values), np.array(grid.col_values)
+    at_row, at_col = np.flatnonzero(values > 0), np.flatnonzero(cols > 0)
+    log_rows, log_cols = np.log2(values[at_row]), np.log2(cols[at_col])
+    rows = np.linspace(at_row[0] - 0.5, at_row[-1] + 0.5, 12 * len(at_row))
+    x = _extended(rows, at_row.astype(float), log_rows)
+    places = [_extended(line.position(x, slope), log_cols, at_col + 0.5) for slope in (None, *line.interval)]
+    left, right = at_col[0], at_col[-1] + 1
+    inside = (places[0] >= left) & (places[0] <= right)
+    middle, one, other = (np.clip(place[inside], left, right) for place in places)
+    return rows[inside] + 0.5, middle, np.minimum(one, other), np.maximum(one, other)
+
+
+def _extended(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Piecewise linear interpolation, its end pieces extended."""
+    if len(x) < 2:
+        return np.full(len(at), y[0])
+    k = np.clip(np.searchsorted(x, at) - 1, 0, len(x) - 2)
+    return y[k] + (at - x[k]) * (y[k + 1] - y[k]) / (x[k + 1] - x[k])
 
 
 def error_words(study: Study) -> str:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("cells.js", "map.js", "plots.js")
 LIBRARIES = ("torch", "timm", "composer", "optax", "keras", "pytorch_optimizer")
-INTERVALS = {"seeds": "seeds", "residual": "the residuals of one seed; more seeds are more reliable"}
 LONG_WORDS = {**HYPERPARAMETERS, "lr": "learning rate", "weight_decay": "weight decay"}
 # The policy allows no request to any address.
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -93,6 +92,12 @@ def write_page(
                 table,
                 {name: _verdict(found) for name, found in numbers.items()},
                 environment.get("steps_per_epoch"),
+                next((panel.cap for panel in numbers.values()), None),
+                {
+                    name: panel.valley
+                    for name, panel in numbers.items()
+                    if panel.valley is not None and panel.valley.seen
+                },
             )
         ),
         curves=embedded(curve_data(curves)),
@@ -137,19 +142,21 @@ def _numbers(
             "alarms": [alarm.text for alarm in found.alarms],
             "best": _best_words(found),
             "decay_units": f"λ_norm {figures(words['weight_decay_norm'])}, τ {figures(words['tau_epochs'])}",
-            **{key: _measured(found, key) for key in ("interaction", "kappa", "regret_decay", "regret_rate", "rho")},
+            **{
+                key: _measured(found, key)
+                for key in ("cost", "slope", "interaction", "regret_decay", "regret_rate", "rho")
+            },
             "cells": f"{found.n_cells} × {len(study.seeds)}",
             "wrong": went_wrong(found, words),
             "missing": found.n_missing,
             "cap": percent(found.cap),
             "certainty": "" if found.test_interval is None else certainty_words(found),
-            "kind": INTERVALS.get(found.interval_kind or "", "nothing: too few results"),
         }
 
 
 def _verdict(found: "Separability") -> str:
-    """`coupled (κ = −0.87)`: what stands below a panel's title."""
-    return found.verdict + ("" if found.kappa is None else f" (κ = {number(found.kappa)})")
+    """`coupled (s = −0.87)`: what stands below a panel's title."""
+    return found.verdict + ("" if found.slope is None else f" (s = {number(found.slope)})")
 
 
 def _measured(found: "Separability", key: str) -> Measured:
@@ -158,11 +165,12 @@ def _measured(found: "Separability", key: str) -> Measured:
 
 
 def _best_words(found: "Separability") -> Measured:
-    """The best error, and its interval, place and test error."""
+    """The best error, its place, and its test error with an interval."""
     span = "" if found.test_interval is None else f" {interval(found.test_interval)}"
+    honest = "" if found.honest_error is None else f"corrected {percent(found.honest_error)}{span} "
     at = f"at {found.best_row_label}, {found.best_col_label}" if found.best_row_label else ""
     if found.best_test_error is None:
-        return percent(found.best_error), f"{span} {at}".strip()
+        return percent(found.best_error), f"{honest}{at}".strip()
     return f"{percent(found.best_error)} (validation)", f"test error {percent(found.best_test_error)}{span} {at}"
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wdgrid.analysis.valley import Valley
 from wdgrid.optim.variants import VARIANTS
 from wdgrid.report.flags import FLAGS, as_lists
-from wdgrid.report.grids import Grid, error_range, error_words, panel_columns, thinned
+from wdgrid.report.grids import Grid, error_range, error_words, panel_columns, thinned, valley_places
 from wdgrid.study import Study
 
 CURVES = ("test_error", "validation_error", "test_loss", "train_loss")
@@ -21,6 +22,8 @@ def page_data(
     table: pd.DataFrame,
     verdicts: Mapping[str, str],
     steps_per_epoch: int | None = None,
+    cap: float | None = None,
+    lines: Mapping[str, Valley] | None = None,
 ) -> dict[str, Any]:
     """All data but the curves: axes, errors, circles and trials by panel, and the common colour scale.
 
@@ -34,7 +37,7 @@ def page_data(
 
     shades = colormaps["viridis_r"]
     return {
-        "range": list(error_range(study, panels)),
+        "range": list(error_range(study, panels, cap)),
         "shades": [[k / 16, to_hex(shades(k / 16))] for k in range(17)],
         "row": study.row,
         "column": study.column,
@@ -43,11 +46,15 @@ def page_data(
         "seeds": len(study.seeds),
         "flags": [kind for kind in FLAGS if any(kind in grid.flags for grid in panels)],
         "columns": [panel_columns(shown) for shown in range(len(panels) + 1)],
-        "panels": [_panel(study, grid, table.loc[table["panel"] == grid.panel], verdicts) for grid in panels],
+        "panels": [
+            _panel(study, grid, table.loc[table["panel"] == grid.panel], verdicts, lines or {}) for grid in panels
+        ],
     }
 
 
-def _panel(study: Study, grid: Grid, cells: pd.DataFrame, verdicts: Mapping[str, str]) -> dict[str, Any]:
+def _panel(
+    study: Study, grid: Grid, cells: pd.DataFrame, verdicts: Mapping[str, str], lines: Mapping[str, Valley]
+) -> dict[str, Any]:
     panel = study.panel_names()[grid.panel]
     kind, normalized = panel.schedule.model_dump_json(), study.normalized(panel)
     return {
@@ -76,6 +83,9 @@ def _panel(study: Study, grid: Grid, cells: pd.DataFrame, verdicts: Mapping[str,
         "diverged_at": numbers(grid.diverged_at),
         "flags": as_lists(grid.flags, numbers),
         "best": grid.best,
+        "valley": [place.round(3).tolist() for place in valley_places(grid, lines[grid.panel])]
+        if grid.panel in lines
+        else None,
         "trials": _trials(grid, cells),
     }
 

@@ -1,4 +1,4 @@
-"""Makes the table that the terminal shows: each panel's best cell, slope, interaction, verdict and what went wrong.
+"""Makes the table that the terminal shows: each panel's best cell, cost, slope, interaction, verdict, what went wrong.
 
 The numbers are from `wdgrid.analysis.separability`.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DECAY_UNITS = "λ_norm = λ √(B T/b); τ: the epochs over which weights average their updates at the full learning rate."
 GAP = 2  # between two columns
-NUMBERS = ("interaction", "kappa", "kappa_rows", "regret_decay", "regret_rate", "rho")
+NUMBERS = ("cost", "slope", "interaction", "regret_decay", "regret_rate", "rho", "honest_error")
 
 
 def summary_rows(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def summary_rows(numbers: Mapping[str, "Separability"], found: Mapping[str, Find
             "selected_on": panel.selected_on,
             "best_test_error": _number(panel.best_test_error),
             "test_interval": panel.test_interval and list(panel.test_interval),
-            "test_interval_kind": panel.test_interval_kind,
+            "test_interval_kind": panel.certainty and panel.certainty.kind,
             "best_row": panel.best_row_label,
             "best_col": panel.best_col_label,
             "cells": panel.n_cells,
@@ -44,7 +44,6 @@ def summary_rows(numbers: Mapping[str, "Separability"], found: Mapping[str, Find
             "cap": _number(panel.cap),
             **{key: _number(getattr(panel, key)) for key in NUMBERS},
             "intervals": {key: list(map(_number, pair)) for key, pair in panel.intervals.items()},
-            "interval_kind": panel.interval_kind,
             "verdict": panel.verdict,
             "sentence": panel.sentence,
             "alarms": [alarm.text for alarm in panel.alarms],
@@ -89,7 +88,8 @@ def _columns(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]
     axes = next(((panel.row_name, panel.col_name) for panel in panels), ("row", "column"))
     place = "at " + ",\n".join(HYPERPARAMETERS.get(axis, axis) for axis in axes)
     yield _Column(place, [_place(panel) for panel in panels], "left")
-    yield _Column("κ", [number(panel.kappa) for panel in panels], "right")
+    yield _Column("cost", [number(panel.cost) for panel in panels], "right")
+    yield _Column("slope s", [number(panel.slope) for panel in panels], "right")
     yield _Column("inter-\naction", [number(panel.interaction) for panel in panels], "right")
     yield _Column("verdict", [panel.verdict for panel in panels], "left")
     if has_decay_units(found):
@@ -130,6 +130,8 @@ def went_wrong(panel: "Separability", words: Finding) -> str:
 
 def _tested(panel: "Separability") -> str:
     error = panel.best_error if panel.best_test_error is None else panel.best_test_error
+    if panel.certainty is not None and panel.certainty.kind == "fit":
+        return f"{number(error)}, corrected {number(panel.honest_error)} {interval(panel.certainty.interval)}"
     return number(error) + (f" {interval(panel.test_interval)}" if panel.test_interval else "")
 
 
@@ -139,7 +141,9 @@ def _place(panel: "Separability") -> str:
 
 def certainty_words(found: "Separability") -> str:
     """From what the interval of a panel's best test error is computed."""
-    if found.test_interval_kind == "seeds":
+    if found.certainty is not None and found.certainty.kind == "fit":
+        return "corrected for having picked the lowest of noisy cells"
+    if found.certainty is not None and found.certainty.kind == "seeds":
         return "over the cell's seeds"
     return f"binomial over {found.test_images} test images (one seed)"
 

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from wdgrid.analysis.bootstrap import mean_over_seeds
 from wdgrid.analysis.promising import promising
-from wdgrid.analysis.surface import Surface, surfaces
+from wdgrid.analysis.surface import Surface, mean_over_seeds, surfaces
 from wdgrid.errors import UsersFaultError
 from wdgrid.runner.eta import even_chunk
 from wdgrid.store import Store

@@ -86,6 +86,11 @@ function mark({ p, marks }) {
   svg("path", { class: "hatches", d: hatches }, marks);
   svg("path", { class: "crosses", d: crosses }, marks);
   drawFlags({ p, marks });
+  if (p.valley && p.valley[0].length) {
+    const [rows, middle, low, high] = p.valley, line = (cols) => rows.map((row, k) => `${cols[k]},${row}`);
+    svg("polygon", { class: "valley-band", points: [...line(low), ...line(high).reverse()].join(" ") }, marks);
+    for (const name of ["valley-edge", "valley"]) svg("polyline", { class: name, points: line(middle).join(" ") }, marks);
+  }
   for (const [i, j] of p.best) svg("ellipse", { class: "best", cx: j + 0.5, cy: i + 0.5, rx: 0.33, ry: 0.33 }, marks);
 }
 
