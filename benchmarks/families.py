@@ -40,7 +40,7 @@ IMAGES = 897
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A surface [R, C] over octaves x [R] and y [C], without noise, and errors [R, C, S] as a study would measure them."""
+    """A noise-free surface [R, C] over octaves x [R] and y [C], and errors [R, C, S] as a study would measure them."""
 
     slope: float
     offset: float

@@ -76,7 +76,17 @@ def test_embedded_data_holds_the_tables_values(page):
 
 
 def test_numbers_best_cells_study_and_environment_stand_in_the_page_without_scripts(page):
-    for words in ("sgdw", "interaction", "slope s", "cost", "regret", "90 %", "SHA-256", "mean of 2 seeds", "decay in one"):
+    for words in (
+        "sgdw",
+        "interaction",
+        "slope s",
+        "cost",
+        "regret",
+        "90 %",
+        "SHA-256",
+        "mean of 2 seeds",
+        "decay in one",
+    ):
         assert words in page.visible, words
     assert json.loads(page.texts["study"])["seeds"] == [0, 1]
     assert "versions.torch" in page.texts["environment"] and "2.15" in page.texts["environment"]

@@ -39,9 +39,9 @@ class Cells:
     `censored` [n] says which are known to be at or above the cap only. `variance` [n] is a cell's noise variance
     relative to one at the best error: 1 + t for t = (E − best)/(cap − best), over its number of seeds.
     `zero` [n] marks cells at column value 0, where y is minus infinity (held as 0): they share the row effects, and
-    what they tell beside that is a function of x of its own. `jump` [n] is 0,
-    for a censored cell the squared half of the difference of cap and neighbour over the variance of the errors below it:
-    a cell that blew up says little of g. `least_scale` is in points.
+    what they tell beside that is a function of x of its own. `jump` [n] is a
+    further variance of censored cells, relative to that of the errors below the cap: (cap − neighbour)²/4. A cell that
+    blew up beside a good one says little of g. `least_scale` is in points.
     """
 
     error: np.ndarray
