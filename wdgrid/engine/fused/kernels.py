@@ -1,10 +1,7 @@
-"""What a small network spends its time in: two layers and the loss, with hand-written backward passes.
+"""Normalisation, elementwise functions and the loss for K cells at once, with hand-written backward passes.
 
-They compute what torch.nn computes, for K cells at once. autograd would allocate each gradient and have it copied; here
-a *sink*, the parameter's view of the flat [K, P] storage, is handed in and written to, and autograd is told None.
-
-Activations are images first, [B, K·F]: a cell's part is a matrix with a row stride of K·F, which BLAS takes as it is,
-and batch norm runs along contiguous channels (2.5 times as fast as with images last, measured on a MLP's 64 × 50).
+They compute what torch.nn computes. autograd would allocate each parameter's gradient and have it copied; here a
+*sink*, the parameter's view of the flat [K, P] storage, may be handed in and is written to.
 """
 
 from collections.abc import Callable
@@ -16,62 +13,6 @@ from torch.autograd.function import once_differentiable
 
 LANES = 16  # float32 numbers in the widest vector register
 BLOCK = 64  # numbers that torch's elementwise loops take at once, at most (bfloat16 on AVX-512): two registers
-
-
-def by_cell(x: Tensor, cells: int) -> Tensor:
-    """[B, K·F] seen as [K, B, F]; no copy."""
-    return x.view(len(x), cells, -1).transpose(0, 1)
-
-
-class Linear(torch.autograd.Function):
-    """y_k = x_k W_kᵀ + b_k. `apply(x, weight, bias, weight_sink, bias_sink, shared)`.
-
-    x [B, K·in], or, where `shared` by all cells, [B, in] (it then gets no gradient); weight [K, out, in]; bias [K, out]
-    or None; sinks shaped as their parameters. Returns [B, K·out].
-    """
-
-    @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, weight_sink: Tensor, bias_sink: Tensor | None,
-        shared: bool,
-    ) -> Tensor:  # fmt: skip
-        cells, outputs, _ = weight.shape
-        own = x.expand(cells, -1, -1) if shared else by_cell(x, cells)
-        if torch.is_autocast_enabled(x.device.type):
-            low = torch.get_autocast_dtype(x.device.type)
-            own, weight = own.to(low), weight.to(low)
-        ctx.save_for_backward(own, weight)
-        ctx.sinks = weight_sink, bias_sink
-        out = own.new_empty(len(x), cells * outputs)
-        torch.bmm(own, weight.transpose(1, 2), out=by_cell(out, cells))
-        return out if bias is None else out.add_(bias.flatten())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of the parameters go to their sinks; that of x [B, K·in] is returned."""
-        own, weight = ctx.saved_tensors
-        weight_sink, bias_sink = ctx.sinks
-        cells, _, inputs = weight.shape
-        g = g.contiguous()
-        columns = by_cell(g, cells)
-        _into(weight_sink, columns.transpose(1, 2), own)
-        if bias_sink is not None:
-            ones = g.new_ones(1, 1, len(g)).expand(cells, -1, -1)
-            _into(bias_sink[:, None], ones, columns)  # torch.sum would round the last few of K·out columns differently
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None, None, None
-        back = g.new_empty(len(g), cells * inputs)
-        torch.bmm(columns, weight, out=by_cell(back, cells))
-        return back, None, None, None, None, None
-
-
-def _into(sink: Tensor, a: Tensor, b: Tensor) -> None:
-    """sink [K, n, m] ← a [K, n, B] @ b [K, B, m], in the sink's precision."""
-    if sink.dtype == a.dtype:
-        torch.bmm(a, b, out=sink)
-    else:
-        sink.copy_(torch.bmm(a, b))
 
 
 class Elementwise(torch.autograd.Function):
@@ -87,21 +28,30 @@ class Elementwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:  # noqa: D102
         x = x if torch.ops.aten.is_non_overlapping_and_dense(x) else x.contiguous()
         ctx.size, ctx.stride = x.size(), x.stride()
+        ctx.whole = x.numel() % BLOCK == 0
         with torch.enable_grad():
             ctx.x = row = _row(x.detach()).requires_grad_()
-            ctx.last_x = last = _last_block(row.detach()).requires_grad_()
-            ctx.y, ctx.last_y = function(row), function(last)
+            ctx.y = function(row)
+            if not ctx.whole:
+                ctx.last_x = last = _last_block(row.detach()).requires_grad_()
+                ctx.last_y = function(last)
         result = ctx.y.data  # detach() would count the writing below as a change of what tanh keeps for its gradient
-        return _with_last_block(result, ctx.last_y.detach()).as_strided(ctx.size, ctx.stride)
+        if not ctx.whole:
+            _with_last_block(result, ctx.last_y.detach())
+        return result.as_strided(ctx.size, ctx.stride)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradient of x."""
-        g = _row(g.new_empty_strided(ctx.size, ctx.stride).copy_(g))
+        if g.stride() != ctx.stride:
+            g = g.new_empty_strided(ctx.size, ctx.stride).copy_(g)
+        g = _row(g)
         (row,) = torch.autograd.grad(ctx.y, ctx.x, g)
-        (last,) = torch.autograd.grad(ctx.last_y, ctx.last_x, _last_block(g))
-        return _with_last_block(row, last).as_strided(ctx.size, ctx.stride), None
+        if not ctx.whole:
+            (last,) = torch.autograd.grad(ctx.last_y, ctx.last_x, _last_block(g))
+            _with_last_block(row, last)
+        return row.as_strided(ctx.size, ctx.stride), None
 
 
 def elementwise(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -153,6 +103,14 @@ class CrossEntropy(torch.autograd.Function):
         return back.transpose(1, 2), None
 
 
+def into(sink: Tensor | None, gradient: Tensor) -> Tensor | None:
+    """A parameter's gradient for autograd: None where there is a sink to write it to."""
+    if sink is None:
+        return gradient
+    sink.copy_(gradient)
+    return None
+
+
 class Norm(NamedTuple):
     """What a batch norm needs beside its input: running statistics [K·C], and how it is run."""
 
@@ -193,8 +151,8 @@ class BatchNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of scale and shift go to their sinks; that of x is returned."""
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of scale and shift go to their sinks, where there are any."""
         x, scale, mean, deviation, out = ctx.saved_tensors
         norm, sinks = ctx.norm, ctx.sinks
         g = _channels(g)
@@ -204,9 +162,46 @@ class BatchNorm(torch.autograd.Function):
             g, _channels(x), scale.flatten(), norm.mean, norm.variance, mean, deviation,
             norm.training, norm.eps, [True, True, True],
         )  # fmt: skip
-        for sink, gradient in zip(sinks, parameters, strict=True):
-            sink.copy_(gradient.view_as(sink))
-        return _like(back, x), None, None, None, None, None
+        shaped = [gradient.view_as(scale) for gradient in parameters]
+        return _like(back, x), *map(into, sinks, shaped), None, None, None
+
+
+class LayerNorm(torch.autograd.Function):
+    """Layer norm over the last dimension. `apply(x, scale, shift, eps, scale_sink, shift_sink)`.
+
+    x [K, M, D]; scale and shift [K, D] or None. One pass normalises all cells; scale and shift follow.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float,
+        scale_sink: Tensor | None, shift_sink: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        x = x if scale is None else x.to(scale.dtype)  # activations may be shorter
+        normal, mean, deviation = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        ctx.save_for_backward(x, scale, mean, deviation, normal)
+        ctx.sinks = scale_sink, shift_sink
+        if scale is None:
+            return normal.clone()
+        if shift is None:
+            return normal * scale[:, None]
+        return torch.addcmul(shift[:, None], normal, scale[:, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of scale and shift go to their sinks, where there are any."""
+        x, scale, mean, deviation, normal = ctx.saved_tensors
+        g = g.to(x.dtype).contiguous()
+        _, want_scale, want_shift, *_ = ctx.needs_input_grad
+        scale_sink, shift_sink = ctx.sinks
+        own_scale = into(scale_sink, (g * normal).sum(1)) if want_scale else None
+        own_shift = into(shift_sink, g.sum(1)) if want_shift else None
+        toward = g if scale is None else g * scale[:, None]
+        back, _, _ = torch.ops.aten.native_layer_norm_backward(
+            toward, x, x.shape[-1:], mean, deviation, None, None, [True, False, False]
+        )
+        return back, own_scale, own_shift, None, None, None
 
 
 def _channels(x: Tensor) -> Tensor:

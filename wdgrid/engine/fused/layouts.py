@@ -1,45 +1,112 @@
-"""What flows through a stacked network: a tensor and its layout, known before anything runs.
+"""What flows through a stacked network: a tensor and its layout.
 
-- *shared*: x [B, …], the same for all cells (the input, until the first layer with parameters);
-- *features*: [B, K·F], so that a linear layer is one bmm and batch norm is torch's own over K·F channels;
-- *maps*: [B, K·C, H, W], so that a convolution is one grouped convolution and pooling is torch's own; channels
-  innermost in memory on a CPU (1.2 to 1.6 times as fast as planes, measured on four networks), and on a GPU with
-  products in bfloat16, for its tensor cores take them so (NVIDIA's advice, not measured here).
+- *shared*: the same for all cells, as in the plain network (the input, until the first layer with parameters);
+- *features*: [B, K·F], so that batch norm is torch's own over K·F channels;
+- *maps*: [B, K·C, …], so that a convolution is one grouped convolution and pooling is torch's own; two-dimensional maps
+  have channels innermost in memory on a CPU (1.2 to 1.6 times as fast as planes, measured on four networks), and on a
+  GPU with products in bfloat16, for its tensor cores take them so (NVIDIA's advice, not measured here);
+- *cells*: [K, …], the plain network's tensors one after another: tokens, and whatever else there is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-Layout = Literal["shared", "features", "maps"]
+Layout = Literal["shared", "features", "maps", "cells"]
 
 
 class UnknownLayerError(Exception):
-    """A layer that has no stacked backend; the message names it."""
+    """A node without a stacked rule; the message says why."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor and the layout it is in."""
+    """A tensor and the layout it is in; `name` where it is a parameter."""
 
     tensor: Tensor
     layout: Layout
+    name: str | None = None
 
 
 class Run:
-    """One forward pass: parameters and buffers by name, each [K, …]."""
+    """One forward pass: parameters and buffers by name, each [K, …], and where gradients are written.
 
-    def __init__(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], training: bool) -> None:
-        self.parameters = parameters
-        self.buffers = buffers
-        self.training = training
+    `sinks` are the [K, …] gradients of the parameters that one node uses; `random` says whether the network draws.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        sinks: Mapping[str, Tensor],
+        *,
+        random: bool = False,
+        features_first: bool = True,
+    ) -> None:
+        self.parameters, self.buffers, self.random = parameters, buffers, random
+        self.features_first = features_first  # whether linear layers put out features rather than cells
         self.cells = len(next(iter(parameters.values())))
+        self.written: set[str] = set()  # parameters whose gradient the backward pass writes by itself
+        self._sinks = sinks
+
+    def own(self, name: str) -> Tensor:
+        """A parameter, trained or frozen, or a buffer, [K, …]."""
+        return self.parameters[name] if name in self.parameters else self.buffers[name]
+
+    def attribute(self, name: str) -> Value:
+        """A parameter or a buffer as a value; what is not trained is the same for all cells."""
+        if name in self.parameters:
+            return Value(self.parameters[name], "cells", name)
+        return Value(self.buffers[name][0], "shared")
+
+    def sink(self, value: Value | None) -> Tensor | None:
+        """Where the backward pass writes the gradient of a parameter, [K, …]; None where autograd has to add it up."""
+        if value is None or value.name not in self._sinks:
+            return None
+        self.written.add(value.name)  # type: ignore[arg-type]
+        return self._sinks[value.name]  # type: ignore[index]
+
+    def shape(self, x: Value) -> torch.Size:
+        """The shape that the plain network sees."""
+        if x.layout == "shared":
+            return x.tensor.shape
+        if x.layout == "cells":
+            return x.tensor.shape[1:]
+        batch, channels, *rest = x.tensor.shape
+        return torch.Size((batch, channels // self.cells, *rest))
+
+    def by_cell(self, x: Value) -> Tensor:
+        """[K, …] of a value in any layout; a view."""
+        if x.layout == "cells":
+            return x.tensor
+        if x.layout == "shared":
+            return x.tensor.expand(self.cells, *x.tensor.shape)
+        return x.tensor.unflatten(1, (self.cells, -1)).transpose(0, 1)
+
+    def maps(self, x: Value) -> Tensor:
+        """[B, K·C, …] of a value that has a batch and channels; raises UnknownLayerError for others."""
+        if x.layout in ("maps", "features"):
+            return x.tensor
+        if len(self.shape(x)) < 2:
+            raise UnknownLayerError("a layer of channels on a value without them")
+        tensor = self.by_cell(x).transpose(0, 1).flatten(1, 2)
+        return innermost(tensor) if tensor.dim() == 4 else tensor
 
 
-Operation = Callable[..., Value]
+Operation = Callable[..., Any]
+
+
+def cells(tensor: Tensor) -> Value:
+    """A value [K, …]."""
+    return Value(tensor, "cells")
+
+
+def of_maps(tensor: Tensor) -> Value:
+    """A value [B, K·C, …], or [B, K·F]."""
+    return Value(tensor, "features" if tensor.dim() == 2 else "maps")
 
 
 def innermost(x: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class FusedNetwork:
         self._products = products
         self._generators = generators(x.device) if self.kind.random else ()
         self._forward: Forward = (
-            Stacked(module, self.gradients)
+            Stacked(module, self.gradients, random=self.kind.random)
             if self.backend == "stacked"
             else {"vmap": _Mapped, "one by one": _Looped}[self.backend](module)
         )
@@ -79,6 +79,11 @@ class FusedNetwork:
     def backend(self) -> Backend:
         """How the cells are computed."""
         return self.kind.backend
+
+    @property
+    def fallback(self) -> tuple[str, ...]:
+        """The nodes of a stacked network that ran a cell at a time, for want of a rule."""
+        return self._forward.fallback if isinstance(self._forward, Stacked) else ()
 
     @property
     def size(self) -> int:

@@ -1,81 +1,127 @@
-"""The stacked backend: an ordinary module, traced by torch.fx, run layer by layer for K cells in one call each."""
+"""The stacked backend: an ordinary module, traced by torch.fx, run node by node for K cells in one call each."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, fx, nn
 
-from wdgrid.engine.fused.kernels import by_cell
-from wdgrid.engine.fused.layers import Trace, operation
+from wdgrid.engine.fused.fallback import each_cell, only_shared, plain, wrapped
 from wdgrid.engine.fused.layouts import Operation, Run, UnknownLayerError, Value
-from wdgrid.models.shake import Shake
+from wdgrid.engine.fused.rules import FUNCTIONS, LAYERS, without_inplace
+from wdgrid.engine.fused.trace import Layer, Trace, Tracer, needed
 
 
 class Stacked:
     """A module for K cells: (parameters, buffers, x [B, …], training) → logits [K, B, C].
 
     `gradients` are the [K, …] tensors that keep each parameter's gradient; the backward pass itself fills those named
-    in `written`. Raises UnknownLayerError where a layer has no stacked backend, TraceError and others where torch.fx
-    cannot follow. It is traced once for training and once for tests: `self.training` in a user's own code is a constant
-    to torch.fx.
+    in `written`. Raises TraceError and others where torch.fx cannot follow. A node without a rule runs a cell at a
+    time; `fallback` names them after a pass. The module is traced once for training and once for tests:
+    `self.training` in a user's own code is a constant to torch.fx.
     """
 
-    def __init__(self, module: nn.Module, gradients: dict[str, Tensor]) -> None:
-        modules = dict(module.named_modules())
-        traces = {mode: Trace(modules, gradients) for mode in (True, False)}
-        self._programs = {mode: _Program(copy.deepcopy(module).train(mode), traces[mode]) for mode in (True, False)}
-        self.written = traces[True].written
+    def __init__(self, module: nn.Module, gradients: Mapping[str, Tensor], *, random: bool = False) -> None:
+        self._programs = {mode: _Program(copy.deepcopy(module).train(mode), gradients) for mode in (True, False)}
+        self._random = random
+        # Batch norm of [B, K·F] is torch's own; without one, each cell's features are a matrix of their own.
+        self._features_first = any(type(m) is nn.BatchNorm1d for m in module.modules())
+        self.written: set[str] = set()
+
+    @property
+    def fallback(self) -> tuple[str, ...]:
+        """The nodes that run a cell at a time, in the network's order."""
+        return tuple(dict.fromkeys(name for program in self._programs.values() for name in program.fallback))
 
     def __call__(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
         """Logits [K, B, C]."""
-        return self._programs[training](Run(parameters, buffers, training), x)
+        program = self._programs[training]
+        run = Run(parameters, buffers, program.sinks, random=self._random, features_first=self._features_first)
+        logits = program(run, x)
+        if training:
+            self.written = run.written
+        return logits
+
+
+class _Step:
+    """One node: what it calls, on which values, and which values nobody reads after it."""
+
+    def __init__(self, node: fx.Node, trace: Trace) -> None:
+        self.node = node
+        self.layer: Layer | None = None
+        self.rule: Operation | None = None
+        self.last_read: list[fx.Node] = []
+        self.falls_back = False
+        if trace.is_relu(node) and trace.fuses(node.all_input_nodes[0]):
+            self.rule = lambda run, x, **_: x  # the batch norm does it
+        elif node.op == "call_module":
+            self.layer = trace.layer(node)
+            self.rule = LAYERS.get(type(self.layer.module))  # a subclass may compute something else
+        else:
+            self.rule = FUNCTIONS.get(without_inplace(node))  # type: ignore[arg-type]
+
+    @property
+    def title(self) -> str:
+        """The node as the user knows it."""
+        if self.layer:
+            return f"{self.node.target} ({type(self.layer.module).__name__})"
+        return str(getattr(self.node.target, "__name__", self.node.target))
+
+    def __call__(self, run: Run, args: Any, kwargs: Any) -> Any:
+        owns = self.layer is not None and bool(self.layer.names)
+        if not owns and only_shared((args, kwargs)):
+            return plain(self.node, self.layer, args, kwargs)
+        if self.rule is not None:
+            written = set(run.written)
+            try:
+                return self.rule(run, *([self.layer] if self.layer else []), *args, **kwargs)
+            except (UnknownLayerError, TypeError):
+                self.rule, run.written = None, written
+        self.falls_back = True
+        return each_cell(run, self.node, self.layer, args, kwargs)
 
 
 class _Program:
-    """One trace, layer by layer; what the output does not depend on is left out."""
+    """One trace, node by node; what the output does not depend on is left out."""
 
-    def __init__(self, module: nn.Module, trace: Trace) -> None:
-        self._layers: list[tuple[str, Operation, tuple[str, ...]]] = []
-        self._source = self._result = ""
-        for node in needed(Tracer().trace(module)):
-            inputs = tuple(_names(node.args))
-            if node.op == "placeholder":
-                self._source = node.name
+    def __init__(self, module: nn.Module, gradients: Mapping[str, Tensor]) -> None:
+        nodes = needed(Tracer().trace(module))
+        trace = Trace(module)
+        once = trace.used_once(nodes)
+        self.sinks = {name: gradient for name, gradient in gradients.items() if name in once}
+        self._constants: dict[fx.Node, str | Any] = {}  # parameters and buffers by name, other attributes themselves
+        self._steps: list[_Step] = []
+        sources = [node for node in nodes if node.op == "placeholder"]
+        if len(sources) != 1 and any(not node.args for node in sources[1:]):
+            raise UnknownLayerError("a network of several inputs")
+        self._source, self._defaults = sources[0], {node: node.args[0] for node in sources[1:]}
+        for node in nodes:
+            if node.op == "get_attr":
+                self._constants[node] = trace.name_of(trace.attribute(node)) or trace.attribute(node)
             elif node.op == "output":
-                (self._result,) = inputs
-            else:
-                self._layers.append((node.name, operation(node, trace), inputs))
+                self._result = node.args[0]
+            elif node.op != "placeholder":
+                self._steps.append(_Step(node, trace))
+        read = {nodes[-1].args[0]}
+        for step in reversed(self._steps):
+            step.last_read = [node for node in step.node.all_input_nodes if node not in read]
+            read.update(step.last_read)
+
+    @property
+    def fallback(self) -> list[str]:
+        """The nodes that run a cell at a time."""
+        return [step.title for step in self._steps if step.falls_back]
 
     def __call__(self, run: Run, x: Tensor) -> Tensor:
-        values = {self._source: Value(x, "shared")}
-        for name, layer, inputs in self._layers:
-            values[name] = layer(run, *(values[i] for i in inputs))
-        logits = values[self._result]
-        if logits.layout != "features":
+        values: dict[fx.Node, Any] = {self._source: Value(x, "shared"), **self._defaults}
+        for node, constant in self._constants.items():
+            values[node] = run.attribute(constant) if isinstance(constant, str) else wrapped(constant)
+        for step in self._steps:
+            args, kwargs = fx.node.map_arg((step.node.args, step.node.kwargs), values.__getitem__)
+            values[step.node] = step(run, args, kwargs)
+            for node in step.last_read:
+                del values[node]
+        logits = values[self._result]  # type: ignore[index]
+        if not isinstance(logits, Value) or logits.layout == "shared" or len(run.shape(logits)) != 2:
             raise UnknownLayerError("the network's output is not [B, classes]")
-        return by_cell(logits.tensor, run.cells)
-
-
-class Tracer(fx.Tracer):
-    """torch.fx, to which our own layers are layers."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: D102
-        return type(m) is Shake or super().is_leaf_module(m, module_qualified_name)
-
-
-def needed(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that the output depends on, and the input, in order."""
-    needed: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        if node.op == "output" or node in needed:
-            needed |= {node, *node.all_input_nodes}
-    return [node for node in graph.nodes if node in needed or node.op == "placeholder"]
-
-
-def _names(arguments: object) -> Iterator[str]:
-    """The nodes among a node's arguments, in order; torch.cat has a list of them."""
-    if isinstance(arguments, fx.Node):
-        yield arguments.name
-    elif isinstance(arguments, tuple | list):
-        for argument in arguments:
-            yield from _names(argument)
+        return run.by_cell(logits)

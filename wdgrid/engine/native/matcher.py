@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from wdgrid.engine.fused.kernels import CrossEntropy
-from wdgrid.engine.fused.layers import Trace
 from wdgrid.engine.fused.network import FusedNetwork, Kind
-from wdgrid.engine.fused.stacked import Tracer, needed
+from wdgrid.engine.fused.trace import Trace, Tracer, needed
 from wdgrid.engine.fused.verification import CELLS, SECOND, close, parallel
 from wdgrid.engine.native.backend import Chain, Native
 from wdgrid.optim.fused import Rule
@@ -39,7 +38,7 @@ def chain(module: nn.Module, x: Tensor, classes: int) -> Chain | None:
 
 def _layers(module: nn.Module, features: int) -> Chain | None:
     """The layers, if they form one sequence of native.c's layers on `features` inputs with all parameters trained."""
-    found, trace = Chain([], []), Trace(dict(module.named_modules()), {})
+    found, trace = Chain([], []), Trace(module)
     try:
         nodes = needed(Tracer().trace(module))
     except Exception:  # torch.fx may raise anything on a network that it cannot trace

@@ -1,0 +1,115 @@
+"""Matrix products for K cells at once: linear layers with hand-written backward passes.
+
+Features are images first, [B, K·F]: a cell's part is a matrix with a row stride of K·F, which BLAS takes as it is, and
+batch norm runs along contiguous channels (2.5 times as fast as with images last, measured on a MLP's 64 × 50). Tokens
+are [K, M, F].
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from wdgrid.engine.fused.kernels import into
+
+
+def by_cell(x: Tensor, cells: int) -> Tensor:
+    """[B, K·F] seen as [K, B, F]; no copy."""
+    return x.view(len(x), cells, -1).transpose(0, 1)
+
+
+class Linear(torch.autograd.Function):
+    """y_k = x_k W_kᵀ + b_k. `apply(x, weight, bias, weight_sink, bias_sink, shared)`.
+
+    x [B, K·in], or, where `shared` by all cells, [B, in] (it then gets no gradient); weight [K, out, in]; bias [K, out]
+    or None; sinks shaped as their parameters, or None. Returns [B, K·out].
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, weight_sink: Tensor | None, bias_sink: Tensor | None,
+        shared: bool,
+    ) -> Tensor:  # fmt: skip
+        cells, outputs, _ = weight.shape
+        own = x.expand(cells, -1, -1) if shared else by_cell(x, cells)
+        own, weight = _in_products(own, weight)
+        ctx.save_for_backward(own, weight)
+        ctx.sinks = weight_sink, bias_sink
+        out = own.new_empty(len(x), cells * outputs)
+        torch.bmm(own, weight.transpose(1, 2), out=by_cell(out, cells))
+        return out if bias is None else out.add_(bias.flatten())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of the parameters go to their sinks, where there are any; that of x is [B, K·in]."""
+        _, weight = ctx.saved_tensors
+        cells, _, inputs = weight.shape
+        g = g.contiguous()
+        columns = by_cell(g, cells)
+        parameters = _parameters(ctx, columns)
+        if not ctx.needs_input_grad[0]:
+            return None, *parameters, None, None, None
+        back = g.new_empty(len(g), cells * inputs)
+        torch.bmm(columns, weight, out=by_cell(back, cells))
+        return back, *parameters, None, None, None
+
+
+class TokenLinear(torch.autograd.Function):
+    """y_k = x_k W_kᵀ + b_k for x [K, M, in] → [K, M, out]; the arguments are those of `Linear`.
+
+    An x [1, M, in] is shared by all cells, and gets no gradient.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, weight_sink: Tensor | None, bias_sink: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        own, weight = _in_products(x.expand(len(weight), -1, -1), weight)
+        ctx.save_for_backward(own, weight)
+        ctx.sinks = weight_sink, bias_sink
+        out = torch.bmm(own, weight.transpose(1, 2))
+        return out if bias is None else out.add_(bias[:, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of the parameters go to their sinks, where there are any."""
+        _, weight = ctx.saved_tensors
+        g = g.contiguous()
+        parameters = _parameters(ctx, g)
+        back = torch.bmm(g, weight) if ctx.needs_input_grad[0] else None
+        return back, *parameters, None, None
+
+
+def _in_products(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the format of products."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, weight
+    low = torch.get_autocast_dtype(x.device.type)
+    return x.to(low), weight.to(low)
+
+
+def _parameters(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of weight and bias from g [K, M, out]."""
+    own, _ = ctx.saved_tensors
+    _, want_weight, want_bias, *_ = ctx.needs_input_grad
+    weight_sink, bias_sink = ctx.sinks
+    weight = _product(weight_sink, g.transpose(1, 2), own) if want_weight else None
+    if not want_bias:
+        return weight, None
+    # torch.sum would round the last few of K·out columns differently
+    ones = g.new_ones(1, 1, g.shape[1]).expand(len(g), -1, -1)
+    if bias_sink is not None:
+        _product(bias_sink[:, None], ones, g)
+        return weight, None
+    return weight, torch.bmm(ones, g)[:, 0].float() if g.dtype is torch.bfloat16 else torch.bmm(ones, g)[:, 0]
+
+
+def _product(sink: Tensor | None, a: Tensor, b: Tensor) -> Tensor | None:
+    """a [K, n, M] @ b [K, M, m] into the sink, in its precision, or as a gradient for autograd."""
+    if sink is not None and sink.dtype == a.dtype:
+        torch.bmm(a, b, out=sink)
+        return None
+    return into(sink, torch.bmm(a, b))

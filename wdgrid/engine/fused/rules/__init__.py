@@ -1,0 +1,42 @@
+"""What each layer, function and method of a traced network becomes for K cells: one table of layers, one of functions.
+
+A rule has the arguments of what it stands for, with `Value`s for tensors, and `Run` before them (and, of a layer,
+`Layer`). It raises UnknownLayerError for a case that it does not cover.
+"""
+
+import operator
+
+from torch import fx
+
+from wdgrid.engine.fused.layouts import Operation
+from wdgrid.engine.fused.rules import (
+    activation,
+    arithmetic,
+    attention,
+    convolution,
+    linear,
+    noise,
+    normalisation,
+    reduction,
+    shapes,
+)
+
+GROUPS = (linear, convolution, normalisation, activation, arithmetic, noise, reduction, shapes, attention)
+LAYERS: dict[type, Operation] = {kind: rule for group in GROUPS for kind, rule in group.LAYERS.items()}
+FUNCTIONS: dict[object, Operation] = {name: rule for group in GROUPS for name, rule in group.FUNCTIONS.items()}
+
+_INPLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+def without_inplace(node: fx.Node) -> object:
+    """What a node calls; for what works in place, the same out of place (whoever reads the old value is found out)."""
+    target = node.target
+    if node.op == "call_method":
+        name = str(target)
+        return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    return _INPLACE.get(target, target)  # type: ignore[arg-type]

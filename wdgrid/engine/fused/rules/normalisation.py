@@ -1,0 +1,115 @@
+"""Batch, layer, group and instance norm, and others of their kind."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wdgrid.engine.fused.kernels import BatchNorm, LayerNorm, Norm, elementwise
+from wdgrid.engine.fused.layouts import Run, UnknownLayerError, Value, cells, innermost, of_maps
+from wdgrid.engine.fused.rules.linear import parameter
+from wdgrid.engine.fused.trace import Layer
+
+
+def _batch_norm(run: Run, layer: Layer, x: Value) -> Value:
+    module: nn.BatchNorm2d = layer.module  # type: ignore[assignment]
+    momentum, names = module.momentum, layer.names
+    if not module.affine or not module.track_running_stats or momentum is None or x.layout == "shared":
+        raise UnknownLayerError("batch norm of the input, or without scale, statistics or momentum")
+    maps = run.maps(x)
+    if maps.dim() > 4:
+        raise UnknownLayerError("batch norm in three dimensions")
+    scale, shift = parameter(run, layer, "weight"), parameter(run, layer, "bias")
+    assert scale and shift
+    if module.training:
+        run.buffers[names["num_batches_tracked"]].add_(1)
+    mean, variance = (run.buffers[names[f"running_{part}"]].view(-1) for part in ("mean", "var"))
+    norm = Norm(mean, variance, module.training, momentum, module.eps, layer.relu)
+    given = scale.tensor, shift.tensor, norm, run.sink(scale), run.sink(shift)
+    if maps.dim() == 3:
+        out: Tensor = BatchNorm.apply(innermost(maps[..., None]), *given)  # type: ignore[assignment]
+        return Value(out[..., 0], "maps")
+    return of_maps(BatchNorm.apply(maps, *given))  # type: ignore[arg-type]
+
+
+def layer_norm(
+    run: Run, input: Value, normalized_shape: Any, weight: Value | None = None, bias: Value | None = None,
+    eps: float = 1e-5,
+) -> Value:  # fmt: skip
+    """F.layer_norm."""
+    size = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    x, affine = run.by_cell(input), [None if p is None else run.by_cell(p).flatten(1) for p in (weight, bias)]
+    sinks = [None if sink is None else sink.flatten(1) for sink in (run.sink(weight), run.sink(bias))]
+    tokens = x.reshape(run.cells, -1, size_of(size)).contiguous()
+    out: Tensor = LayerNorm.apply(tokens, *affine, eps, *sinks)  # type: ignore[assignment]
+    return cells(out.view(x.shape))
+
+
+def size_of(shape: tuple[int, ...]) -> int:
+    """The numbers of a shape."""
+    return torch.Size(shape).numel()
+
+
+def _layer_norm_layer(run: Run, layer: Layer, x: Value) -> Value:
+    module: nn.LayerNorm = layer.module  # type: ignore[assignment]
+    weight, bias = parameter(run, layer, "weight"), parameter(run, layer, "bias")
+    return layer_norm(run, x, module.normalized_shape, weight, bias, module.eps)
+
+
+def _rms_norm_layer(run: Run, layer: Layer, x: Value) -> Value:
+    """x / √(mean x² + ε), times a scale."""
+    module: nn.RMSNorm = layer.module  # type: ignore[assignment]
+    scale, shape = parameter(run, layer, "weight"), run.shape(x)
+    tokens = run.by_cell(x).reshape(run.cells, -1, size_of(tuple(module.normalized_shape))).contiguous()
+    eps = torch.finfo(tokens.dtype).eps if module.eps is None else module.eps
+    normal = tokens * elementwise(tokens.square().mean(-1, keepdim=True) + eps, torch.rsqrt)
+    if scale is not None:
+        normal = normal * scale.tensor.flatten(1)[:, None]
+    return cells(normal.view(run.cells, *shape))
+
+
+def group_norm(
+    run: Run, input: Value, num_groups: int, weight: Value | None = None, bias: Value | None = None, eps: float = 1e-5
+) -> Value:
+    """F.group_norm, over K times as many groups."""
+    affine = [None if p is None else run.by_cell(p).flatten() for p in (weight, bias)]
+    return of_maps(F.group_norm(run.maps(input), run.cells * num_groups, *affine, eps))
+
+
+def _group_norm_layer(run: Run, layer: Layer, x: Value) -> Value:
+    module: nn.GroupNorm = layer.module  # type: ignore[assignment]
+    weight, bias = parameter(run, layer, "weight"), parameter(run, layer, "bias")
+    if x.layout == "shared":
+        raise UnknownLayerError("group norm of the input")
+    return group_norm(run, x, module.num_groups, weight, bias, module.eps)
+
+
+def _instance_norm_layer(run: Run, layer: Layer, x: Value) -> Value:
+    module: nn.InstanceNorm2d = layer.module  # type: ignore[assignment]
+    if module.track_running_stats or len(run.shape(x)) < 3 or x.layout == "shared":
+        raise UnknownLayerError("instance norm with statistics, or of the input")
+    affine = [p and p.tensor.flatten() for p in (parameter(run, layer, "weight"), parameter(run, layer, "bias"))]
+    maps = run.maps(x)
+    return of_maps(F.group_norm(maps, maps.shape[1], *affine, module.eps))
+
+
+def _local_response_norm(run: Run, layer: Layer, x: Value) -> Value:
+    """Over each cell's own channels: a cell's maps become an image of their own."""
+    if len(run.shape(x)) != 4:
+        raise UnknownLayerError("local response norm of features")
+    maps = run.maps(x)
+    images, _, height, width = maps.shape
+    by_cell = maps.reshape(images * run.cells, -1, height, width)
+    return Value(innermost(layer.module(by_cell).view(maps.shape)), "maps")
+
+
+LAYERS: dict[type, Any] = {
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _batch_norm),
+    nn.LayerNorm: _layer_norm_layer,
+    nn.RMSNorm: _rms_norm_layer,
+    nn.GroupNorm: _group_norm_layer,
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d), _instance_norm_layer),
+    nn.LocalResponseNorm: _local_response_norm,
+}
+FUNCTIONS: dict[Any, Any] = {F.layer_norm: layer_norm, F.group_norm: group_norm}

@@ -1,0 +1,92 @@
+"""torch's attention layers as torch.fx sees them: their steps one by one, instead of one node.
+
+Each function computes what the module's own forward pass does, in the cases that it covers, and raises NotInlinedError
+in others; the module is then one node.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+
+class NotInlinedError(Exception):
+    """A module or its arguments are of a case that is not covered here."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """softmax(q kᵀ / √D) v for q, k, v [B, H, N, D]; a mask [N, N] is added, or, where it is bool, true hides."""
+    return F.scaled_dot_product_attention(q, k, v, visible(mask), dropout)
+
+
+def visible(mask: Tensor | None) -> Tensor | None:
+    """nn.MultiheadAttention's mask as scaled_dot_product_attention has it: where it is bool, true shows."""
+    return ~mask if mask is not None and mask.dtype is torch.bool else mask
+
+
+def multihead_attention(
+    layer: nn.MultiheadAttention, query: Any, key: Any, value: Any, key_padding_mask: Any = None,
+    need_weights: bool = True, attn_mask: Any = None, average_attn_weights: bool = True, is_causal: bool = False,
+) -> tuple[Any, None]:  # fmt: skip
+    """nn.MultiheadAttention without its weights; queries, keys and values [B, N, E], or [N, B, E]."""
+    plain = layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
+    if not plain or key_padding_mask is not None or not isinstance(query, fx.Proxy):
+        raise NotInlinedError
+    if query is key and key is value:
+        query = key = value = query if layer.batch_first else query.transpose(0, 1)
+        projected = F.linear(query, layer.in_proj_weight, layer.in_proj_bias).chunk(3, -1)
+    else:
+        given = (query, key, value) if layer.batch_first else [x.transpose(0, 1) for x in (query, key, value)]
+        bias = layer.in_proj_bias
+        biases = (None, None, None) if bias is None else bias.chunk(3)
+        weights = layer.in_proj_weight.chunk(3)
+        projected = [F.linear(given[i], weights[i], biases[i]) for i in range(3)]
+    heads = layer.num_heads, layer.head_dim
+    q, k, v = (projected[i].unflatten(-1, heads).transpose(1, 2) for i in range(3))
+    arguments = (q, k, v, attn_mask, layer.dropout if layer.training else 0.0)
+    out = query.tracer.create_proxy("call_function", attend, arguments, {})
+    out = layer.out_proj(out.transpose(1, 2).flatten(2))
+    return out if layer.batch_first else out.transpose(0, 1), None
+
+
+def encoder_layer(
+    layer: nn.TransformerEncoderLayer, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None,
+    is_causal: bool = False,
+) -> Any:  # fmt: skip
+    """nn.TransformerEncoderLayer."""
+    if src_key_padding_mask is not None:
+        raise NotInlinedError
+
+    def attention(x: Any) -> Any:
+        return layer.dropout1(layer.self_attn(x, x, x, attn_mask=src_mask, need_weights=False)[0])
+
+    def feed_forward(x: Any) -> Any:
+        hidden = layer.dropout(layer.activation(layer.linear1(x)))
+        return layer.dropout2(layer.linear2(hidden))
+
+    if layer.norm_first:
+        src = src + attention(layer.norm1(src))
+        return src + feed_forward(layer.norm2(src))
+    src = layer.norm1(src + attention(src))
+    return layer.norm2(src + feed_forward(src))
+
+
+def encoder(
+    stack: nn.TransformerEncoder, src: Any, mask: Any = None, src_key_padding_mask: Any = None,
+    is_causal: bool | None = None,
+) -> Any:  # fmt: skip
+    """nn.TransformerEncoder."""
+    if src_key_padding_mask is not None:
+        raise NotInlinedError
+    for layer in stack.layers:
+        src = layer(src, src_mask=mask)
+    return src if stack.norm is None else stack.norm(src)
+
+
+INLINED: dict[type, Callable[..., Any]] = {
+    nn.MultiheadAttention: multihead_attention,
+    nn.TransformerEncoderLayer: encoder_layer,
+    nn.TransformerEncoder: encoder,
+}
