@@ -77,7 +77,7 @@ def test_a_users_own_network_and_data(here):
     done = wdgrid("sweep", "studies/small.toml", *mine, *ONE, cwd=here)
     assert done.returncode == 0, done.stderr
     environment = json.loads(wdgrid("show", "small", "--json", cwd=here).stdout)["environment"]
-    assert environment["backend"] == "vmap" and environment["classes"] == 3
+    assert environment["backend"] == "stacked" and environment["classes"] == 3
     assert (trials(here)["state"] == "complete").all()
 
 

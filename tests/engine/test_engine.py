@@ -138,6 +138,12 @@ class LayerNormed(nn.Module):
         return self.last(self.norm(self.first(x.flatten(1))))
 
 
+class Hooked(LayerNormed):
+    def __init__(self):
+        super().__init__()
+        self.norm.register_forward_hook(lambda layer, x, y: y.clamp(max=0.1))  # torch.fx does not see it
+
+
 class Branching(LayerNormed):
     def forward(self, x):
         x = self.norm(self.first(x.flatten(1)))
@@ -146,7 +152,7 @@ class Branching(LayerNormed):
 
 @pytest.mark.parametrize(
     ("factory", "backend"),
-    [(Pooled, "stacked"), (Residual, "vmap"), (LayerNormed, "vmap"), (Branching, "one by one")],
+    [(Pooled, "stacked"), (Residual, "stacked"), (LayerNormed, "stacked"), (Hooked, "vmap"), (Branching, "one by one")],
 )
 def test_every_backend_of_a_users_network_is_the_network(factory, backend):
     torch.manual_seed(0)

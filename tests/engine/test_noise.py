@@ -1,6 +1,7 @@
 """Networks that draw random numbers, and backends of a network that only seem to be the network."""
 
 import math
+import operator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from torch.nn import functional as F
 from helpers.plain import train_plain
 from helpers.training import cells_of, numbers, run
 from wdgrid.engine import Checkpoint, Job, Workbench, train
-from wdgrid.engine.fused import layers
+from wdgrid.engine.fused.layouts import Value
 from wdgrid.engine.fused.network import FusedNetwork
+from wdgrid.engine.fused.rules import FUNCTIONS, LAYERS
 from wdgrid.models.shake import shake_shake
 from wdgrid.study.sections import Constant, Cosine, Task
 
@@ -46,6 +48,17 @@ class Noisy(Functional):
         return self.last(x + 0.1 * torch.rand_like(x) if self.training else x)
 
 
+class Hooked(Functional):
+    """Noise in a hook, which torch.fx does not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.first.register_forward_hook(lambda layer, x, y: F.dropout(y, 0.3, layer.training))
+
+    def forward(self, x):
+        return self.last(F.relu(self.first(x.flatten(1))))
+
+
 class Shaken(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -74,7 +87,8 @@ BACKENDS = [
     (Dropped, "stacked"),
     (shake, "stacked"),
     (Functional, "stacked"),
-    (Noisy, "vmap"),
+    (Noisy, "stacked"),
+    (Hooked, "vmap"),
     (Backward, "one by one"),
 ]
 
@@ -200,12 +214,12 @@ def test_a_backend_that_agrees_by_accident_is_refused(factory, backend):
             torch.testing.assert_close(own, gradient, rtol=1e-10, atol=1e-12)
 
 
-def _other_noise(p, training=True, *, whole_maps):
-    return lambda run, x: layers.Value(F.dropout(x.tensor, p, run.training and training), x.layout)
+def _other_noise(run, layer, x):
+    return Value(F.dropout(x.tensor, layer.module.p, layer.module.training), x.layout)
 
 
 def _neighbours(run, a, b):
-    return layers.Value(a.tensor + b.tensor.roll(1, 0), a.layout)
+    return Value(a.tensor + b.tensor.roll(1, 0), a.layout)
 
 
 class Sum(Functional):
@@ -219,14 +233,16 @@ class Sum(Functional):
 
 
 @pytest.mark.parametrize(
-    ("broken", "replacement", "factory"), [("dropout", _other_noise, Dropped), ("_sum", _neighbours, Sum)]
+    ("table", "kind", "replacement", "factory"),
+    [(LAYERS, nn.Dropout, _other_noise, Dropped), (FUNCTIONS, operator.add, _neighbours, Sum)],
+    ids=["other noise", "neighbours"],
 )
-def test_a_broken_layer_does_not_get_through(monkeypatch, broken, replacement, factory):
+def test_a_broken_layer_does_not_get_through(monkeypatch, table, kind, replacement, factory):
     """Noise that is not the plain layer's, and cells that see their neighbours."""
     torch.manual_seed(0)
     x = torch.randn(8, 1, 8, 8)
     assert FusedNetwork(factory(), 2, x).backend == "stacked"
-    monkeypatch.setattr(layers, broken, replacement)
+    monkeypatch.setitem(table, kind, replacement)
     assert FusedNetwork(factory(), 2, x).backend == "vmap"
 
 

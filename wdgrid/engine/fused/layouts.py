@@ -79,12 +79,13 @@ class Run:
         return torch.Size((batch, channels // self.cells, *rest))
 
     def by_cell(self, x: Value) -> Tensor:
-        """[K, …] of a value in any layout; a view."""
+        """[K, …] of a value in any layout; a view, or planes in the order in which a network that draws has them."""
         if x.layout == "cells":
             return x.tensor
         if x.layout == "shared":
             return x.tensor.expand(self.cells, *x.tensor.shape)
-        return x.tensor.unflatten(1, (self.cells, -1)).transpose(0, 1)
+        view = x.tensor.unflatten(1, (self.cells, -1)).transpose(0, 1)
+        return view.contiguous() if self.random and x.layout == "maps" else view
 
     def maps(self, x: Value) -> Tensor:
         """[B, K·C, …] of a value that has a batch and channels; raises UnknownLayerError for others."""

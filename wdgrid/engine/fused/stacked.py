@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
 from wdgrid.engine.fused.fallback import each_cell, only_shared, plain, wrapped
 from wdgrid.engine.fused.layouts import Operation, Run, UnknownLayerError, Value
@@ -102,7 +103,7 @@ class _Program:
                 self._result = node.args[0]
             elif node.op != "placeholder":
                 self._steps.append(_Step(node, trace))
-        read = {nodes[-1].args[0]}
+        read: set[object] = set(nodes[-1].all_input_nodes)
         for step in reversed(self._steps):
             step.last_read = [node for node in step.node.all_input_nodes if node not in read]
             read.update(step.last_read)
@@ -117,7 +118,7 @@ class _Program:
         for node, constant in self._constants.items():
             values[node] = run.attribute(constant) if isinstance(constant, str) else wrapped(constant)
         for step in self._steps:
-            args, kwargs = fx.node.map_arg((step.node.args, step.node.kwargs), values.__getitem__)
+            args, kwargs = map_arg((step.node.args, step.node.kwargs), values.__getitem__)
             values[step.node] = step(run, args, kwargs)
             for node in step.last_read:
                 del values[node]

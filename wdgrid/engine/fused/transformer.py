@@ -34,21 +34,23 @@ def multihead_attention(
     plain = layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
     if not plain or key_padding_mask is not None or not isinstance(query, fx.Proxy):
         raise NotInlinedError
-    if query is key and key is value:
-        query = key = value = query if layer.batch_first else query.transpose(0, 1)
-        projected = F.linear(query, layer.in_proj_weight, layer.in_proj_bias).chunk(3, -1)
+    # Memory is laid out as torch does it, [N, B, E]: in that order dropout draws.
+    same = query is key and key is value
+    given: list[Any] = [
+        x.transpose(0, 1) if layer.batch_first else x for x in ((query,) if same else (query, key, value))
+    ]
+    weight, bias = layer.in_proj_weight, layer.in_proj_bias
+    if same:
+        projected = F.linear(given[0], weight, bias).chunk(3, -1)
     else:
-        given = (query, key, value) if layer.batch_first else [x.transpose(0, 1) for x in (query, key, value)]
-        bias = layer.in_proj_bias
-        biases = (None, None, None) if bias is None else bias.chunk(3)
-        weights = layer.in_proj_weight.chunk(3)
+        weights, biases = weight.chunk(3), (None, None, None) if bias is None else bias.chunk(3)
         projected = [F.linear(given[i], weights[i], biases[i]) for i in range(3)]
     heads = layer.num_heads, layer.head_dim
-    q, k, v = (projected[i].unflatten(-1, heads).transpose(1, 2) for i in range(3))
+    q, k, v = (projected[i].unflatten(-1, heads).permute(1, 2, 0, 3) for i in range(3))
     arguments = (q, k, v, attn_mask, layer.dropout if layer.training else 0.0)
-    out = query.tracer.create_proxy("call_function", attend, arguments, {})
-    out = layer.out_proj(out.transpose(1, 2).flatten(2))
-    return out if layer.batch_first else out.transpose(0, 1), None
+    out: Any = query.tracer.create_proxy("call_function", attend, arguments, {})
+    out = layer.out_proj(out.permute(2, 0, 1, 3).flatten(2))
+    return out.transpose(0, 1) if layer.batch_first else out, None
 
 
 def encoder_layer(

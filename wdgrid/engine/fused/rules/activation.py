@@ -1,6 +1,7 @@
 """Elementwise functions of one value: layers, functions and methods."""
 
 import copy
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,7 @@ FUNCTIONS: dict[Any, Any] = {
     **{getattr(torch, n): _unary(getattr(torch, n), smooth=True) for n in SMOOTH_METHODS if hasattr(torch, n)},
     **dict.fromkeys((torch.softmax, F.softmax, "softmax"), softmax(torch.softmax)),
     **dict.fromkeys((torch.log_softmax, F.log_softmax, "log_softmax"), softmax(torch.log_softmax)),
+    operator.pow: _unary(torch.pow, smooth=True),
     F.glu: glu,
     "contiguous": lambda run, x, **_: x,  # a matter of memory alone
 }

@@ -82,8 +82,8 @@ FUNCTIONS: dict[Any, Any] = {
     **{function: numberwise(function) for function in OPERATORS},
     **{name: numberwise(getattr(Tensor, name)) for name in BINARY},
     **{getattr(torch, name): numberwise(getattr(torch, name)) for name in BINARY if hasattr(torch, name)},
-    operator.neg: numberwise(operator.neg),
-    operator.invert: numberwise(operator.invert),
+    operator.neg: numberwise(torch.neg),
+    operator.invert: numberwise(torch.bitwise_not),
     "expand": expand,
     "expand_as": lambda run, x, other: expand(run, x, *run.shape(other)),
 }

@@ -32,8 +32,8 @@ def attention(
             mask = mask[:1]
     few = q.shape[-2] * k.shape[-2] <= FEW_SCORES
     if not few and dropout_p == 0 and mask is None and q.dim() == 5:
-        flat = (x.flatten(0, 1) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(*flat, is_causal=is_causal, scale=scale)
+        flat = [x.flatten(0, 1) for x in (q, k, v)]
+        out = F.scaled_dot_product_attention(flat[0], flat[1], flat[2], is_causal=is_causal, scale=scale)
         return cells(out.view(*q.shape[:-1], v.shape[-1]))
     if is_causal:
         mask = q.new_ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()

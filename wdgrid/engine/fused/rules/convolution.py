@@ -20,13 +20,13 @@ TRANSPOSED: dict[type, Any] = {
 }
 EACH_MAP = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.ZeroPad1d, nn.ZeroPad2d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.ZeroPad1d, nn.ZeroPad2d,
     nn.ConstantPad1d, nn.ConstantPad2d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d,
-    nn.ReplicationPad2d, nn.CircularPad2d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d,
+    nn.ReplicationPad2d, nn.CircularPad2d,
 )  # fmt: skip
 EACH_MAP_FUNCTIONS = (
     F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d,
-    F.adaptive_max_pool2d, F.interpolate,
+    F.adaptive_max_pool2d,
 )  # fmt: skip
 
 
@@ -114,6 +114,18 @@ def adaptive_pool(run: Run, input: Value, output_size: Any) -> Value:
     return _each_map(lambda x: F.adaptive_avg_pool2d(even_channels(x), output_size), 4)(run, input)
 
 
+def interpolate(run: Run, input: Value, size: Any = None, scale_factor: Any = None, mode: str = "nearest") -> Value:
+    """F.interpolate. Weighted means are rounded by a channel's place among the K·C: those have no rule."""
+    if mode != "nearest":
+        raise UnknownLayerError(f"interpolation ({mode})")
+    return _each_map(F.interpolate)(run, input, size, scale_factor)
+
+
+def _upsample_layer(run: Run, layer: Layer, input: Value) -> Value:
+    module: nn.Upsample = layer.module  # type: ignore[assignment]
+    return interpolate(run, input, module.size, module.scale_factor, module.mode)
+
+
 def pad(run: Run, input: Value, pad: Any, mode: str = "constant", value: float | None = None) -> Value:
     """F.pad."""
     if mode == "constant" and input.layout == "cells":
@@ -127,6 +139,7 @@ LAYERS: dict[type, Any] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution_layer),
     **dict.fromkeys(TRANSPOSED, _transposed_layer),
     **dict.fromkeys(EACH_MAP, _each_map_layer),
+    **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d), _upsample_layer),
 }
 FUNCTIONS: dict[Any, Any] = {
     **{function: _convolution(function, i) for i, function in enumerate(CONVOLUTIONS.values(), 1)},
@@ -136,5 +149,6 @@ FUNCTIONS: dict[Any, Any] = {
     },
     **{function: _each_map(function) for function in EACH_MAP_FUNCTIONS},
     F.adaptive_avg_pool2d: adaptive_pool,
+    F.interpolate: interpolate,
     F.pad: pad,
 }

@@ -17,7 +17,10 @@ def dropped(run: Run, x: Value, p: float, drop: Any) -> Value:
     if whole_maps and (x.layout == "features" or len(run.shape(x)) < 3):
         raise UnknownLayerError("dropout of whole maps on features")
     shape = run.shape(x)
-    ones = x.tensor.new_ones(*shape[:2], *([1] * (len(shape) - 2))) if whole_maps else x.tensor.new_ones(shape)
+    if whole_maps:
+        ones = x.tensor.new_ones(*shape[:2], *([1] * (len(shape) - 2)))
+    else:  # numbers are drawn in the order of memory
+        ones = torch.ones_like(x.tensor[0]) if x.layout == "cells" else x.tensor.new_ones(shape)
     mask = drop(ones, p)
     if x.layout == "cells":
         return cells(x.tensor * mask)

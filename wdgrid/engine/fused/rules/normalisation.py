@@ -73,8 +73,8 @@ def group_norm(
     run: Run, input: Value, num_groups: int, weight: Value | None = None, bias: Value | None = None, eps: float = 1e-5
 ) -> Value:
     """F.group_norm, over K times as many groups."""
-    affine = [None if p is None else run.by_cell(p).flatten() for p in (weight, bias)]
-    return of_maps(F.group_norm(run.maps(input), run.cells * num_groups, *affine, eps))
+    scale, shift = (None if p is None else run.by_cell(p).flatten() for p in (weight, bias))
+    return of_maps(F.group_norm(run.maps(input), run.cells * num_groups, scale, shift, eps))
 
 
 def _group_norm_layer(run: Run, layer: Layer, x: Value) -> Value:
@@ -89,9 +89,8 @@ def _instance_norm_layer(run: Run, layer: Layer, x: Value) -> Value:
     module: nn.InstanceNorm2d = layer.module  # type: ignore[assignment]
     if module.track_running_stats or len(run.shape(x)) < 3 or x.layout == "shared":
         raise UnknownLayerError("instance norm with statistics, or of the input")
-    affine = [p and p.tensor.flatten() for p in (parameter(run, layer, "weight"), parameter(run, layer, "bias"))]
-    maps = run.maps(x)
-    return of_maps(F.group_norm(maps, maps.shape[1], *affine, module.eps))
+    weight, bias = parameter(run, layer, "weight"), parameter(run, layer, "bias")
+    return group_norm(run, x, run.shape(x)[1], weight, bias, module.eps)
 
 
 def _local_response_norm(run: Run, layer: Layer, x: Value) -> Value:

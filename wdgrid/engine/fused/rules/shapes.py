@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wdgrid.engine.fused.layouts import Run, UnknownLayerError, Value, cells, innermost
 from wdgrid.engine.fused.trace import Layer
@@ -122,7 +122,7 @@ def attribute(run: Run, of: Any, name: str) -> Any:
         return len(run.shape(of))
     if name in ("dtype", "device"):
         return getattr(of.tensor, name)
-    if name in ("T", "mT") and len(run.shape(of)) == 2:
+    if name == "mT" or (name == "T" and len(run.shape(of)) == 2):
         return cells(run.by_cell(of).mT)
     raise UnknownLayerError(f"the attribute {name}")
 
@@ -139,15 +139,16 @@ def repeat(run: Run, input: Value, *sizes: Any) -> Value:
     return cells(own.repeat(1, *times))
 
 
-def _shifted(function: Callable[..., Tensor]) -> Any:
-    """torch.roll and flip: the last argument names dimensions."""
+def roll(run: Run, input: Value, shifts: Any, dims: Any = None) -> Value:
+    """torch.roll."""
+    if dims is None:
+        raise UnknownLayerError("a roll of flattened numbers")
+    return cells(run.by_cell(input).roll(shifts, tuple(map(_after, _listed((dims,))))))
 
-    def run_shifted(run: Run, input: Value, *args: Any, dims: Any = None) -> Value:
-        *shifts, last = args if dims is None else (*args, dims)
-        dims = (last,) if isinstance(last, int) else last
-        return cells(function(run.by_cell(input), *shifts, tuple(map(_after, dims))))
 
-    return run_shifted
+def flip(run: Run, input: Value, *dims: Any) -> Value:
+    """torch.flip."""
+    return cells(run.by_cell(input).flip(tuple(map(_after, _listed(dims)))))
 
 
 def _flatten_layer(run: Run, layer: Layer, input: Value) -> Value:
@@ -185,7 +186,7 @@ FUNCTIONS: dict[Any, Any] = {
     **dict.fromkeys((torch.unbind, "unbind"), unbind),
     **dict.fromkeys((torch.cat, torch.concat), concatenation),
     torch.stack: stack,
-    **dict.fromkeys((torch.roll, "roll"), _shifted(torch.roll)),
-    **dict.fromkeys((torch.flip, "flip"), _shifted(torch.flip)),
+    **dict.fromkeys((torch.roll, "roll"), roll),
+    **dict.fromkeys((torch.flip, "flip"), flip),
     "repeat": repeat,
 }
