@@ -44,7 +44,7 @@ def test_without_a_compiler_perceptrons_take_torchs_way(afresh, monkeypatch, why
     monkeypatch.setenv("CC", made[why])
     bench = Workbench(Task(model_args={"hidden": [8]}, batch_size=25, epochs=1, train_size=50, device="cpu"))
     bench.network(0, 1)
-    assert bench.backend == "stacked" and "no C compiler" in bench.remark
+    assert bench.probe(1).backend == "stacked" and "no C compiler" in bench.probe(1).remark
     left = afresh / "home" / "compiled"
     assert not left.exists() or list(left.iterdir()) == []
 

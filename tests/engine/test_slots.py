@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from helpers.commands import study_toml, trials, wdgrid
-from wdgrid.engine import Job, Workbench, loop, processor, train
+from wdgrid.engine import Job, Workbench, processor, train, workbench
 from wdgrid.engine.fused.network import CELLS, FusedNetwork, Kind
 from wdgrid.engine.fused.verification import same_bits_in_all_slots
 from wdgrid.models.resnet import resnet
@@ -162,9 +162,10 @@ def bench(monkeypatch):
 
 
 def test_where_slots_differ_a_slower_backend_trains_the_same_cells(bench, monkeypatch):
-    monkeypatch.setattr(loop, "same_bits_in_all_slots", lambda fused, x, y: fused.backend != "stacked")
+    monkeypatch.setattr(workbench, "same_bits_in_all_slots", lambda fused, x, y: fused.backend != "stacked")
     assert bench.network(0, 1).backend == "stacked"  # alone, no cell has another slot
-    assert bench.network(0, 3).backend == "vmap" and bench.slots_differ and "differed" in bench.slots
+    assert bench.network(0, 3).backend == "vmap"
+    assert bench.probe(3).slots_differ and "differed" in bench.probe(3).slots
     cells = [Cell("p", 0, {"lr": lr, "weight_decay": 0.0, "momentum": 0.9}, (str(lr), "0")) for lr in (0.1, 0.05)]
     job = Job("sgd", Constant(), 1, False)
     one, two = (train(bench, job, c, 3, lambda done: None) for c in (cells, cells[::-1]))
@@ -172,7 +173,7 @@ def test_where_slots_differ_a_slower_backend_trains_the_same_cells(bench, monkey
 
 
 def test_the_last_backend_is_not_compared(bench, monkeypatch):
-    monkeypatch.setattr(loop, "same_bits_in_all_slots", lambda *_: False)
+    monkeypatch.setattr(workbench, "same_bits_in_all_slots", lambda *_: False)
     assert bench.network(0, CELLS).backend == "one by one"
 
 

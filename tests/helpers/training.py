@@ -36,8 +36,7 @@ def bench_of(backend: str, **task) -> Workbench:
     """A workbench whose perceptron is computed in this backend."""
     with pytest.MonkeyPatch.context() as patch:
         if backend == "stacked":
-            patch.setattr("wdgrid.engine.loop.chain", lambda *_: None)
+            patch.setattr("wdgrid.engine.workbench.chain", lambda *_: None)
         bench = Workbench(Task(device="cpu", **task))
-        bench.network(0, 1)
-    assert bench.backend == backend
+        assert bench.probe(1).backend == backend
     return bench

@@ -3,7 +3,8 @@
 from wdgrid.engine import processor
 from wdgrid.engine.checkpoint import Checkpoint
 from wdgrid.engine.chunk import chunk_size
-from wdgrid.engine.loop import Job, Workbench, one_thread, train
+from wdgrid.engine.loop import Job, train
+from wdgrid.engine.workbench import Workbench, one_thread
 
 __all__ = ["Checkpoint", "Job", "Workbench", "chunk_size", "one_thread", "train"]
 

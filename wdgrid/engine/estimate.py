@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wdgrid import data as datasets
 from wdgrid import models
-from wdgrid.engine.loop import EVALUATION_BATCH, Chunk, Job, Workbench
+from wdgrid.engine.loop import EVALUATION_BATCH, Chunk, Job
+from wdgrid.engine.workbench import Workbench
 from wdgrid.study import Cell
 
 REPEATS, ENOUGH_S = 10, 3.0

@@ -4,31 +4,22 @@ A cell's result is a function of the cell and of the chunk size K alone: chunks 
 cells, and what is random comes from counters (seed, epoch or step).
 """
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wdgrid import data as datasets
-from wdgrid import models
-from wdgrid.data import Dataset
 from wdgrid.engine import divergence
 from wdgrid.engine.checkpoint import Checkpoint, State
-from wdgrid.engine.cuda.graph import Graphs
-from wdgrid.engine.cuda.resident import Resident
-from wdgrid.engine.fused.network import BACKENDS, FusedNetwork, Kind, slower_kind
-from wdgrid.engine.fused.verification import same_bits_in_all_slots
-from wdgrid.engine.native.backend import Chain, Native, code
-from wdgrid.engine.native.matcher import chain, computed
-from wdgrid.engine.steps import Stepwise
-from wdgrid.models.decay import multipliers, parts
+from wdgrid.engine.workbench import Workbench
+from wdgrid.models.decay import parts
 from wdgrid.optim.fused import Rule
 from wdgrid.optim.schedule import etas, normalization
 from wdgrid.study import Cell, Curve, Outcome
-from wdgrid.study.sections import Schedule, Task
+from wdgrid.study.sections import Schedule
 
 EVALUATION_BATCH = 1024  # images; bounds the memory of a test pass
 Progress = Callable[[int], None]  # called with the epochs done
@@ -42,118 +33,6 @@ class Job:
     schedule: Schedule
     epochs: int
     normalized: bool
-
-
-class Workbench:
-    """What all chunks of a task share: the data on the device, and how a network is built."""
-
-    def __init__(self, task: Task, tell: datasets.Tell = datasets.silent) -> None:
-        self.task = task
-        self.device = torch.device(_device(task.device))
-        self.dtype = torch.float64 if task.precision == "float64" else torch.float32
-        self.products = torch.bfloat16 if task.precision == "bfloat16" else None
-        if task.precision == "tf32" and self.device.type != "cuda":
-            raise RuntimeError("task.precision = tf32 is a format of NVIDIA GPUs, and the device is the CPU")
-        _tf32(allowed=False)
-        torch.backends.cudnn.deterministic = True  # a chunk that goes on from a checkpoint ends in the same bits
-        self.graphs = Graphs()
-        self.data: Dataset = datasets.load(task, self.device, self.dtype, tell)
-        self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
-        self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
-        self._kind: Kind | None = None  # found out by the first network
-        self._chain: Chain | None = None  # likewise
-        self._verified: set[int] = set()  # the K whose slots were compared
-        self.slots_differ = False  # whether they made a slower form necessary
-        self.remark: str | None = None  # for the user
-        self.decay_multipliers: dict[str, float] = {}  # by parameter; found out by the first network
-
-    def network(self, seed: int, cells: int) -> FusedNetwork:
-        """K copies of the task's network, all initialised by the seed.
-
-        Raises ModelError where it cannot be built, or a pattern of the task's decay multipliers matches nothing.
-        """
-        x = self.data.prepared(self.data.train_x[:8])
-        module = models.build(self.task, x.shape[1:], self.data.classes, seed)
-        self.decay_multipliers = self.decay_multipliers or multipliers(module, self.task.decay_multipliers)
-        network = FusedNetwork(module, cells, x, self._kind, self.products)
-        if self._kind is None and self.batch == 1:
-            copy.deepcopy(module).to(x).train()(x[:1])  # batch norm of features refuses a single image
-        if self._kind is None and network.backend == "stacked" and not network.kind.random and not self.products:
-            self._compile(module, x)
-        self._kind = network.kind
-        if cells > 1 and not self._chain and cells not in self._verified:
-            self._verified.add(cells)
-            if slower := self._slower_kind(module, cells, x):
-                self._kind, self.slots_differ = slower, True
-                network = FusedNetwork(module, cells, x, slower, self.products)
-        _tf32(allowed=self.task.precision == "tf32")  # now that backends were compared, more closely than it is exact
-        return network
-
-    def _slower_kind(self, module: nn.Module, cells: int, x: Tensor) -> Kind | None:
-        """The backend with which K equal cells end a step in equal bits; None where the present one does it."""
-        kind, present, module = self._kind, self._kind, copy.deepcopy(module).to(x)
-        batch, y = self.data.prepared(self.data.train_x[: self.batch]), self.data.train_y[: self.batch]
-        while kind and kind.backend != BACKENDS[-1]:  # there, cells have nothing in common
-            if same_bits_in_all_slots(FusedNetwork(module, cells, x, kind, self.products), batch, y):
-                break
-            kind = slower_kind(module, x, kind)
-        return None if kind is present else kind
-
-    def _compile(self, module: nn.Module, x: Tensor) -> None:
-        """Takes compiled code for a module on x [B, …] if it is of that kind, and it can be had and is right."""
-        found = chain(module, x, self.data.classes)
-        if found and code(x.dtype) is None:
-            self.remark = "no C compiler that works: training takes torch's way, about three times as slow"
-        elif found and computed(found, module, x, self.data.train_y[:8]):
-            self._chain = found
-
-    @property
-    def batch(self) -> int:
-        """Images of a minibatch."""
-        return min(self.task.batch_size, len(self.data.train_x))
-
-    @property
-    def backend(self) -> str:
-        """How cells are computed, once there was a network."""
-        return "native" if self._chain else self._kind.backend if self._kind else "not known yet"
-
-    @property
-    def slots(self) -> str:
-        """What the comparison of a chunk's slots said, for the environment."""
-        if self.slots_differ:
-            return "equal cells differed by slot with a faster backend"
-        return "equal cells are equal in all slots" if self._verified else "one cell does not see another"
-
-    def steps(
-        self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int
-    ) -> Stepwise | Native:
-        """How the cells of `network` are trained by `rule`, with η_t and what λ is multiplied by for each step."""
-        given = network, rule, etas, decays, seed
-        if self.device.type == "cuda":  # a user's own code is not recorded: it may compute in Python
-            return Resident(*given, self.graphs if network.backend == "stacked" else None)
-        if self._chain is None:
-            return Stepwise(*given)
-        return Native(self._chain, network, rule, etas, decays, self.batch)
-
-
-def one_thread() -> None:
-    """How a worker process computes: one thread, and numbers too small to be normal are zero."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-
-
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("task.device = cuda, but torch sees no CUDA device")
-    return wanted
-
-
-def _tf32(*, allowed: bool) -> None:
-    """Whether a GPU may compute float32 products from shorter numbers."""
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def train(
@@ -197,7 +76,9 @@ class Chunk:
         self.weight_decay = hyper["weight_decay"]
         self.seed = cells[0].seed
         self.network = bench.network(self.seed, size)
-        self.rule = Rule(job.optimizer, self.network.theta, hyper, parts(self.network.columns, bench.decay_multipliers))
+        self.rule = Rule(
+            job.optimizer, self.network.theta, hyper, parts(self.network.columns, bench.probe(size).decay_multipliers)
+        )
         steps = bench.steps_per_epoch
         self.etas = etas(job.schedule, job.epochs, steps)
         self.decays = [1.0] * len(self.etas)

@@ -14,7 +14,7 @@ from typing import Any
 
 from wdgrid.store import Store
 
-FACTS, THEN = ("device", "torch", "backend", "mkl_mode"), ", then "
+FACTS, THEN = ("device", "torch", "backend", "mkl_mode", "products"), ", then "
 
 
 def stored_environment(attributes: Mapping[str, Any]) -> dict[str, Any]:

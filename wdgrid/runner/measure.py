@@ -69,4 +69,4 @@ def measure(study: Study, workers: int | None, tell: Callable[[str, int, int], N
         )
     network = bench.network(study.seeds[0], 1)
     total = sum(panel.seconds for panel in panels)
-    return StudyCost(str(bench.device), bench.backend, network.size, size, processes, panels, total)
+    return StudyCost(str(bench.device), bench.probe(size).backend, network.size, size, processes, panels, total)

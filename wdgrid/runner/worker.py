@@ -53,7 +53,7 @@ def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, *, own_p
             with _tidying() if own_process else contextlib.nullcontext():
                 bench = _workbench(task, lambda what, done, of: connection.send(Preparing(what, done, of)))
                 ready = _probe(bench, cells, chunk)
-            restart = _restart(bench) if own_process else None
+            restart = _restart(bench, ready.chunk) if own_process else None
         except Exception as error:
             connection.send(_fault(error, task, setting_up=True))
             return
@@ -115,36 +115,39 @@ def _workbench(task: Task, tell: Callable[[str, int, int], None]) -> "Workbench"
 
 
 def _probe(bench: "Workbench", cells: int, chunk: int | None) -> Ready:
-    """Builds the network once, which finds its backend; says what it found."""
+    """Picks K, finds how K cells are computed, and reports both."""
     import torch
 
     from wdgrid.engine import chunk_size, processor
+    from wdgrid.engine.fused import products
 
     device = processor.name() if bench.device.type == "cpu" else torch.cuda.get_device_name(bench.device)
     size = chunk or even_chunk(cells, chunk_size(bench))
-    network = bench.network(seed=0, cells=size)
+    probe, network = bench.probe(size), bench.network(seed=0, cells=size)
     environment = {
         "device": f"{bench.device.type} ({device})",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "parameters": network.size,
-        "backend": bench.backend,
+        "backend": probe.backend,
+        "fallback": ", ".join(probe.fallback) or "none",
+        "products": products.library() if bench.device.type == "cpu" else "CUDA",
         "mkl_mode": os.environ.get(processor.MODE, "default"),
-        "slots": bench.slots,
+        "slots": probe.slots,
         "train_images": len(bench.data.train_x),
         "test_images": len(bench.data.test_x),
         "classes": bench.data.classes,
         "steps_per_epoch": bench.steps_per_epoch,
     }
-    return Ready(environment, size, bench.remark, bench.data.content)
+    return Ready(environment, size, probe.remark, bench.data.content)
 
 
-def _restart(bench: "Workbench") -> Restart | None:
+def _restart(bench: "Workbench", size: int) -> Restart | None:
     """What a new process must have set, so that the faster backend computes equal cells equally; None if nothing."""
     from wdgrid.engine import processor
 
-    if bench.slots_differ and bench.device.type == "cpu" and (mode := processor.strict_mode()):
+    if bench.probe(size).slots_differ and bench.device.type == "cpu" and (mode := processor.strict_mode()):
         return Restart({processor.MODE: mode})
     return None
 
@@ -163,7 +166,9 @@ def _checkpoint(bench: "Workbench", order: Order, warn: Callable[[str], None]) -
     first = order.cells[0]
     chunk = [f"{c.multiples[0]} {c.multiples[1]}" for c in order.cells]
     study = [order.digest, *(bench.data.content or ())]
-    identity = json.dumps([*study, bench.device.type, bench.backend, first.panel, first.seed, order.size, chunk])
+    identity = json.dumps(
+        [*study, bench.device.type, bench.probe(order.size).backend, first.panel, first.seed, order.size, chunk]
+    )
     stem = f"{first.panel}-{first.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     return Checkpoint(order.checkpoints / stem, identity, order.every, warn)
 

@@ -10,6 +10,7 @@ All three hold parameters and buffers as [K, …] views of flat storage, and giv
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -23,6 +24,8 @@ from wdgrid.engine.randomness import draws, generators, preserved, restore, seed
 
 Backend = Literal["stacked", "vmap", "one by one"]
 BACKENDS: tuple[Backend, ...] = "stacked", "vmap", "one by one"  # the fastest first
+# An operator without a batching rule is slower under vmap; torch prints a warning for each.
+torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # pyright: ignore[reportAttributeAccessIssue]
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
 
 # Rows of the flat storage start on 64-byte boundaries: BLAS kernels may take another path, and round
@@ -82,7 +85,7 @@ class FusedNetwork:
 
     @property
     def fallback(self) -> tuple[str, ...]:
-        """The nodes of a stacked network that ran a cell at a time, for want of a rule."""
+        """The nodes of a stacked network that ran a cell at a time because they have no rule."""
         return self._forward.fallback if isinstance(self._forward, Stacked) else ()
 
     @property
@@ -129,6 +132,19 @@ def _repeat(tensor: Tensor, cells: int) -> Tensor:
     return tensor.detach().expand(cells, *tensor.shape).clone()
 
 
+def nodes_without_rule(network: FusedNetwork, x: Tensor) -> tuple[str, ...]:
+    """The nodes of a stacked network that run a cell at a time, by a pass over x [B, …] in training and in test."""
+    if network.backend != "stacked":
+        return ()
+    buffers = {name: buffer.clone() for name, buffer in network.buffers.items()}
+    with torch.no_grad(), preserved(generators(x.device)):
+        for training in (True, False):
+            network(x, training=training)
+    for name, buffer in buffers.items():
+        network.buffers[name].copy_(buffer)
+    return network.fallback
+
+
 def slower_kind(module: nn.Module, x: Tensor, than: Kind) -> Kind:
     """The fastest of the slower backends that reproduces the module; x [B, …]."""
     return _kind(module, x, BACKENDS[BACKENDS.index(than.backend) + 1 :])
@@ -146,8 +162,10 @@ def _kind(module: nn.Module, x: Tensor, backends: Sequence[Backend] = BACKENDS) 
         for backend in backends[:-1]:
             kind = Kind(backend, random)
             try:
-                if is_equivalent(FusedNetwork(module, CELLS, x, kind), module, x):
-                    return kind
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # what torch says of a backend that may not be taken
+                    if is_equivalent(FusedNetwork(module, CELLS, x, kind), module, x):
+                        return kind
             except Exception:  # whatever it trips over; the module itself is left
                 continue
     return Kind(BACKENDS[-1], random)

@@ -11,7 +11,36 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from wdgrid.engine import processor
 from wdgrid.engine.fused.kernels import into
+
+# torch's float32 products are MKL's, which takes a generic path on processors other than Intel's: 64 to 92 GFLOP/s on a
+# core of an AMD EPYC (Zen 5), where oneDNN's linear layer, also torch's own, reaches 112 to 185 from this many
+# multiplications of a cell on, and is no faster below. Both round in float32. Not measured on Intel's.
+LEAST_MULTIPLICATIONS = 4 * 1024**2
+OFF_INTEL = torch.backends.mkldnn.is_available() and not processor.is_intel()
+
+
+def library() -> str:
+    """What multiplies large float32 matrices on the CPU, for the environment."""
+    return "oneDNN" if OFF_INTEL else "torch.bmm"
+
+
+def _by_onednn(a: Tensor, b: Tensor) -> bool:
+    """Whether oneDNN multiplies a [K, n, m] by b [K, p, m]."""
+    large = a[0].numel() * b.shape[1] >= LEAST_MULTIPLICATIONS
+    return large and OFF_INTEL and a.dtype is torch.float32 and a.device.type == "cpu"
+
+
+def transposed_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a_k b_kᵀ for a [K, n, m] and b [K, p, m]; of large float32 matrices by oneDNN where that is faster."""
+    if not _by_onednn(a, b):
+        return torch.bmm(a, b.transpose(1, 2)) if out is None else torch.bmm(a, b.transpose(1, 2), out=out)
+    each = torch.ops.mkldnn._linear_pointwise
+    rows = [each(x, y, None, "none", [], "") for x, y in zip(a.unbind(0), b.unbind(0), strict=True)]
+    if out is not None:
+        return torch.stack(rows, out=out)
+    return torch.stack(rows) if len(rows) > 1 else rows[0][None]
 
 
 def by_cell(x: Tensor, cells: int) -> Tensor:
@@ -69,7 +98,7 @@ class TokenLinear(torch.autograd.Function):
         own, weight = _in_products(x.expand(len(weight), -1, -1), weight)
         ctx.save_for_backward(own, weight)
         ctx.sinks = weight_sink, bias_sink
-        out = torch.bmm(own, weight.transpose(1, 2))
+        out = transposed_product(own, weight)
         return out if bias is None else out.add_(bias[:, None])
 
     @staticmethod
@@ -79,7 +108,7 @@ class TokenLinear(torch.autograd.Function):
         _, weight = ctx.saved_tensors
         g = g.contiguous()
         parameters = _parameters(ctx, g)
-        back = torch.bmm(g, weight) if ctx.needs_input_grad[0] else None
+        back = transposed_product(g, weight.transpose(1, 2)) if ctx.needs_input_grad[0] else None
         return back, *parameters, None, None
 
 
@@ -96,20 +125,29 @@ def _parameters(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
     own, _ = ctx.saved_tensors
     _, want_weight, want_bias, *_ = ctx.needs_input_grad
     weight_sink, bias_sink = ctx.sinks
-    weight = _product(weight_sink, g.transpose(1, 2), own) if want_weight else None
+    weight = _weight_gradient(weight_sink, g, own) if want_weight else None
     if not want_bias:
         return weight, None
     # torch.sum would round the last few of K·out columns differently
     ones = g.new_ones(1, 1, g.shape[1]).expand(len(g), -1, -1)
     if bias_sink is not None:
-        _product(bias_sink[:, None], ones, g)
+        _product(bias_sink[:, None], ones, g.transpose(1, 2))
         return weight, None
-    return weight, torch.bmm(ones, g)[:, 0].float() if g.dtype is torch.bfloat16 else torch.bmm(ones, g)[:, 0]
+    return weight, torch.bmm(ones, g)[:, 0]
+
+
+def _weight_gradient(sink: Tensor | None, g: Tensor, own: Tensor) -> Tensor | None:
+    """g_kᵀ x_k [K, out, in] into the sink, in its precision, or as a gradient for autograd."""
+    g, own = g.transpose(1, 2), own.transpose(1, 2)
+    if sink is not None and g.shape[1] > own.shape[1] and _by_onednn(own, g):  # few rows are faster
+        transposed_product(own, g, out=sink.transpose(1, 2))
+        return None
+    return _product(sink, g, own)
 
 
 def _product(sink: Tensor | None, a: Tensor, b: Tensor) -> Tensor | None:
-    """a [K, n, M] @ b [K, M, m] into the sink, in its precision, or as a gradient for autograd."""
+    """a_k b_kᵀ into the sink, in its precision, or as a gradient for autograd."""
     if sink is not None and sink.dtype == a.dtype:
-        torch.bmm(a, b, out=sink)
+        transposed_product(a, b, out=sink)
         return None
-    return into(sink, torch.bmm(a, b))
+    return into(sink, transposed_product(a, b))

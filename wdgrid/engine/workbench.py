@@ -1,0 +1,163 @@
+"""What all chunks of a task share: its data on the device, and how its network is computed."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from wdgrid import data as datasets
+from wdgrid import models
+from wdgrid.data import Dataset
+from wdgrid.engine import divergence
+from wdgrid.engine.cuda.graph import Graphs
+from wdgrid.engine.cuda.resident import Resident
+from wdgrid.engine.fused.network import BACKENDS, FusedNetwork, Kind, nodes_without_rule, slower_kind
+from wdgrid.engine.fused.verification import same_bits_in_all_slots
+from wdgrid.engine.native.backend import Chain, Native, code
+from wdgrid.engine.native.matcher import chain, computed
+from wdgrid.engine.steps import Stepwise
+from wdgrid.models.decay import multipliers
+from wdgrid.optim.fused import Rule
+from wdgrid.study.sections import Task
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How K cells of a task's network are computed, found by trying.
+
+    `chain` are the layers for compiled code, where it is used; `decay_multipliers` are by parameter; `fallback` names
+    the nodes of a stacked network that run a cell at a time; `remark` is for the user. `slots_differ` where equal cells
+    were not equal in all slots with a faster backend.
+    """
+
+    kind: Kind
+    chain: Chain | None
+    decay_multipliers: Mapping[str, float]
+    fallback: tuple[str, ...]
+    remark: str | None
+    slots_compared: bool = False
+    slots_differ: bool = False
+
+    @property
+    def backend(self) -> str:
+        """How cells are computed."""
+        return "native" if self.chain else self.kind.backend
+
+    @property
+    def slots(self) -> str:
+        """The result of the comparison of a chunk's slots, for the environment."""
+        if self.slots_differ:
+            return "equal cells differed by slot with a faster backend"
+        return "equal cells are equal in all slots" if self.slots_compared else "one cell does not see another"
+
+
+class Workbench:
+    """What all chunks of a task share: the data on the device, and how a network is built."""
+
+    def __init__(self, task: Task, tell: datasets.Tell = datasets.silent) -> None:
+        self.task = task
+        self.device = torch.device(_device(task.device))
+        self.dtype = torch.float64 if task.precision == "float64" else torch.float32
+        self.products = torch.bfloat16 if task.precision == "bfloat16" else None
+        if task.precision == "tf32" and self.device.type != "cuda":
+            raise RuntimeError("task.precision = tf32 is a format of NVIDIA GPUs, and the device is the CPU")
+        _tf32(allowed=False)
+        torch.backends.cudnn.deterministic = True  # a chunk that goes on from a checkpoint ends in the same bits
+        self.graphs = Graphs()
+        self.data: Dataset = datasets.load(task, self.device, self.dtype, tell)
+        self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
+        self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
+        self._probes: dict[int, Probe] = {}
+
+    @property
+    def batch(self) -> int:
+        """Images of a minibatch."""
+        return min(self.task.batch_size, len(self.data.train_x))
+
+    def probe(self, cells: int) -> Probe:
+        """How K cells are computed: tried at the first call for each K. A slower backend is taken for all later K.
+
+        Raises ModelError where the network cannot be built, or a pattern of the task's decay multipliers matches
+        nothing.
+        """
+        if cells not in self._probes:
+            _tf32(allowed=False)  # backends are compared more closely than it is exact
+            earlier = list(self._probes.values())
+            self._probes[cells] = self._compared(earlier[-1] if earlier else self._tried(), cells)
+        return self._probes[cells]
+
+    def network(self, seed: int, cells: int) -> FusedNetwork:
+        """K copies of the task's network, all initialised by the seed; raises what `probe` raises."""
+        kind = self.probe(cells).kind
+        _tf32(allowed=self.task.precision == "tf32")
+        return FusedNetwork(self._module(seed), cells, self._images(), kind, self.products)
+
+    def _images(self) -> Tensor:
+        return self.data.prepared(self.data.train_x[:8])
+
+    def _module(self, seed: int) -> nn.Module:
+        return models.build(self.task, self._images().shape[1:], self.data.classes, seed)
+
+    def _tried(self) -> Probe:
+        """The fastest backend that computes what the network itself does, whatever K."""
+        module, x = self._module(seed=0), self._images()
+        decays = multipliers(module, self.task.decay_multipliers)
+        network = FusedNetwork(module, 1, x, None, self.products)
+        if self.batch == 1:
+            copy.deepcopy(module).to(x).train()(x[:1])  # batch norm of features refuses a single image
+        fallback = nodes_without_rule(network, x)
+        layers = remark = None
+        if network.backend == "stacked" and not network.kind.random and not self.products:
+            layers = chain(module, x, self.data.classes)
+        if layers and code(x.dtype) is None:
+            layers, remark = None, "no C compiler that works: PyTorch trains the network, about three times as slowly"
+        elif layers and not computed(layers, module, x, self.data.train_y[:8]):
+            layers = None
+        return Probe(network.kind, layers, decays, fallback, remark)
+
+    def _compared(self, probe: Probe, cells: int) -> Probe:
+        """A probe with the backend in which K equal cells end a step in equal bits."""
+        if cells == 1 or probe.chain:
+            return probe
+        module, kind = self._module(seed=0).to(self._images()), probe.kind
+        batch, y = self.data.prepared(self.data.train_x[: self.batch]), self.data.train_y[: self.batch]
+        while kind.backend != BACKENDS[-1]:  # there, cells have nothing in common
+            if same_bits_in_all_slots(FusedNetwork(module, cells, batch, kind, self.products), batch, y):
+                break
+            kind = slower_kind(module, self._images(), kind)
+        differ = probe.slots_differ or kind != probe.kind
+        return replace(probe, kind=kind, slots_compared=True, slots_differ=differ)
+
+    def steps(
+        self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int
+    ) -> Stepwise | Native:
+        """How the cells of `network` are trained by `rule`, with η_t and what λ is multiplied by for each step."""
+        given = network, rule, etas, decays, seed
+        if self.device.type == "cuda":  # a user's own code is not recorded: it may compute in Python
+            return Resident(*given, self.graphs if network.backend == "stacked" else None)
+        layers = self.probe(network.cells).chain
+        if layers is None:
+            return Stepwise(*given)
+        return Native(layers, network, rule, etas, decays, self.batch)
+
+
+def one_thread() -> None:
+    """How a worker process computes: one thread, and numbers too small to be normal are zero."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("task.device = cuda, but torch sees no CUDA device")
+    return wanted
+
+
+def _tf32(*, allowed: bool) -> None:
+    """Whether a GPU may compute float32 products from shorter numbers."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
