@@ -5,7 +5,10 @@ build the same modules.
 """
 
 import torch
+from more_networks import GPT, ViT, gn_cnn, mixer
 from torch import Tensor, nn
+
+__all__ = ["GPT", "ResNet8", "ViT", "cnn", "gn_cnn", "mixer", "mlp", "small_cnn"]
 
 
 def mlp(width: int = 64, depth: int = 3) -> nn.Sequential:

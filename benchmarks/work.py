@@ -56,6 +56,7 @@ class Images:
 
 
 DIGITS = Images((1, 8, 8), 900, 897, 50, 'dataset = "digits"\ndataset_args = { shift = 1 }\ntrain_size = 900')
+DIGITS_64 = Images((1, 8, 8), 896, 897, 64, 'dataset = "digits"\ndataset_args = { shift = 1 }\ntrain_size = 896')
 PHOTOS = Images(
     (3, 32, 32), 896, 448, 128, 'dataset = "folder"\ndataset_args = { crop = 4, flip = true, root = ROOT }', jpeg=True
 )
@@ -85,6 +86,12 @@ NETWORKS = {
     ),
     "small-cnn": Network("small CNN, 8 channels at 8 × 8", "networks:small_cnn", "small_cnn", 96, 20),
     "cnn": Network("CNN, 16–32 channels at 8 × 8", "networks:cnn", "cnn", 48, 15),
+    "mixer": Network(
+        "residual MLP, width 96, layer norm, GELU, dropout", "networks:mixer", "mixer", 96, 20, images=DIGITS_64
+    ),
+    "vit": Network("ViT, dim 64, depth 3, 16 tokens", "networks:ViT", "ViT", 32, 8, images=DIGITS_64),
+    "gn-cnn": Network("CNN, group norm, SiLU, 16–32 channels", "networks:gn_cnn", "gn_cnn", 48, 15, images=DIGITS_64),
+    "gpt": Network("GPT, dim 32, depth 2, 64 tokens", "networks:GPT", "GPT", 16, 4, images=DIGITS_64),
     "resnet8": Network(
         "ResNet-8, width 16, 32 × 32 JPEG", "resnet", "ResNet8", 16, 6,
         model_args="depth = 8, width = 16", images=PHOTOS, style="usual",

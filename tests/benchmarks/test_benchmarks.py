@@ -31,7 +31,7 @@ def photos(work):
     return photos
 
 
-@pytest.mark.parametrize("row", ["mlp", "resnet8"])
+@pytest.mark.parametrize("row", ["mlp", "resnet8", "vit", "gn-cnn", "gpt"])
 def test_peers_train_the_studys_cells_on_the_same_network(work, tmp_path, monkeypatch, row):
     import networks
 

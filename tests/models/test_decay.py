@@ -182,7 +182,7 @@ def test_multipliers_of_one_change_no_bit(optimizer):
 
 def test_l2_is_a_term_of_the_loss(tutorial):
     """½ λ Σ m_i θ_i² added to the cross-entropy: its gradient is the L2 variants' λ m θ, its value the l2_term."""
-    lam = 0.05
+    lam, factors = 0.05, tutorial.probe(1).decay_multipliers
     network = tutorial.network(seed=0, cells=1)
     x, y = tutorial.data.prepared(tutorial.data.train_x[:25]), tutorial.data.train_y[:25]
     network.backward(nn.functional.cross_entropy(network(x, training=True)[0], y)[None])
@@ -190,12 +190,12 @@ def test_l2_is_a_term_of_the_loss(tutorial):
     plain = models.build(tutorial.task, x.shape[1:], tutorial.data.classes, seed=0).to(x)
     term = torch.zeros((), dtype=torch.float64)
     for name, p in plain.named_parameters():
-        term = term + lam * tutorial.decay_multipliers[name] * (p**2).sum() / 2  # as TensorFlow's l2_loss
+        term = term + lam * factors[name] * (p**2).sum() / 2  # as TensorFlow's l2_loss
     (nn.functional.cross_entropy(plain(x), y) + term).backward()
     for name, p in plain.named_parameters():
-        form = gradients[name][: p.numel()] + (lam * tutorial.decay_multipliers[name] * p).flatten()
+        form = gradients[name][: p.numel()] + (lam * factors[name] * p).flatten()
         torch.testing.assert_close(form, p.grad.flatten(), rtol=1e-12, atol=1e-14)
-    rule = Rule("sgd", network.theta, {}, parts(network.columns, tutorial.decay_multipliers))
+    rule = Rule("sgd", network.theta, {}, parts(network.columns, factors))
     assert (lam / 2 * rule.decayed_squares()).item() == pytest.approx(term.item(), rel=1e-12)
 
 
