@@ -214,9 +214,6 @@ def test_a_damaged_checkpoint_is_told_and_the_chunk_starts_again(finished, here)
 
 def test_a_checkpoint_goes_only_after_the_commit_of_its_chunk(tmp_path, monkeypatch):
     """A store that fails at the commit leaves what is needed to train on."""
-    from wdgrid.sweep.reconcile import plan
-    from wdgrid.sweep.run import Sweep
-
     from helpers.synthetic_tables import make_study
     from wdgrid.errors import StoreError
     from wdgrid.runner.coordinator import Coordinator, Means
