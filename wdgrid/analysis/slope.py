@@ -10,6 +10,7 @@ often the intervals cover the true slope.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -148,7 +149,9 @@ def matern(apart: np.ndarray) -> np.ndarray:
     return (1 + z) * np.exp(-z)
 
 
-def covariances(cells: Cells, slope: np.ndarray, bend: np.ndarray, settings: np.ndarray) -> Iterator[tuple]:
+def covariances(
+    cells: Cells, slope: np.ndarray, bend: np.ndarray, settings: np.ndarray
+) -> Iterator[tuple[Any, Any, Any]]:
     """Blocks (index of slope [B], index of setting [B], covariance V [B, n, n] in units of the scale)."""
     n, changing = len(cells.error), _change_with_rows(cells)
     both, neither = (np.logical_and.outer(mask, mask) for mask in (cells.zero, ~cells.zero))

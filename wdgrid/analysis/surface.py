@@ -87,7 +87,7 @@ def mean_over_seeds(errors: np.ndarray, cap: float) -> np.ndarray:
     return np.where(n > 0, np.where(there, values, 0.0).sum(-1) / np.maximum(n, 1), np.nan)
 
 
-def _labels(values: np.ndarray, printed: Iterable | None) -> tuple[str, ...]:
+def _labels(values: np.ndarray, printed: Iterable[object] | None) -> tuple[str, ...]:
     """Printed multiples of the unique values; the values themselves where a value is printed in two ways."""
     names: dict[float, str] = {}
     for value, name in zip(values, values if printed is None else printed, strict=True):

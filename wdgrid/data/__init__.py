@@ -91,10 +91,10 @@ def load(task: Task, device: torch.device, dtype: torch.dtype, tell: Tell = sile
     m = task.test_size or len(test_x)
     if m > len(test_x):
         raise DataError(f"task.test_size = {m}: {task.dataset} has only {len(test_x)} test images")
-    x = {"device": device, "dtype": dtype if mean is None else torch.uint8}
-    train = train_x[:n].to(**x), train_y[:n].to(device)
-    test = test_x[:m].to(**x), test_y[:m].to(device)
-    split = (train_x[most:].to(**x), train_y[most:].to(device)) if task.validation_size else (None, None)
+    stored = dtype if mean is None else torch.uint8
+    train = train_x[:n].to(device, stored), train_y[:n].to(device)
+    test = test_x[:m].to(device, stored), test_y[:m].to(device)
+    split = (train_x[most:].to(device, stored), train_y[most:].to(device)) if task.validation_size else (None, None)
     return Dataset(*train, *test, classes, augmentation, mean, std, *split, content)
 
 

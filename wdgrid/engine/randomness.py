@@ -18,7 +18,7 @@ def generators(device: torch.device) -> Generators:
     """The generators that a network on `device` may draw from: the CPU's, and the device's own."""
     if device.type != "cuda":
         return (torch.default_generator,)
-    index = torch.cuda.current_device() if device.index is None else device.index
+    index = torch.cuda.current_device() if device.index is None else device.index  # pyright: ignore[reportUnnecessaryComparison]
     return torch.default_generator, torch.cuda.default_generators[index]
 
 

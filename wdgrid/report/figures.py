@@ -93,7 +93,7 @@ def heatmaps(
     at = (0.5, (foot - 0.22 - 0.23 * lines) / (height + foot))
     figure.legend(handles=legend, loc="lower center", bbox_to_anchor=at, ncols=across, frameon=False)
     below = 0.1 / (height + foot)
-    small = {"fontsize": 8.5, "color": "#404040", "va": "bottom", "linespacing": 1.4}
+    small: dict[str, Any] = {"fontsize": 8.5, "color": "#404040", "va": "bottom", "linespacing": 1.4}
     figure.text(0.1 / width, below, "\n".join(caption), parse_math=False, label="caption", **small)
     return figure
 
@@ -232,12 +232,12 @@ def _legend(study: Study, panels: list[Grid], style: Style, valleys: bool) -> li
     entries: list[Patch | Line2D] = []
     if study.report.top_k and any(g.best for g in panels):
         words = "the best cell" if study.report.top_k == 1 else f"the {study.report.top_k} best cells"
-        ring = {"marker": "o", "ls": "", "mfc": "none", "mec": "black", "ms": 11, "mew": 1.5}
+        ring: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": "black", "ms": 11, "mew": 1.5}
         entries.append(Line2D([], [], label=f"{words} of each panel", **ring))
     if any(g.diverged.any() for g in panels):
         colour = mpl.colormaps["jet"](1.0) if style == "paper" else DIVERGED
         words = "diverged" if len(study.seeds) == 1 else "diverged with at least one seed"
-        square = {"marker": "s", "ls": "", "mfc": colour, "mec": "none", "ms": 12}
+        square: dict[str, Any] = {"marker": "s", "ls": "", "mfc": colour, "mec": "none", "ms": 12}
         entries.append(Line2D([], [], label=f"× {words}", **square))
     for kind in FLAGS:
         if any(kind in g.flags for g in panels):

@@ -77,8 +77,8 @@ def _damage(attrs: Mapping[str, Any]) -> str | None:
         value = attrs[key]
         if not isinstance(value, kinds.get(key, str)):
             return f"{PREFIX}{key} is not what wdgrid writes"
-        if key in ("study", "panel") and value != printable(value):
-            return f"{PREFIX}{key} holds control characters: {printable(value)}"
+        if key in ("study", "panel") and value != printable(str(value)):
+            return f"{PREFIX}{key} holds control characters: {printable(str(value))}"
     return None
 
 

@@ -221,6 +221,8 @@ def _allowed(schema: dict[str, Any]) -> str:
             return "table"
         case {"type": "object", "additionalProperties": kind}:
             return f"table: {_allowed(kind)} each"
+        case _:
+            pass
     words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}[
         schema["type"]
     ]

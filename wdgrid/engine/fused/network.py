@@ -25,7 +25,7 @@ from wdgrid.engine.randomness import draws, generators, preserved, restore, seed
 Backend = Literal["stacked", "vmap", "one by one"]
 BACKENDS: tuple[Backend, ...] = "stacked", "vmap", "one by one"  # the fastest first
 # An operator without a batching rule is slower under vmap; torch prints a warning for each.
-torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # pyright: ignore[reportAttributeAccessIssue]
+torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
 
 # Rows of the flat storage start on 64-byte boundaries: BLAS kernels may take another path, and round
@@ -125,7 +125,7 @@ class FusedNetwork:
         written = self._forward.written if isinstance(self._forward, Stacked) else ()
         for (name, view), new in zip(self.gradients.items(), gradients, strict=True):
             if name not in written:
-                view.zero_() if new is None else view.copy_(new)
+                view.zero_() if new is None else view.copy_(new)  # pyright: ignore[reportUnnecessaryComparison]
 
 
 def _repeat(tensor: Tensor, cells: int) -> Tensor:
@@ -206,5 +206,5 @@ class _Looped(_Mapped):
             last = k + 1 == len(self._cells)
             gradients = torch.autograd.grad(losses[k], list(own.values()), retain_graph=not last, allow_unused=True)
             for view, new in zip(into.values(), gradients, strict=True):
-                view[k].zero_() if new is None else view[k].copy_(new)
+                view[k].zero_() if new is None else view[k].copy_(new)  # pyright: ignore[reportUnnecessaryComparison]
         self._cells = []

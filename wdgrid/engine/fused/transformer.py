@@ -31,7 +31,8 @@ def multihead_attention(
     need_weights: bool = True, attn_mask: Any = None, average_attn_weights: bool = True, is_causal: bool = False,
 ) -> tuple[Any, None]:  # fmt: skip
     """nn.MultiheadAttention without its weights; queries, keys and values [B, N, E], or [N, B, E]."""
-    plain = layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
+    separate = layer.in_proj_weight is None  # pyright: ignore[reportUnnecessaryComparison]
+    plain = not separate and layer.bias_k is None and not layer.add_zero_attn
     if not plain or key_padding_mask is not None or not isinstance(query, fx.Proxy):
         raise NotInlinedError
     # Memory is laid out as torch does it, [N, B, E]: in that order dropout draws.
@@ -43,7 +44,7 @@ def multihead_attention(
     if same:
         projected = F.linear(given[0], weight, bias).chunk(3, -1)
     else:
-        weights, biases = weight.chunk(3), (None, None, None) if bias is None else bias.chunk(3)
+        weights, biases = weight.chunk(3), (None, None, None) if bias is None else bias.chunk(3)  # pyright: ignore[reportUnnecessaryComparison]
         projected = [F.linear(given[i], weights[i], biases[i]) for i in range(3)]
     heads = layer.num_heads, layer.head_dim
     q, k, v = (projected[i].unflatten(-1, heads).permute(1, 2, 0, 3) for i in range(3))

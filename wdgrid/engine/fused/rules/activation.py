@@ -21,15 +21,17 @@ SMOOTH = (
 )  # fmt: skip
 EXACT_FUNCTIONS = (F.relu, F.relu6, F.leaky_relu, F.hardtanh)
 SMOOTH_FUNCTIONS = (F.gelu, F.silu, F.mish, F.elu, F.celu, F.selu, F.softplus, F.logsigmoid, F.hardswish, F.hardsigmoid)
-EXACT_METHODS = "relu", "neg", "abs", "sqrt", "sign", "clamp", "clamp_min", "clamp_max", "round", "floor", "square"
-EXACT_METHODS += "clone", "detach", "float", "double", "to", "logical_not", "bitwise_not"
+EXACT_METHODS = (
+    "relu", "neg", "abs", "sqrt", "sign", "clamp", "clamp_min", "clamp_max", "round", "floor", "square",
+    "clone", "detach", "float", "double", "to", "logical_not", "bitwise_not",
+)  # fmt: skip
 SMOOTH_METHODS = "sigmoid", "tanh", "exp", "log", "log1p", "expm1", "sin", "cos", "erf", "rsqrt", "reciprocal", "pow"
 
 
 def _unary(function: Callable[..., Tensor], *, smooth: bool) -> Any:
     """A function of one tensor; the others of its arguments are numbers."""
 
-    def run_unary(run: Run, input: Value, *args: Any, inplace: bool = False, **kwargs: Any) -> Value:
+    def run_unary(run: Run, input: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Value:
         if not isinstance(input, Value) or any(isinstance(a, Value) for a in (*args, *kwargs.values())):
             raise UnknownLayerError("a function of several values")
         of = (lambda x: function(x, *args, **kwargs)) if args or kwargs else function
@@ -57,7 +59,7 @@ def softmax(function: Any) -> Any:
 
 def _softmax_layer(run: Run, layer: Layer, x: Value) -> Value:
     dim, function = layer.module.dim, SOFTMAX[type(layer.module)]
-    if dim is None:
+    if dim is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise UnknownLayerError("softmax without a dimension")
     return softmax(function)(run, x, dim)
 

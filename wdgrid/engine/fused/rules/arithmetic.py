@@ -10,8 +10,10 @@ from torch.autograd.function import once_differentiable
 
 from wdgrid.engine.fused.layouts import Run, UnknownLayerError, Value, cells
 
-BINARY = "add", "sub", "mul", "div", "true_divide", "maximum", "minimum", "where", "masked_fill"
-BINARY += "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "bitwise_and", "bitwise_or"
+BINARY = (
+    "add", "sub", "mul", "div", "true_divide", "maximum", "minimum", "where", "masked_fill",
+    "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "bitwise_and", "bitwise_or",
+)  # fmt: skip
 OPERATORS = (
     operator.add, operator.sub, operator.mul, operator.truediv, operator.eq, operator.ne, operator.lt, operator.le,
     operator.gt, operator.ge, operator.and_, operator.or_,

@@ -62,7 +62,7 @@ def _convolution_layer(run: Run, layer: Layer, input: Value) -> Value:
     rule = FUNCTIONS[CONVOLUTIONS[type(module)]]
     weight, bias, padding = parameter(run, layer, "weight"), parameter(run, layer, "bias"), module.padding
     if module.padding_mode != "zeros":
-        sides = module._reversed_padding_repeated_twice
+        sides = module._reversed_padding_repeated_twice  # pyright: ignore[reportPrivateUsage]
         input, padding = Value(F.pad(run.maps(input), sides, mode=module.padding_mode), "maps"), 0
     return rule(run, input, weight, bias, module.stride, padding, module.dilation, module.groups)
 
