@@ -66,6 +66,21 @@ def test_restarts_end_where_the_paper_says():
     assert [sum(lengths[: i + 1]) for i in range(4)] == [100, 300, 700, 1500]
 
 
+@pytest.mark.parametrize(
+    "schedule", [Restarts(kind="restarts", period=10**6, multiplier=10**6), Restarts(period=10**6)]
+)
+def test_a_table_is_never_longer_than_the_budget(schedule, monkeypatch):
+    """A period of a million epochs under a budget of three costs three epochs."""
+    cosines = []
+    monkeypatch.setattr(math, "cos", lambda x: cosines.append(x) or 1.0)
+    assert len(etas(schedule, 3, 1000)) == len(cosines) == 3000
+    assert len(normalization(schedule, 3, 1000, 10, 100)) == 3000
+
+
+def test_a_million_short_periods_are_counted_once():
+    assert len(periods(Restarts(kind="restarts", period=1, multiplier=1), 10**6)) == 10**6
+
+
 def test_normalisation_example_of_the_paper():
     """b = 128, B = 50 000, T = 100: λ_norm = 1/20 is λ ≈ 2.5e-4 (appendix B.1)."""
     factors = normalization(Cosine(), 100, 2, 128, 50_000)

@@ -148,6 +148,80 @@ def test_a_fault_is_one_line_with_place_value_and_what_is_allowed(small, overrid
     assert all("\n" not in line for line in caught.value.lines)
 
 
+BOUNDS = [
+    ('axes.lr.values=["1e99999999"]', "must be 0, or between 1e-308 and 1e308"),
+    ('axes.lr.values=["1e-99999999"]', "must be 0, or between 1e-308 and 1e308"),
+    ('axes.lr.values=["1e400"]', "must be 0, or between 1e-308 and 1e308"),
+    ('axes.lr.values=["1e100"]', "printed in at most 64 characters"),
+    (f"axes.lr.values={list(range(1, 10_002))}", "must have at most 10000 values, not 10001"),
+    ('axes.lr.values=["1/3", "0.333333"]', "duplicate values: 0.333333"),
+    ("axes.weight_decay={values=[1e60], unit=1e300}", "must be finite"),
+    ("task.epochs=1000000000000000000", "less than or equal to 1000000"),
+    ("panels.0.epochs=1000001", "less than or equal to 1000000"),
+    ("panels.0.schedule={kind='restarts', period=1000000000}", "less than or equal to 1000000"),
+    ("task.batch_size=1000000000000000000", "less than or equal to 2147483647"),
+    ("task.model_args.hidden=[1000000000000]", "less than or equal to 1000000"),
+    (f"seeds={list(range(10_001))}", "at most 10000 items"),
+    ("task.model_args.hidden=" + 100 * "[" + 100 * "]", "is nested in more than 16 tables and lists"),
+    (".".join(["a"] * 20_000) + "=1", "a dotted key has at most 32 parts"),
+    ("panels.0.name=" + "x" * 201, "at most 200 bytes"),
+    ("panels.0.name=../x", "panels.0.name"),
+    ("title=\x1b[2J", "must not contain control characters"),
+    ('title="\\u001b[2J"', "must not contain control characters"),
+    ('title="\\u202egnirts"', "must not contain control characters"),
+    ("title=\udcff", "not valid UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("override", "says"), BOUNDS, ids=[f[0][:40] for f in BOUNDS])
+def test_bounds_have_a_message(small, override, says):
+    with pytest.raises(StudyFileError) as caught:
+        load_study(small, [override])
+    assert any(says in line for line in caught.value.lines), caught.value.lines
+    assert all(line.isprintable() and len(line) < 1000 for line in caught.value.lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = " + 900 * "[" + 900 * "]", "not valid TOML: nested too deeply"),
+        ("x = " + 900 * "{a=" + "1" + 900 * "}", "not valid TOML: nested too deeply"),
+        (".".join(["a"] * 20_000) + " = 1", "a dotted key has at most 32 parts"),
+        ("x = {" + ".".join(['"="'] * 20_000) + " = 1}", "a dotted key has at most 32 parts"),
+        ("title = '" + "x" * 2**20 + "'", "a study file has at most 1048576 bytes"),
+        ("title = " + "9" * 5000, "not valid TOML"),
+    ],
+    ids=["arrays", "tables", "keys", "quoted keys", "size", "digits"],
+)
+def test_bounds_of_the_file(small, text, says):
+    small.write_text(text)
+    with pytest.raises(StudyFileError, match=says):
+        load_study(small)
+
+
+def test_dots_in_text_are_no_keys(small):
+    small.write_text(f'title = "{"." * 100}" # {"." * 100}\n{SMALL}')
+    assert load_study(small).title == "." * 100
+
+
+def test_a_study_has_at_most_a_million_cells(small):
+    axes = [f"axes.lr.values={list(range(1, 1002))}", f"axes.weight_decay.values={list(range(1000))}"]
+    with pytest.raises(StudyFileError, match="at most 1000000 cells, not 1001000"):
+        load_study(small, axes)
+
+
+def test_4000_axis_values_are_as_many_cells(small):
+    study = load_study(small, [f"axes.lr.values={list(range(1, 4001))}", "axes.weight_decay.values=[0, 1]"])
+    (cells,) = study.cells().values()
+    assert len({cell.multiples for cell in cells}) == 8000
+
+
+def test_of_many_faults_the_first_are_told(small):
+    with pytest.raises(StudyFileError) as caught:
+        load_study(small, [f"seeds={[-1] * 500}"])
+    assert len(caught.value.lines) == 31 and "and 470 more faults" in caught.value.lines[-1]
+
+
 def test_every_fault_is_told_at_once(small):
     with pytest.raises(StudyFileError) as caught:
         load_study(small, ["task.epochs=0", "colour=1", "panels.0.optimizer=x", "task.model_args.hidden=3"])

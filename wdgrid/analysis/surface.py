@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from wdgrid.errors import DataError
 from wdgrid.study.axes import parse_multiple, scale
 from wdgrid.study.cells import selection_error
 
@@ -149,8 +150,17 @@ def paper_surfaces(csv_path: Path | str = PAPER_FIGURES, figure: int | None = No
     """The paper's Figures 1 and 2 with their circles; one seed, errors in percent, clipped at 7.
 
     Panels are named `figure2 SGDW`; with `figure` given, only that figure's, named `SGDW`. The two figures
-    are two studies: analyse them apart, since cap and e* are taken over all panels of a study.
+    are two studies: analyse them apart, since cap and e* are taken over all panels of a study. Raises DataError where
+    the file cannot be read or is no such table.
     """
+    try:
+        return _paper_surfaces(csv_path, figure)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise DataError(f"{csv_path}: not a table of reference values: {why}") from error
+
+
+def _paper_surfaces(csv_path: Path | str, figure: int | None) -> dict[str, Surface]:
     table = pd.read_csv(csv_path, dtype={"lr_multiple": str, "weight_decay_multiple": str})
     result: dict[str, Surface] = {}
     for key, group in table.groupby(["figure", "panel"], sort=False):

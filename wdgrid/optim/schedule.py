@@ -12,9 +12,10 @@ def periods(schedule: Schedule, epochs: int) -> list[int]:
     """
     if not isinstance(schedule, Restarts):
         return [epochs]
-    lengths = [schedule.period]
-    while sum(lengths) < epochs:
+    lengths, end = [schedule.period], schedule.period
+    while end < epochs:
         lengths.append(lengths[-1] * schedule.multiplier)
+        end += lengths[-1]
     return lengths
 
 
@@ -31,8 +32,9 @@ def etas(schedule: Schedule, epochs: int, steps_per_epoch: int) -> list[float]:
             table: list[float] = []
             for length in periods(schedule, epochs):
                 steps = length * steps_per_epoch
-                table += [0.5 + 0.5 * math.cos(math.pi * t / steps) for t in range(steps)]
-            return table[:total]
+                inside = min(steps, total - len(table))  # the budget cuts the last period
+                table += [0.5 + 0.5 * math.cos(math.pi * t / steps) for t in range(inside)]
+            return table
 
 
 def normalization(
@@ -41,5 +43,6 @@ def normalization(
     """√(b/(B T)) for every step, T being the epochs of the current period: λ_t = λ_norm times this (appendix B.1)."""
     table: list[float] = []
     for length in periods(schedule, epochs):
-        table += [math.sqrt(batch_size / (train_size * length))] * (length * steps_per_epoch)
-    return table[: epochs * steps_per_epoch]
+        inside = min(length * steps_per_epoch, epochs * steps_per_epoch - len(table))
+        table += [math.sqrt(batch_size / (train_size * length))] * inside
+    return table

@@ -1,26 +1,52 @@
 """Parses and prints axis values: exact multiples of a unit, as the paper labels its axes (`"0, 1/32..16"`)."""
 
+import math
 import re
+from collections import Counter
 from fractions import Fraction
 from typing import Any
 
+MAX_VALUES = 10_000
+MAX_LABEL = 64  # characters of a printed value
+MAX_EXPONENT = 308  # of ten, as in double precision
 _RANGE = re.compile(r"\s*(?:\.\.|…)\s*")
+_EXPONENT = re.compile(r"e([+-]?\d+)\s*$", re.IGNORECASE)
 
 
 def parse_multiple(text: str | int | float | Fraction) -> Fraction:
     """One axis value as an exact multiple of its unit: `"1/32"`, `0.5`, `2`.
 
-    Raises ValueError unless the value is a finite number that is not negative.
+    Raises ValueError unless the value is a finite number that is not negative, within double precision, and printed in
+    at most MAX_LABEL characters.
     """
     if isinstance(text, bool):
         raise ValueError("must be a number or a fraction such as 1/32, not true or false")
     try:
-        multiple = text if isinstance(text, Fraction) else Fraction(str(text).strip())
+        multiple = text if isinstance(text, Fraction) else Fraction(_bounded(str(text).strip()))
+    except _TooFarError:
+        raise
     except (ValueError, ZeroDivisionError):
         raise ValueError("must be a finite number or a fraction such as 1/32") from None
     if multiple < 0:
         raise ValueError("must not be negative")
+    if multiple and not 10**-MAX_EXPONENT <= multiple <= 10**MAX_EXPONENT:
+        raise _TooFarError
+    if len(label(multiple)) > MAX_LABEL:
+        raise ValueError(f"must be printed in at most {MAX_LABEL} characters")
     return multiple
+
+
+class _TooFarError(ValueError):
+    def __init__(self) -> None:
+        super().__init__(f"must be 0, or between 1e-{MAX_EXPONENT} and 1e{MAX_EXPONENT}")
+
+
+def _bounded(text: str) -> str:
+    """The text of a number that can be made a fraction at once: `Fraction("1e99999999")` takes gigabytes."""
+    exponent = _EXPONENT.search(text)
+    if len(text) > 2 * MAX_EXPONENT + 2 or (exponent and abs(int(exponent[1])) > 2 * MAX_EXPONENT):
+        raise _TooFarError
+    return text
 
 
 def _powers_of_two(first: Fraction, last: Fraction) -> list[Fraction]:
@@ -40,7 +66,8 @@ def parse_multiples(given: object) -> tuple[Fraction, ...]:
     """Axis values from a study file: a list, or a string of values and ranges such as `"0, 1/32..16"`.
 
     A range `a..b` means every power of two from a to b. The order is preserved. Raises ValueError for an empty axis,
-    for duplicates and for anything that is not a finite number ≥ 0.
+    for duplicates, for two values that are printed alike, for more than MAX_VALUES values and for anything that is
+    not a finite number ≥ 0.
     """
     parts: list[Any]
     if isinstance(given, str):
@@ -49,6 +76,8 @@ def parse_multiples(given: object) -> tuple[Fraction, ...]:
         parts = list(given)
     else:
         raise ValueError('must be a list of values or a string such as "0, 1/32..16"')
+    if len(parts) > MAX_VALUES:
+        raise ValueError(f"must have at most {MAX_VALUES} values, not {len(parts)}")
     multiples: list[Fraction] = []
     for part in parts:
         ends = _RANGE.split(part.strip()) if isinstance(part, str) else [part]
@@ -60,9 +89,9 @@ def parse_multiples(given: object) -> tuple[Fraction, ...]:
             raise ValueError(f"{part!r} is not a number")
     if not multiples:
         raise ValueError("must have at least one value")
-    duplicates = sorted({m for m in multiples if multiples.count(m) > 1})
-    if duplicates:
-        raise ValueError(f"duplicate values: {', '.join(map(label, duplicates))}")
+    printed = Counter(map(label, multiples))
+    if duplicates := [name for name, times in printed.items() if times > 1]:
+        raise ValueError(f"duplicate values: {', '.join(duplicates[:10])}{', …' * (len(duplicates) > 10)}")
     return tuple(multiples)
 
 
@@ -80,5 +109,8 @@ def exact_label(multiple: Fraction) -> str:
 
 
 def scale(multiple: Fraction, unit: float) -> float:
-    """multiple × unit, rounded only once (so that 1/10 of 0.1 is the float nearest to 0.01)."""
-    return float(multiple * Fraction(repr(unit)))
+    """multiple × unit, rounded only once (so that 1/10 of 0.1 is the float nearest to 0.01); inf if too large."""
+    try:
+        return float(multiple * Fraction(repr(unit)))
+    except OverflowError:
+        return math.inf

@@ -37,10 +37,10 @@ class ImageArgs(Frozen):
     flip: Annotated[bool, Field(strict=True)] = Field(
         True, description="training images are flipped horizontally at random"
     )
-    crop: Annotated[int, Field(ge=0, strict=True)] = Field(
+    crop: Annotated[int, Field(ge=0, le=10_000, strict=True)] = Field(
         4, description="padding in pixels on each side of training images before a random crop; 0: none"
     )
-    crop_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+    crop_size: Annotated[int, Field(ge=1, le=10_000, strict=True)] | None = Field(
         None,
         description="side in pixels of that crop, and of the central crop in tests; if not given, that of the images",
     )
@@ -50,7 +50,7 @@ class FolderArgs(ImageArgs):
     """Any folder of images, with one subfolder for each class."""
 
     root: Root = Field(description=f"folder with train/<class>/* and test/<class>/*; {PLACES}")
-    size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+    size: Annotated[int, Field(ge=1, le=10_000, strict=True)] | None = Field(
         None, description="side in pixels to which images are resized; if not given, they are not resized"
     )
 

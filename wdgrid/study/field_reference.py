@@ -214,7 +214,7 @@ def _allowed(schema: dict[str, Any]) -> str:
         case {"prefixItems": kinds}:
             return f"[{', '.join(map(_allowed, kinds))}]"
         case {"type": "array", "items": kind}:
-            return f"list{' (at least one)' * ('minItems' in schema)}: {_allowed(kind)} each"
+            return f"list{_length(schema)}: {_allowed(kind)} each"
         case {"propertyNames": {"enum": names}}:
             return f"sections {', '.join(names)}"
         case {"type": "object", "additionalProperties": True}:
@@ -229,6 +229,12 @@ def _allowed(schema: dict[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
     return f"{words} {', '.join(bounds)}" if bounds else words + ", not empty" * ("minLength" in schema)
+
+
+def _length(schema: dict[str, Any]) -> str:
+    limits = ["at least one"] * ("minItems" in schema)
+    limits += [f"at most {schema['maxItems']}"] if "maxItems" in schema else []
+    return f" ({', '.join(limits)})" if limits else ""
 
 
 def _plain(words: str) -> str:

@@ -5,6 +5,7 @@ Also compares two studies. The validation rules are in `wdgrid.study.sections` a
 
 import copy
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,17 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from wdgrid.errors import StudyFileError
+from wdgrid.printable import printable
 from wdgrid.study.model import Study
 from wdgrid.study.sections import SCHEDULES, FaultsError
+
+MAX_BYTES = 2**20
+MAX_LINES = 30  # faults in one message
+MAX_KEYS = 32  # parts of a dotted key
+# Strings and comments of a TOML file, in which dots and brackets mean nothing.
+_QUOTED = re.compile(
+    r'"""(?:\\.|[^\\])*?"""|' + r"'''.*?'''|" + r'"(?:\\.|[^"\\\n])*"|' + r"'[^'\n]*'|" + r"\#[^\n]*", re.DOTALL
+)
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -23,44 +33,74 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     Raises StudyFileError with one line per fault: the field, its value, and what is allowed.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = _parsed(_text(path))
     except FileNotFoundError:
         raise StudyFileError([f"{path}: no such file"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyFileError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise StudyFileError([f"{path}: not valid TOML: {error}"]) from None
     return study_of(data, overrides, f"{path}: ")
 
 
 def study_of(data: Mapping[str, Any], overrides: Sequence[str] = (), prefix: str = "") -> Study:
     """The study that a study file's content stands for; as `load_study`, with `prefix` before each fault."""
-    given = copy.deepcopy(dict(data))
+    try:
+        given = copy.deepcopy(dict(data))
+    except RecursionError:
+        raise StudyFileError([f"{prefix}nested too deeply"]) from None
     for override in overrides:
         _apply(given, override)
     try:
         return Study.model_validate(given)
     except ValidationError as error:
-        raise StudyFileError([f"{prefix}{line}" for line in fault_lines(error)]) from None
+        lines = [f"{prefix}{line}" for line in fault_lines(error)]
+        more = [f"{prefix}and {len(lines) - MAX_LINES} more faults"] if len(lines) > MAX_LINES else []
+        raise StudyFileError(lines[:MAX_LINES] + more) from None
+
+
+def _text(path: Path) -> str:
+    """The file's text. Raises OSError, or ValueError for one of more than MAX_BYTES bytes or not in UTF-8."""
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"a study file has at most {MAX_BYTES} bytes")
+    return content.decode("utf-8").replace("\r\n", "\n")
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """TOML as a dictionary. Raises ValueError for what is not valid, or nested so deeply that parsing would not end."""
+    for piece in re.split(r"[=,{}\[\]\n]", _QUOTED.sub("", text)):
+        if piece.count(".") > MAX_KEYS:  # tomllib's time grows with the square of this number
+            raise ValueError(f"a dotted key has at most {MAX_KEYS} parts: {piece.strip()[:20]}…")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
     """Sets one `a.b.0.c=value` in parsed TOML."""
+    if any("\ud800" <= c <= "\udfff" for c in override):
+        raise StudyFileError([f"--set {_short(override)}: not valid UTF-8"])
     path, separator, text = override.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not separator or not all(keys):
-        raise StudyFileError([f"--set {override}: must be path.to.field=value, such as task.epochs=5"])
+        raise StudyFileError([f"--set {_short(override)}: must be path.to.field=value, such as task.epochs=5"])
+    if len(keys) > MAX_KEYS:
+        raise StudyFileError([f"--set {_short(override)}: a dotted key has at most {MAX_KEYS} parts"])
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _parsed(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     where: Any = data
     for depth, key in enumerate(keys):
         if isinstance(where, list):
             if not key.isdigit() or int(key) >= len(where):
-                raise StudyFileError([f"--set {override}: {key!r} must be 0 to {len(where) - 1}"])
+                raise StudyFileError([f"--set {_short(override)}: {_short(key)!r} must be 0 to {len(where) - 1}"])
         elif not isinstance(where, dict):
-            raise StudyFileError([f"--set {override}: {'.'.join(keys[:depth])} is a value and has no fields"])
+            place = _short(".".join(keys[:depth]))
+            raise StudyFileError([f"--set {_short(override)}: {place} is a value and has no fields"])
         at: Any = int(key) if isinstance(where, list) else key
         if depth == len(keys) - 1:
             where[at] = value
@@ -80,7 +120,7 @@ def fault_lines(error: ValidationError) -> Iterator[str]:
             for path, value, why in inner.faults:
                 yield _line(".".join([*place, path]), value, why)
         elif fault["type"] == "missing":
-            yield f"{'.'.join(place)}: is required"
+            yield f"{_short('.'.join(place))}: is required"
         elif fault["type"] == "extra_forbidden":
             allowed = ", ".join(_section_of(fault["loc"]).model_fields)
             yield _line(".".join(place), fault["input"], f"unknown key; allowed: {allowed}")
@@ -104,7 +144,12 @@ def _section_of(place: Sequence[int | str]) -> type[BaseModel]:
 
 def _line(path: str, value: object, why: str) -> str:
     shown = json.dumps(value, default=str, ensure_ascii=False)
-    return f"{path} = {shown if len(shown) <= 60 else shown[:57] + '...'}: {why}"
+    return f"{_short(path)} = {_short(shown)}: {_short(why, 300)}"
+
+
+def _short(text: str, length: int = 60) -> str:
+    text = printable(text).replace("\n", "\\n")
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def differences(stored: str, study: Study) -> list[str]:

@@ -3,18 +3,21 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from wdgrid.optim.variants import VARIANTS
-from wdgrid.study.axes import label, scale
+from wdgrid.printable import printable
+from wdgrid.study.axes import MAX_VALUES, label, scale
 from wdgrid.study.cells import Cell
 from wdgrid.study.dataset_args import WHERE, FaultsError, Frozen
-from wdgrid.study.sections import Axis, DecayUnits, HyperparameterName, Panel, Report, Task
+from wdgrid.study.sections import MAX_PANELS, Axis, DecayUnits, HyperparameterName, Panel, Report, Task
 
 Fault = tuple[str, object, str]
+MAX_CELLS = 1_000_000
+MAX_DEPTH = 16  # tables and lists inside each other
 BELOW_ONE = ("momentum", "beta1", "beta2")
 
 
@@ -26,9 +29,14 @@ class Study(Frozen):
     axes: dict[HyperparameterName, Axis] = Field(
         description="exactly two hyperparameters, [axes.NAME] each: the first is drawn as rows, the second as columns"
     )
-    panels: tuple[Panel, ...] = Field(description="[[panels]], one for each heatmap", min_length=1)
+    panels: tuple[Panel, ...] = Field(
+        description="[[panels]], one for each heatmap", min_length=1, max_length=MAX_PANELS
+    )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31, strict=True)], ...] = Field(
-        (0,), description="the whole grid is trained once for each seed; no two may be equal", min_length=1
+        (0,),
+        description="the whole grid is trained once for each seed; no two may be equal",
+        min_length=1,
+        max_length=MAX_VALUES,
     )
     decay: DecayUnits = Field(
         "raw",
@@ -85,21 +93,23 @@ class Study(Frozen):
 
     def cells(self) -> dict[str, list[Cell]]:
         """Every cell of the study by panel, seed by seed, row by row."""
-        rows, columns = (self.axes[name].values for name in self.axes)
         unfolded: dict[str, list[Cell]] = {}
         for name, panel in self.panel_names().items():
             fixed = self.hyperparameters(panel)
-            units = self.unit(panel, self.row), self.unit(panel, self.column)
+            rows, columns = (
+                [(label(multiple), scale(multiple, self.unit(panel, of))) for multiple in axis.values]
+                for of, axis in self.axes.items()
+            )
             unfolded[name] = [
                 Cell(
                     panel=name,
                     seed=seed,
-                    hyperparameters={**fixed, self.row: scale(r, units[0]), self.column: scale(c, units[1])},
-                    multiples=(label(r), label(c)),
+                    hyperparameters={**fixed, self.row: row, self.column: column},
+                    multiples=(row_label, column_label),
                 )
                 for seed in self.seeds
-                for r in rows
-                for c in columns
+                for row_label, row in rows
+                for column_label, column in columns
             ]
         return unfolded
 
@@ -129,12 +139,40 @@ class Study(Frozen):
         """SHA-256 of the identity."""
         return hashlib.sha256(json.dumps(self.identity(), ensure_ascii=False).encode()).hexdigest()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_data(cls, data: object) -> object:
+        if faults := list(_unprintable(data)):
+            raise FaultsError(faults[:10])
+        return data
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         faults = list(_faults(self))
         if faults:
             raise FaultsError(faults)
         return self
+
+
+def _unprintable(data: object) -> Iterator[Fault]:
+    """Faults of any nested data: too deep, or text with control characters or with halves of surrogate pairs."""
+    places: list[tuple[str, object, int]] = [("", data, 0)]
+    while places:
+        path, value, depth = places.pop()
+        if depth > MAX_DEPTH:
+            yield path[:60], "…", f"is nested in more than {MAX_DEPTH} tables and lists"
+            return
+        if isinstance(value, str) and value != printable(value):
+            yield path, value, "must not contain control characters"
+        nested: Iterable[tuple[object, object]] = ()
+        if isinstance(value, dict):
+            nested = value.items()
+        elif isinstance(value, list | tuple):
+            nested = enumerate(value)
+        for key, item in nested:
+            if (name := str(key)) != printable(name) or "\n" in name:
+                yield path, name, "a name must not contain control characters"
+            places.append((f"{path}.{name}" if path else name, item, depth + 1))
 
 
 def _faults(study: Study) -> Iterator[Fault]:
@@ -144,6 +182,9 @@ def _faults(study: Study) -> Iterator[Fault]:
         return
     if len(set(study.seeds)) < len(study.seeds):
         yield "seeds", list(study.seeds), "must all be different"
+    n_cells = math.prod(len(axis.values) for axis in study.axes.values()) * len(study.seeds) * len(study.panels)
+    if n_cells > MAX_CELLS:
+        yield "axes", list(study.axes), f"a study has at most {MAX_CELLS} cells, not {n_cells}"
     names = [p.name or "" for p in study.panels]
     if len(study.panel_names()) < len(study.panels):
         yield "panels", names, "must differ in name, optimizer, schedule or epochs"

@@ -10,8 +10,8 @@ from wdgrid.study.dataset_args import Frozen
 class MlpArgs(Frozen):
     """Linear layers and ReLUs on flattened images."""
 
-    hidden: tuple[Annotated[int, Field(ge=1, strict=True)], ...] = Field(
-        (64, 64, 64), description="widths of the hidden layers"
+    hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000, strict=True)], ...] = Field(
+        (64, 64, 64), description="widths of the hidden layers", max_length=1000
     )
     batch_norm: Annotated[bool, Field(strict=True)] = Field(
         True, description="batch normalisation after each hidden layer"
@@ -26,7 +26,7 @@ def _six_n_plus_two(depth: int) -> int:
 
 Depth = Annotated[
     int,
-    Field(ge=8, strict=True, json_schema_extra={"allowed": "8, 14, 20, 26, … (6n + 2)"}),
+    Field(ge=8, le=10_000, strict=True, json_schema_extra={"allowed": "8, 14, 20, 26, … (6n + 2) ≤ 10000"}),
     AfterValidator(_six_n_plus_two),
 ]
 
@@ -37,7 +37,7 @@ class ResnetArgs(Frozen):
     depth: Depth = Field(
         8, description="layers with weights on the longest path: 6n + 2 for n blocks in each of three stages"
     )
-    width: Annotated[int, Field(ge=1, strict=True)] = Field(
+    width: Annotated[int, Field(ge=1, le=100_000, strict=True)] = Field(
         16, description="channels of the first stage; the second has twice and the third four times as many"
     )
 
@@ -48,7 +48,7 @@ class ShakeShakeArgs(Frozen):
     depth: Depth = Field(
         26, description="layers with weights on the longest path: 6n + 2 for n blocks in each of three stages"
     )
-    width: Annotated[int, Field(ge=1, strict=True)] = Field(
+    width: Annotated[int, Field(ge=1, le=100_000, strict=True)] = Field(
         64, description="channels of the first stage; the second has twice and the third four times as many"
     )
     level: Literal["image", "batch"] = Field(

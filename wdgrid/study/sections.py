@@ -37,6 +37,11 @@ def _is_a_variant(name: str) -> str:
 
 OptimizerName = Annotated[str, AfterValidator(_is_a_variant), Field(json_schema_extra={"enum": list(VARIANTS)})]
 
+MAX_EPOCHS = 1_000_000
+MAX_IMAGES = 2**31 - 1
+MAX_PANELS = 1000
+MAX_NAME_BYTES = 200  # of a study or a panel: both become parts of file names, which have at most 255
+
 Multiples = Annotated[
     tuple[Fraction, ...],
     BeforeValidator(parse_multiples),
@@ -58,7 +63,10 @@ class Step(Frozen):
 
     kind: Literal["step"] = Field("step", description="η_t drops at fixed fractions of the budget")
     milestones: tuple[Fraction01, ...] = Field(
-        (0.3, 0.6, 0.8), description="fractions of the budget (of all steps) at which η_t drops", min_length=1
+        (0.3, 0.6, 0.8),
+        description="fractions of the budget (of all steps) at which η_t drops",
+        min_length=1,
+        max_length=100,
     )
     factor: Positive = Field(0.1, description="factor by which η_t is multiplied at each milestone")
 
@@ -73,8 +81,10 @@ class Restarts(Frozen):
     """Cosine in periods of T_0, T_0 T_mult, T_0 T_mult², … epochs (AdamWR, SGDWR); the budget may end the last."""
 
     kind: Literal["restarts"] = Field("restarts", description="cosine with warm restarts")
-    period: Annotated[int, Field(ge=1)] = Field(100, description="epochs of the first period (T_0)")
-    multiplier: Annotated[int, Field(ge=1)] = Field(2, description="growth factor of the period (T_mult)")
+    period: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = Field(100, description="epochs of the first period (T_0)")
+    multiplier: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = Field(
+        2, description="growth factor of the period (T_mult)"
+    )
 
 
 SCHEDULES: dict[str, type[Frozen]] = {
@@ -147,15 +157,17 @@ class Task(Frozen):
     model_args: dict[str, Any] = Field(
         {}, validate_default=True, description="arguments of the network; your own function gets them as keywords"
     )
-    batch_size: Annotated[int, Field(ge=1, strict=True)] = Field(128, description="images in a minibatch (b)")
-    epochs: Annotated[int, Field(ge=1, strict=True)] = Field(100, description="budget in epochs (T)")
-    train_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+    batch_size: Annotated[int, Field(ge=1, le=MAX_IMAGES, strict=True)] = Field(
+        128, description="images in a minibatch (b)"
+    )
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS, strict=True)] = Field(100, description="budget in epochs (T)")
+    train_size: Annotated[int, Field(ge=1, le=MAX_IMAGES, strict=True)] | None = Field(
         None, description="training images used (B), the first ones; if not given, all but the validation images"
     )
-    test_size: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+    test_size: Annotated[int, Field(ge=1, le=MAX_IMAGES, strict=True)] | None = Field(
         None, description="test images used, the first ones; if not given, all"
     )
-    validation_size: Annotated[int, Field(ge=0, strict=True)] = Field(
+    validation_size: Annotated[int, Field(ge=0, le=MAX_IMAGES, strict=True)] = Field(
         0,
         description="validation images, the last of the training images: cells are compared and picked by their "
         "validation error, and their test error is reported; 0: cells are picked by their test error, so the best test "
@@ -201,6 +213,12 @@ class Task(Frozen):
         return _checked_args(args, info.data.get("model"), BUILT_IN_MODELS)
 
 
+def _short(name: str) -> str:
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"must have at most {MAX_NAME_BYTES} bytes")
+    return name
+
+
 class Axis(Frozen):
     """One axis of the grid: multiples of a unit."""
 
@@ -219,7 +237,7 @@ class Axis(Frozen):
 class Panel(Frozen):
     """One heatmap: optimizer variant × schedule × budget."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None = Field(
+    name: Annotated[str, Field(pattern=r"^[\w.+-]+$"), AfterValidator(_short)] | None = Field(
         None,
         description="name of the panel, no two equal; if not given, made from optimizer, schedule and epochs",
         json_schema_extra={"allowed": "text: letters, digits, . _ + -"},
@@ -234,7 +252,7 @@ class Panel(Frozen):
         description="η_t, the factor of learning rate and decoupled decay at each step",
         json_schema_extra={"allowed": f"{', '.join(map(json.dumps, SCHEDULES))}, or a table with kind and its fields"},
     )
-    epochs: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS, strict=True)] | None = Field(
         None, description="budget of this panel in epochs; if not given, the task's"
     )
     lr_unit: Positive | None = Field(None, description="unit of the lr axis in this panel; if not given, the axis'")
