@@ -27,6 +27,7 @@ def test_printing_twice_changes_nothing_more(text):
         ("postgresql+psycopg://me:se:c/re?t@@h/db", "postgresql+psycopg://me:***@h/db"),
         ("postgresql://me@h/db?password=a b&sslmode=require", "postgresql://me@h/db?password=***&sslmode=require"),
         ("postgresql://h/db?sslpassword=a&passwrod=b=c", "postgresql://h/db?sslpassword=***&passwrod=***"),
+        ("mysql://m//me:sec@ret@h/db", "mysql://***@h/db"),
         ("sqlite:///a:b@c/x.db", "sqlite:///a:b@c/x.db"),
         ("sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
     ],

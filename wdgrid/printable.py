@@ -6,7 +6,7 @@ import unicodedata
 # Options of a storage URL whose values may be shown; a misspelt one may hold a password, too.
 _SHOWN = "sslmode|connect_timeout|application_name|target_session_attrs|host|hostaddr|port|user"
 _PASSWORD = re.compile(rf"([?&])(?!(?:{_SHOWN})=)([^=&]*)=[^&]*")
-_USER = re.compile(r"(://[^:/@\s]*:)\S*@")
+_USER = re.compile(r"^((?!sqlite)[^:]*:/*(?![^:/@]*@[^@]*$)(?:[^:/@]*:)?).*@", re.DOTALL)  # all but a user alone
 _REFUSED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of surrogate pairs, ends of lines and paragraphs
 _DIRECTION = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 

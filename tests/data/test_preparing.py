@@ -56,6 +56,42 @@ def test_a_damaged_cache_is_prepared_anew(zoo, cache, damage):
     assert file.read_bytes() == whole and not file.with_suffix(".part").exists()
 
 
+@pytest.mark.parametrize("whose", ["another user's", "writable by others"])
+def test_prepared_data_that_another_user_can_write_is_not_read(zoo, cache, tmp_path, monkeypatch, whose):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    before = load(zoo).train_x.clone()
+    (file,) = cache.rglob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 255  # an image, or what is told of it
+    file.write_bytes(content)
+    if whose == "writable by others":
+        file.chmod(0o666)
+    else:
+        real = Path.lstat
+
+        def lstat(path):
+            found = real(path)
+            return os.stat_result([*found[:4], os.getuid() + 1, *found[5:]]) if path == file else found
+
+        monkeypatch.setattr(Path, "lstat", lstat)
+    assert torch.equal(load(zoo).train_x, before)
+    (own,) = (tmp_path / "own" / "wdgrid" / "prepared").iterdir()
+    assert own.parent.stat().st_mode & 0o777 == 0o700 and file.read_bytes() == content
+    with monkeypatch.context() as patch:
+        patch.setattr("wdgrid.data.folder._decoded", None)
+        assert torch.equal(load(zoo).train_x, before)  # nothing decoded again
+
+
+def test_prepared_data_is_read_again_whatever_the_umask(zoo, cache, monkeypatch):
+    before = os.umask(0o002)
+    try:
+        images = load(zoo).train_x.clone()
+    finally:
+        os.umask(before)
+    monkeypatch.setattr("wdgrid.data.folder._decoded", None)
+    assert torch.equal(load(zoo).train_x, images)
+
+
 def images_of(value):
     """A `build` of two tiny images that hold one value."""
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wdgrid.data.augment import moments
 from wdgrid.data.locations import tidied
+from wdgrid.data.own import cache_folder, is_own, private_folder
 from wdgrid.errors import DataError
 
 FORMAT = "2"
@@ -57,7 +58,9 @@ def prepared(path: Path, identity: str, build: Callable[[Create], Content]) -> P
     returns their Content. If several processes need the file, one builds it and the others wait. Raises DataError if
     the file cannot be written, and what `build` raises; no file is left behind then. A process that is killed leaves a
     `.part` and a `.lock` file, which are never read and which the next build overwrites and removes.
+    A file that another user can write to is not read: a file in this user's own cache replaces it.
     """
+    path = _trusted(path)
     if found := _read(path, identity):
         return found
     with tidied(path.parent), _locked(path):
@@ -66,6 +69,19 @@ def prepared(path: Path, identity: str, build: Callable[[Create], Content]) -> P
     if not (found := _read(path, identity)):
         raise DataError(f"{path}: was written but cannot be read")
     return found
+
+
+def _trusted(path: Path) -> Path:
+    """`path`, or where another user can write to the file there, the same name in this user's own cache."""
+    if not path.exists() or is_own(path):
+        return path
+    try:
+        own = private_folder(cache_folder() / "prepared") / path.name
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path}: belongs to another user, and there is no own cache: {error}") from error
+    if own.exists() and not is_own(own):
+        raise DataError(f"{own}: can be written by another user: delete it")
+    return own
 
 
 @contextmanager
@@ -146,6 +162,7 @@ def _lay_out(part: Path, identity: str, n: int, m: int, image: tuple[int, int, i
     text += b" " * (-(8 + len(text)) % 64)
     start = 8 + len(text)
     with part.open("wb") as file:
+        part.chmod(0o644)  # whatever the umask: a file that others can write to is not read again
         file.write(len(text).to_bytes(8, "little") + text)
         file.flush()
         if hasattr(os, "posix_fallocate"):  # without this, a full disk would kill a process that writes

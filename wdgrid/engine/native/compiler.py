@@ -1,7 +1,8 @@
 """Compiles a C file with the machine's own compiler when it is first used, and caches the library.
 
 The code is compiled for the processor at hand, so that it uses the widest vectors. If there is no compiler, or
-compilation fails, `library` returns None and the caller uses PyTorch.
+compilation fails, `library` returns None and the caller uses PyTorch. A cached library is loaded only from a folder of
+this user alone, and only if its SHA-256 is the one in its name.
 """
 
 import ctypes
@@ -10,18 +11,22 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from wdgrid.data.locations import home
+from wdgrid.data.own import cache_folder, is_own, private_folder
 
 # The first set of flags that the compiler accepts is used; the first one is for GCC and Clang on x86.
 PROCESSORS = (["-march=native", "-mprefer-vector-width=512"], ["-march=native"], ["-mcpu=native"])
 FLAGS = ["-O3", "-fno-math-errno", "-shared", "-fPIC", "-w"]
-PATIENCE_S = 120
+IDLE_S = 10.0  # without any use of the processor: the compiler hangs
+BUSY_S = 30.0  # of the processor's time: it does not end
+WALL_S = 120.0
 
 
 @lru_cache
@@ -41,37 +46,42 @@ def library(source: Path, *flags: str) -> ctypes.CDLL | None:
     if not command or platform.system() == "Windows":
         return None
     with suppress(OSError, subprocess.SubprocessError):
-        version = subprocess.run([*command, "--version"], capture_output=True, timeout=PATIENCE_S, check=True).stdout
+        version = _run([*command, "--version"])
         text = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
         facts = (*text, version, _processor(), " ".join([*command, *FLAGS, *flags]).encode())
         digest = hashlib.sha256(b"\0".join(facts)).hexdigest()
         stem = f"{source.stem}-{digest[:16]}"
-        with suppress(OSError, RuntimeError, subprocess.SubprocessError):
-            return _kept(home() / "compiled", stem) or _built(home() / "compiled", stem, source, flags)
-        with tempfile.TemporaryDirectory() as folder:  # the cache folder is missing, full or read-only
+        with suppress(OSError, RuntimeError, subprocess.CalledProcessError):
+            folder = private_folder(cache_folder() / "compiled")
+            return _stored(folder, stem) or _built(folder, stem, source, flags)
+        with tempfile.TemporaryDirectory() as folder:  # no home, or one that is full, not writable or another user's
             return _built(Path(folder), stem, source, flags)
     return None
 
 
-def _kept(folder: Path, stem: str) -> ctypes.CDLL | None:
-    """A cached library. Its name holds its size in bytes: loading a truncated one would kill the process."""
+def _stored(folder: Path, stem: str) -> ctypes.CDLL | None:
+    """A library built earlier; one that is damaged is deleted."""
     for path in folder.glob(f"{stem}-*.so"):
-        if path.stem == f"{stem}-{path.stat().st_size}":
+        if is_own(path) and path.name == _name(stem, path):
             with suppress(OSError):
                 return ctypes.CDLL(str(path))
         path.unlink()
     return None
 
 
+def _name(stem: str, content: Path) -> str:
+    return f"{stem}-{hashlib.sha256(content.read_bytes()).hexdigest()}.so"
+
+
 def _built(folder: Path, stem: str, source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
-    """Compiles the library into the folder, atomically. Several processes may each compile their own."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """The library, built into the folder whole or not at all. Of several processes each builds its own."""
     handle, name = tempfile.mkstemp(".part", stem, folder)
     part = Path(name)
     try:
         _build(part, source, flags)
+        part.chmod(0o700)
         os.fsync(handle)
-        path = folder / f"{stem}-{part.stat().st_size}.so"
+        path = folder / _name(stem, part)
         part.replace(path)
     finally:
         os.close(handle)
@@ -80,16 +90,59 @@ def _built(folder: Path, stem: str, source: Path, flags: tuple[str, ...]) -> cty
 
 
 def _build(target: Path, source: Path, flags: tuple[str, ...]) -> None:
-    """Raises CalledProcessError if the compiler accepts none of PROCESSORS."""
+    """Raises CalledProcessError where the compiler takes none of PROCESSORS, TimeoutExpired where it hangs."""
     commands = [[*compiler(), *FLAGS, *each, *flags, str(source), "-o", str(target), "-lm"] for each in PROCESSORS]
     for command in commands:
-        last = command is commands[-1]
-        if subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=last).returncode == 0:
+        try:
+            _run(command)
             return
+        except subprocess.CalledProcessError:
+            if command is commands[-1]:
+                raise
+
+
+def _run(command: list[str]) -> bytes:
+    """What a command prints. Raises CalledProcessError, or TimeoutExpired for one that hangs; its children end, too."""
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        began = moved = time.monotonic()
+        used = 0.0
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+                now, busy = time.monotonic(), _processor_seconds(process.pid)
+                if busy is not None and busy > used:
+                    moved, used = now, busy
+                if now - moved > IDLE_S or used > BUSY_S or now - began > WALL_S:
+                    raise subprocess.TimeoutExpired(command, now - began)
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        out.seek(0)
+        return out.read()
+
+
+def _processor_seconds(group: int) -> float | None:
+    """Processor time that the processes of a group have used; None where the system does not say."""
+    if not Path("/proc/self/stat").exists():
+        return None
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                ticks += int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _processor() -> bytes:
-    """Describes the processor for which a library is compiled: several machines may share a home folder."""
+    """What a library built for this processor depends on: a home may be shared by several machines."""
     with suppress(OSError):
         first = Path("/proc/cpuinfo").read_bytes().partition(b"\n\n")[0].splitlines()
         return b"".join(line for line in first if line.startswith((b"flags", b"model", b"Features", b"CPU")))
