@@ -15,6 +15,8 @@ from wdgrid.study.sections import Task
 
 # glibc gives large blocks back to the system after every step otherwise, and asks for them again in the next.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "67108864"}
+# Otherwise Python looks in the working directory first, even for its own modules; any file there may have such a name.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 TIDY_S = 10.0
 
 
@@ -41,7 +43,8 @@ class ProcessWorker:
         context = multiprocessing.get_context("spawn")
         self.connection, child = context.Pipe()
         self._process = context.Process(target=serve_process, args=(child, task, cells, chunk), daemon=True)
-        with _child_environment(MALLOC | dict(environment or {})), _without_main(), _interrupts_ignored():
+        variables = MALLOC | SAFE_PATH | dict(environment or {})
+        with _child_environment(variables), _without_main(), _without_working_directory(), _interrupts_ignored():
             self._process.start()
         child.close()
 
@@ -105,6 +108,17 @@ def _without_main() -> Generator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _without_working_directory() -> Generator[None]:
+    """A child that starts meanwhile does not search the working directory ("" on the path that it inherits)."""
+    path = sys.path[:]
+    sys.path[:] = [place for place in path if place]
+    try:
+        yield
+    finally:
+        sys.path[:] = path
 
 
 def cores() -> int:

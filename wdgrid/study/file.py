@@ -27,7 +27,7 @@ _QUOTED = re.compile(
 )
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+def load_study(path: Path, overrides: Sequence[str] = (), *, allow_code: bool = True) -> Study:
     """Reads and validates a study file. `overrides` are `path.to.field=value` (TOML values; bare words are strings).
 
     Raises StudyFileError with one line per fault: the field, its value, and what is allowed.
@@ -40,7 +40,10 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise StudyFileError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
     except ValueError as error:
         raise StudyFileError([f"{path}: not valid TOML: {error}"]) from None
-    return study_of(data, overrides, f"{path}: ")
+    study = study_of(data, overrides, f"{path}: ")
+    if not allow_code and (fields := study.named_code()):
+        raise StudyFileError([f"{path}: {field}: names code, which --no-code does not allow" for field in fields])
+    return study
 
 
 def study_of(data: Mapping[str, Any], overrides: Sequence[str] = (), prefix: str = "") -> Study:
@@ -57,6 +60,9 @@ def study_of(data: Mapping[str, Any], overrides: Sequence[str] = (), prefix: str
         lines = [f"{prefix}{line}" for line in fault_lines(error)]
         more = [f"{prefix}and {len(lines) - MAX_LINES} more faults"] if len(lines) > MAX_LINES else []
         raise StudyFileError(lines[:MAX_LINES] + more) from None
+    if not allow_code and (fields := study.named_code()):
+        raise StudyFileError([f"{path}: {field}: names code, which --no-code does not allow" for field in fields])
+    return study
 
 
 def _text(path: Path) -> str:

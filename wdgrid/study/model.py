@@ -131,6 +131,11 @@ class Study(Frozen):
             del canonical["task"]["dataset_args"][name]
         return canonical
 
+    def named_code(self) -> list[str]:
+        """Fields that name code of the user's own, which training would run, such as `task.model = mine:net`."""
+        fields = {"task.dataset": self.task.dataset, "task.model": self.task.model}
+        return [f"{field} = {value}" for field, value in fields.items() if ":" in value]
+
     def canonical(self) -> str:
         """The whole study as canonical JSON. The order of the axes is preserved: the first one is drawn as rows."""
         return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))

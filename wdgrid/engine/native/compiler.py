@@ -142,7 +142,7 @@ def _processor_seconds(group: int) -> float | None:
 
 
 def _processor() -> bytes:
-    """What a library built for this processor depends on: a home may be shared by several machines."""
+    """Describes the processor for which a library is compiled: several machines may share a home folder."""
     with suppress(OSError):
         first = Path("/proc/cpuinfo").read_bytes().partition(b"\n\n")[0].splitlines()
         return b"".join(line for line in first if line.startswith((b"flags", b"model", b"Features", b"CPU")))
