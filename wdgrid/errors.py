@@ -52,5 +52,11 @@ class MachineError(WdgridError):
     exit_status = 1
 
 
+class OutputError(WdgridError):
+    """A file or folder cannot be written; one line says what, where and what to do."""
+
+    exit_status = 1
+
+
 class StorageWarning(UserWarning):
     """The storage does not answer for now, in one line; the same call is tried again."""

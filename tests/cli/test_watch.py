@@ -14,7 +14,8 @@ from helpers.stored import fill, make_store
 from helpers.synthetic_tables import error_of, make_curves, make_study, make_table
 from wdgrid.cli import main
 from wdgrid.cli.resume_command import SweepCommand, alarm_lines
-from wdgrid.report import analyse_table, replaced, write_report
+from wdgrid.report import analyse_table, write_report
+from wdgrid.report.output import replaced
 from wdgrid.runner.reconcile import plan
 from wdgrid.store import Store, owner_name
 from wdgrid.study import load_study

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wdgrid.cli.common import AsJson, Out, Quiet, Storage, print_json, say
+from wdgrid.cli.common import AsJson, Out, Quiet, Storage, echo, print_json, say
 from wdgrid.errors import UsageError
 
 CIFAR10_TEST = 10_000  # images behind each of the paper's test errors
@@ -37,8 +37,8 @@ def compare(
     """Compare two studies or panels: best errors and their difference, rank correlation, shared circles, one figure."""
     from wdgrid.analysis.compare import compare as measure
     from wdgrid.analysis.compare import pairs as matched
-    from wdgrid.report import replaced
     from wdgrid.report.comparison import comparison_lines, comparison_rows, draw_comparison, save_comparison
+    from wdgrid.report.output import replaced
 
     sides = [_sides(what, storage) for what in (a, b)]
     pairs = matched(*sides)
@@ -53,7 +53,7 @@ def compare(
     if as_json:
         print_json({"a": a, "b": b, "pairs": comparison_rows(found), "figure": path.as_posix()})
     else:
-        typer.echo("\n\n".join("\n".join(comparison_lines(one)) for one in found))
+        echo("\n\n".join("\n".join(comparison_lines(one)) for one in found))
     left = [
         side.label
         for place, one in enumerate(sides)

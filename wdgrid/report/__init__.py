@@ -1,8 +1,6 @@
 """Writes the figure, the HTML page and the terminal's table of a stored study."""
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,6 +56,7 @@ def write_report(
     from wdgrid.report.figures import heatmaps, save_heatmaps
     from wdgrid.report.findings import findings
     from wdgrid.report.grids import grids, search_words
+    from wdgrid.report.output import replaced
     from wdgrid.report.page import write_page
     from wdgrid.study.coarse import coarse_name
 
@@ -81,16 +80,3 @@ def write_report(
         pictures += coarse_pictures
     paths = [out / name for name in (*(p.name for p in pictures), "trials.csv", "report.html")]
     return Written(paths, numbers, found)
-
-
-@contextmanager
-def replaced(out: Path) -> Iterator[Path]:
-    """A temporary folder inside `out`; at the end its files are moved to `out`, each one atomically.
-
-    Nothing in `out` changes if the writing fails.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=out) as folder:
-        yield Path(folder)
-        for path in sorted(Path(folder).iterdir()):
-            path.replace(out / path.name)
