@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return "".join(_escaped(c) if _controls(c) else c for c in text)
 
 
+def printable_json(text: str) -> str:
+    """JSON text with every control character in its strings as an escape of JSON."""
+    return "".join(f"\\u{ord(c):04x}" if _controls(c) else c for c in text)
+
+
 def _controls(c: str) -> bool:
     return (unicodedata.category(c) in _REFUSED or c in _DIRECTION) and c not in "\n\t"
 

@@ -4,14 +4,16 @@ Exit status 2 is bad input (one line a fault), 1 a fault of the machine, 130 an 
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from wdgrid import __version__
-from wdgrid.cli import compare, convert, doctor, plan, results, studies, sweep
+from wdgrid.cli import backup, compare, convert, doctor, plan, results, studies, sweep
 from wdgrid.errors import WdgridError
+from wdgrid.printable import printable
 
 app = typer.Typer(
     name="wdgrid",
@@ -33,6 +35,7 @@ app.command()(compare.compare)
 app.command()(convert.convert)
 app.command()(plan.plan)
 app.command()(doctor.doctor)
+app.command()(backup.backup)
 
 
 def _version(wanted: bool) -> None:
@@ -52,12 +55,21 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status (the console script exits with it)."""
+    if not sys.warnoptions:
+        warnings.showwarning = _show_warning  # one line, as for faults
     try:
         app(args=arguments, prog_name="wdgrid")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
     except WdgridError as error:
-        for line in str(error).splitlines():
-            print(f"wdgrid: {line}", file=sys.stderr)
+        for line in str(error).split("\n"):
+            print(f"wdgrid: {printable(line)}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:  # of the machine: a file that cannot be read or written
+        print(f"wdgrid: {printable(str(error.filename or 'input or output'))}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"wdgrid: {printable(str(message))}", file=sys.stderr)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from wdgrid.printable import printable, printable_json
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -44,10 +46,23 @@ Style = Annotated[
 ]
 
 
+NoCode = Annotated[
+    bool,
+    typer.Option(
+        "--no-code", help="Refuse a study file that names code (package.module:function), which would be run."
+    ),
+]
+
+
+def echo(text: str) -> None:
+    """A line on stdout, without control characters."""
+    typer.echo(printable(text))
+
+
 def say(text: str, quiet: bool = False) -> None:
-    """Talk, on stderr."""
+    """Talk, on stderr, without control characters."""
     if not quiet:
-        typer.echo(text, err=True)
+        typer.echo(printable(text), err=True)
 
 
 def print_summary(numbers: "Mapping[str, Separability]", found: "Mapping[str, Finding]", as_json: bool) -> None:
@@ -65,4 +80,4 @@ def print_summary(numbers: "Mapping[str, Separability]", found: "Mapping[str, Fi
 
 def print_json(data: object) -> None:
     """JSON on stdout."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    typer.echo(printable_json(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str)))

@@ -5,10 +5,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from wdgrid.cli.common import AsJson, print_json
+from wdgrid.cli.common import AsJson, echo, print_json
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,20 @@ class Machine:
     storage_folder: str
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Look at this machine: device, cores, versions, memory, matrix speed, storage, and what to beware of."""
+def doctor(
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Look at this storage instead: damage and left-overs, and how to mend them."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at this machine: device, cores, versions, memory, matrix speed, storage, and what to beware of.
+
+    With --storage: exit status 1 where something is found.
+    """
+    if storage is not None:
+        _look_at(storage, as_json)
+        return
     here = Path("studies") if Path("studies").is_dir() else Path()
     machine = _machine(here)
     found = {**asdict(machine), "warnings": list(_warnings(machine, here))}
@@ -36,6 +49,20 @@ def doctor(as_json: AsJson = False) -> None:
         return
     for key, value in found.items():
         typer.echo(f"{key.replace('_', ' '):24} {_words(value)}")
+
+
+def _look_at(url: str, as_json: bool) -> None:
+    from wdgrid.runner.naming import open_store
+
+    with open_store(url) as store:
+        name, found = store.url, store.problems()
+        studies = [] if found else store.studies()
+    if as_json:
+        print_json({"storage": name, "problems": found})
+    for line in [] if as_json else found or [f"{name}: intact; {len(studies)} studies"]:
+        echo(line)
+    if found:
+        raise typer.Exit(1)
 
 
 def _machine(here: Path) -> Machine:
@@ -74,6 +101,8 @@ def _words(value: "dict[str, str] | list[str] | str | float | None") -> str:
 
 
 def _warnings(machine: Machine, here: Path) -> Iterator[str]:
+    from wdgrid.store.address import network_file_system
+
     if not os.access(here, os.W_OK):
         yield f"{here.resolve()} cannot be written: give --storage and --out"
     if machine.disk_free_gib < 1:
@@ -84,9 +113,5 @@ def _warnings(machine: Machine, here: Path) -> Iterator[str]:
         yield "no C compiler that works (cc, or what $CC names): perceptrons take about three times as long on a CPU"
     if machine.gpus:
         yield "the CUDA path has never run on a GPU: compare a small study with one of --device cpu before you trust it"
-    mounts = Path("/proc/mounts")
-    if mounts.exists():
-        folders = [line.split()[1:3] for line in mounts.read_text(encoding="utf-8").splitlines()]
-        inside = [(len(m), kind) for m, kind in folders if str(here.resolve()).startswith(m)]
-        if inside and max(inside)[1] in ("nfs", "nfs4", "cifs", "smb3", "lustre"):
-            yield "storage is on a network file system, where SQLite may lose data: give --storage postgresql+psycopg://…"
+    if kind := network_file_system(here):
+        yield f"storage is on a network file system ({kind}): give --storage postgresql+psycopg://…, or a local file"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wdgrid.cli.common import AsJson, StudyWord, print_json
+from wdgrid.cli.common import AsJson, NoCode, StudyWord, print_json
 
 if TYPE_CHECKING:
     from wdgrid.runner.measure import StudyCost
@@ -17,17 +17,21 @@ def plan(
         list[str] | None,
         typer.Option("--set", help="Override a field, such as task.epochs=5. May be repeated.", metavar="FIELD=VALUE"),
     ] = None,
+    no_code: NoCode = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a study will cost: cells, steps, FLOPs, memory and time, from a few measured steps; trains nothing."""
+    """Print what a study will cost: cells, steps, FLOPs, memory and time, from a few measured steps; trains nothing.
+
+    A study file that names code as package.module:function runs it.
+    """
     from wdgrid.cli.progress import show_preparing
     from wdgrid.runner.measure import measure
     from wdgrid.study import load_study
     from wdgrid.study.bundled import study_path
 
     path = study_path(study_word)
-    study = load_study(path, override or [])
+    study = load_study(path, override or [], allow_code=not no_code)
     with show_preparing() as tell:
         cost = measure(study, workers, tell)
     if as_json:

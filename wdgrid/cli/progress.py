@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from wdgrid.analysis.words import divergences
+from wdgrid.printable import printable
 from wdgrid.runner.events import (
     ChunkFinished,
     Event,
@@ -69,7 +70,7 @@ def show_preparing() -> Generator[TellPreparing]:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def message(event: Event, resume: str) -> str | None:
@@ -169,7 +170,7 @@ class _Bars:
 
     def write(self, text: str) -> None:
         if self.bar:
-            self.bar.console.print(text, markup=False, highlight=False)
+            self.bar.console.print(printable(text), markup=False, highlight=False)
         else:
             _print(text)
 

@@ -4,6 +4,7 @@
 # pyright: reportUnknownArgumentType=false
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from wdgrid.cli.common import (
     Storage,
     StudyName,
     Style,
+    echo,
     print_json,
     print_summary,
     say,
@@ -24,6 +26,7 @@ from wdgrid.cli.drawing import draw, print_report
 from wdgrid.cli.resume_command import alarm_lines, sweep_of, untrained
 from wdgrid.cli.watch import watch as watch_store
 from wdgrid.errors import UsageError
+from wdgrid.printable import without_password
 
 
 def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
@@ -37,7 +40,7 @@ def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
     for url in [storage] if storage else [storage_url(None, p.parent, p.stem) for p in paths]:
         try:
             with open_store(url) as store:
-                found += [{**asdict(s), "storage": url} for s in store.studies()]
+                found += [{**asdict(s), "storage": without_password(url)} for s in store.studies()]
         except UsageError as error:
             if storage or url.startswith("sqlite:///studies/"):
                 raise
@@ -50,7 +53,7 @@ def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
     for s in found:
         best = "–" if s["best_error"] is None else f"{s['best_error']:.2f} %"
         best += " on validation" if s["selected_on"] == "validation" else ""
-        typer.echo(f"{s['name']:20} {s['n_complete']:6} of {s['n_cells']} cells  best {best:8}  {s['storage']}")
+        echo(f"{s['name']:20} {s['n_complete']:6} of {s['n_cells']} cells  best {best:8}  {s['storage']}")
 
 
 def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -80,13 +83,13 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
             }
         )
         return
-    typer.echo(f"{name}: {definition.title or name}")
-    typer.echo("cells: " + ", ".join(f"{n} {state}" for state, n in states.items()))
-    typer.echo("environment: " + ", ".join(f"{k} {v}" for k, v in environment.items() if v is not None))
+    echo(f"{name}: {definition.title or name}")
+    echo("cells: " + ", ".join(f"{n} {state}" for state, n in states.items()))
+    echo("environment: " + ", ".join(f"{k} {v}" for k, v in environment.items() if v is not None))
     print_summary(numbers, found, as_json=False)
-    typer.echo("")
+    echo("")
     for line in [*finding_lines(numbers, found), *alarm_lines(numbers, definition, command, waiting)]:
-        typer.echo(line)
+        echo(line)
 
 
 def report(
@@ -129,6 +132,7 @@ def export(
 ) -> None:
     """Export a study's trials as one tidy table, a row a trial."""
     from wdgrid.report.export import export as write
+    from wdgrid.report.output import written
     from wdgrid.runner.naming import open_store, stored, stored_study
 
     name, url = stored(study, storage)
@@ -137,4 +141,5 @@ def export(
         table = store.table(name)
     if fmt == "parquet" and out is None:
         raise UsageError("--format parquet needs --out FILE")
-    write(table, fmt, out)
+    with written(out) if out else nullcontext():
+        write(table, fmt, out)

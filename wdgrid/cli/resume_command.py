@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wdgrid.printable import without_password
+
 if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
     from wdgrid.store import Store
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepCommand:
-    """The `wdgrid sweep` that made a study, or would go on with it; printed as it is to be typed."""
+    """The `wdgrid sweep` that made a study, or would go on with it; printed as it is to be typed, a password as ***."""
 
     study: str  # a file or a name
     overrides: tuple[str, ...] = ()
@@ -23,8 +25,9 @@ class SweepCommand:
     coarse: bool = False
 
     def __str__(self) -> str:
+        storage = self.storage and without_password(self.storage)
         words = ["wdgrid", "sweep", self.study]
-        for option, value in (("--storage", self.storage), ("--name", self.name)):
+        for option, value in (("--storage", storage), ("--name", self.name)):
             words += [option, value] if value else []
         for override in self.overrides:
             words += ["--set", override]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from wdgrid.cli.common import AsJson, Out, Quiet, Storage, StudyWord, Style
+from wdgrid.cli.common import AsJson, NoCode, Out, Quiet, Storage, StudyWord, Style
 from wdgrid.cli.resume_command import SweepCommand
 
 
@@ -31,6 +31,7 @@ def sweep(
             "stay untrained, and separability stays open; without --coarse the same command trains them.",
         ),
     ] = False,
+    no_code: NoCode = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one a core if not given (one in all on a GPU).")
     ] = None,
@@ -41,9 +42,13 @@ def sweep(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train what a study has not trained yet, then draw its report. Give the same command again to resume."""
+    """Train what a study has not trained yet, then draw its report. Give the same command again to resume.
+
+    A study file that names code as package.module:function runs it.
+    """
     from wdgrid.cli.drawing import draw
     from wdgrid.cli.progress import show
+    from wdgrid.report.output import check_output
     from wdgrid.runner import naming
     from wdgrid.runner.run import Settings, sweep_store
     from wdgrid.runner.run import sweep as run
@@ -52,8 +57,9 @@ def sweep(
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]
     path = study_path(study_word)
-    study = load_study(path, overrides)
-    name = name or path.stem
+    study = load_study(path, overrides, allow_code=not no_code)
+    name = naming.checked_name(name or path.stem)
+    check_output(out / name)
     folder = naming.database_folder(study_word, name)
     url = naming.storage_url(storage, folder, name)
     command = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None, coarse)

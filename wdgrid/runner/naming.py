@@ -1,17 +1,36 @@
 """A study's name and storage, from what a user calls it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wdgrid.errors import StoreError, UsageError
+from wdgrid.printable import printable
 from wdgrid.store import Store, StudySummary
 from wdgrid.study import Study
 from wdgrid.study.coarse import SUFFIX
+from wdgrid.study.sections import MAX_NAME_BYTES
 
 COMMAND = "command"  # the study's attribute that holds the words of the sweep that made it
 SQLITE = "sqlite:///"
+
+
+_NAME = re.compile(r"\w[\w .,+=()@-]*")
+
+
+def checked_name(name: str, *, new: bool = True) -> str:
+    """A study's name, which becomes part of file names. Raises UsageError for one that could leave their folders."""
+    what = f"name {printable(name)[:60]!r}"
+    if not _NAME.fullmatch(name) or len(name.encode()) > MAX_NAME_BYTES:
+        raise UsageError(
+            f"{what}: must begin with a letter or digit, hold only letters, digits, spaces and _ . , + = ( ) @ -, and "
+            f"have at most {MAX_NAME_BYTES} bytes; --name gives a study another name"
+        )
+    if new and name.endswith(SUFFIX):
+        raise UsageError(f"{what}: names that end in {SUFFIX} are those of coarse passes")
+    return name
 
 
 def is_file(study: str) -> bool:
@@ -39,7 +58,7 @@ def storage_url(storage: str | None, folder: Path, name: str) -> str:
 
 def stored(study: str, storage: str | None) -> tuple[str, str]:
     """Name and storage URL of what a user calls a stored study: its name or its file."""
-    name = study_name(study)
+    name = checked_name(study_name(study), new=False)
     database = name.removesuffix(SUFFIX)  # a coarse pass is kept beside its study
     return name, storage_url(storage, database_folder(study, database), database)
 
@@ -63,7 +82,7 @@ def place_of(study: str | None, name: str | None, storage: str | Path | None) ->
         raise UsageError("name: is needed where the study is neither a file nor a name")
     if storage is not None and "://" not in str(storage):
         storage = f"{SQLITE}{Path(storage).as_posix()}"
-    database = name.removesuffix(SUFFIX)
+    database = checked_name(name, new=False).removesuffix(SUFFIX)
     folder = database_folder(study or database, database).absolute()
     url = storage_url(storage and str(storage), folder, database)
     if path := sqlite_path(url):

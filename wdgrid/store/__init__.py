@@ -6,10 +6,11 @@ tables.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from wdgrid.errors import StoreError
-from wdgrid.store import leases, plan, read
+from wdgrid.store import health, leases, plan, read
 from wdgrid.store.database import Database
 from wdgrid.store.leases import Claim, Only, owner_name
 from wdgrid.store.read import StudySummary
@@ -49,6 +50,19 @@ class Store:
         begun = any(self.begun(study.name) for study in self.studies())
         self.close()
         return not begun and self._database.delete_file()
+
+    def backup(self, path: Path) -> None:
+        """Copy an SQLite storage to a new file, as of one commit, while others write to it.
+
+        Raises OutputError where the file exists or cannot be written, StoreError for a PostgreSQL storage.
+        """
+        if self._database.dialect != "sqlite" or not self._database.url.database:
+            raise StoreError(f"{self.url}: PostgreSQL's own pg_dump makes its backups")
+        health.backup(Path(self._database.url.database), path)
+
+    def problems(self) -> list[str]:
+        """One line for each kind of damage or left-over, with how to mend it; an empty list where there is none."""
+        return self._database.reading(health.problems)
 
     @property
     def url(self) -> str:

@@ -190,7 +190,17 @@ def release(connection: sa.Connection, trial_ids: Sequence[int], owner: str | No
 def reclaim(connection: sa.Connection) -> int:
     """Set every trial back to WAITING whose lease has expired or whose owner, on this machine, has died."""
     query = sa.select(leases.c.trial_id).where(_lost(connection)).with_for_update(skip_locked=True)
-    return _put_back(connection, connection.execute(query).scalars().all())
+    lost = connection.execute(query).scalars().all()
+    unleased = connection.execute(sa.select(trials.c.trial_id).where(unowned())).scalars().all()  # a lease was deleted
+    return _put_back(connection, [*lost, *unleased])
+
+
+def unowned() -> sa.ColumnElement[bool]:
+    """The condition that a trial of ours is RUNNING and nobody has a lease on it: no claim leaves it so."""
+    ours = sa.exists().where(cells.c.trial_id == trials.c.trial_id, cells.c.study_id == trials.c.study_id)
+    return sa.and_(
+        trials.c.state == TrialState.RUNNING, ours, ~sa.exists().where(leases.c.trial_id == trials.c.trial_id)
+    )
 
 
 def abandoned(connection: sa.Connection, study: str) -> int:
