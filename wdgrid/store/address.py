@@ -23,7 +23,9 @@ def parsed(url: str, create: bool) -> tuple[sa.URL, str]:
         url.encode()
         made = sa.make_url(url)
     except (ArgumentError, ValueError):  # the latter for a port that is no number, and for half a surrogate pair
-        name = re.sub(r"^.*@", "***@", name)  # what cannot be parsed may still hold a password
+        # What cannot be parsed may hold a password anywhere: only the scheme and what follows the last @ are shown.
+        scheme, colon, rest = name.partition(":")
+        name = f"{scheme}{colon and ':***'}{''.join(rest.rpartition('@')[1:]) if '@' in rest else ''}"
         raise StoreError(f"not a storage URL: {name!r} (sqlite:///path/x.db or postgresql+psycopg://…)") from None
     if made.get_backend_name() not in ("sqlite", "postgresql"):
         raise StoreError(f"{name}: the storage must be SQLite or PostgreSQL")
