@@ -95,7 +95,8 @@ def check(seed, originals, folder):
         except WdgridError as error:
             lines = str(error).splitlines()
             assert lines and all(line.strip() for line in lines) and len(lines) <= 31
-            assert "secret" not in str(error) and all(len(line) < 2000 for line in lines)
+            assert all(len(line) < 2000 for line in lines)
+            assert ":secret@" not in str(error) and "=secret" not in str(error)
 
 
 @pytest.mark.parametrize("part", range(5))

@@ -6,7 +6,6 @@ import unicodedata
 # Options of a storage URL whose values may be shown; a misspelt one may hold a password, too.
 _SHOWN = "sslmode|connect_timeout|application_name|target_session_attrs|host|hostaddr|port|user"
 _PASSWORD = re.compile(rf"([?&])(?!(?:{_SHOWN})=)([^=&]*)=[^&]*")
-_USER = re.compile(r"^((?!sqlite)[^:]*:/*(?![^:/@]*@[^@]*$)(?:[^:/@]*:)?).*@", re.DOTALL)  # all but a user alone
 _REFUSED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of surrogate pairs, ends of lines and paragraphs
 _DIRECTION = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -33,4 +32,11 @@ def _escaped(c: str) -> str:
 
 def without_password(url: str) -> str:
     """A storage URL with `***` for the password before the host and for passwords in the query."""
-    return _PASSWORD.sub(r"\1\2=***", _USER.sub(r"\1***@", url))
+    scheme, colon, rest = url.partition(":")
+    before, at, after = rest.rpartition("@")
+    user = before.lstrip("/")
+    if at and not scheme.startswith("sqlite") and set(user) & set(":/?@"):  # more than a user's name
+        name, _, password = user.partition(":")
+        shown = f"{name}:***" if password and not set(name) & set("/?@") else "***"
+        rest = f"{before[: len(before) - len(user)]}{shown}@{after}"
+    return _PASSWORD.sub(r"\1\2=***", scheme + colon + rest)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 from wdgrid.errors import StoreError
 from wdgrid.store import health, leases, plan, read
 from wdgrid.store.database import Database
-from wdgrid.store.leases import Claim, Only, owner_name
+from wdgrid.store.leases import Claim, Only
+from wdgrid.store.owners import owner_name
 from wdgrid.store.read import StudySummary
 from wdgrid.study import Cell, Outcome
 

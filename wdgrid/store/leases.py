@@ -4,16 +4,11 @@ Every function works inside the caller's transaction. Only the owner of a trial'
 seems dead and its trials are claimed by another one, they are not written twice when the first one continues.
 """
 
-import hashlib
 import json
 import math
-import os
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,6 +27,7 @@ from wdgrid.store.database import (
     trials,
     values,
 )
+from wdgrid.store.owners import is_dead
 from wdgrid.store.plan import need_panels
 from wdgrid.study import Cell, Outcome
 
@@ -52,60 +48,6 @@ class Claim:
 
     trial_id: int
     cell: Cell
-
-
-def owner_name() -> str:
-    """A unique name of this process: `hostname:pid:machine-start`.
-
-    `machine` identifies the boot and the process namespace, within which a pid is unique; `start` is the process's
-    start time, because pids are reused.
-    """
-    return f"{socket.gethostname()}:{os.getpid()}:{_machine()}-{_start_time(os.getpid()) or '0'}"
-
-
-@cache
-def _machine() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        return hashlib.sha256(f"{boot}{Path('/proc/self/ns/pid').readlink()}".encode()).hexdigest()[:8]
-    except OSError:
-        return "0"
-
-
-def _start_time(pid: int) -> str | None:
-    """The start time of a running process in clock ticks; "" if it is dead, None without /proc."""
-    if not Path("/proc/self/stat").exists():
-        return None
-    try:
-        # The second field is the command in parentheses, which may contain spaces and parentheses.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether the owner is certainly dead; False if that cannot be decided from this machine."""
-    try:
-        host, pid, token = owner.rsplit(":", 2)
-        machine, start = token.split("-", 1)
-        number = int(pid)
-    except ValueError:
-        return False
-    if (host, machine) != (socket.gethostname(), _machine()):
-        return False
-    now = _start_time(number)
-    if now is not None:
-        return now != start
-    if os.name == "nt":  # on Windows, os.kill with signal 0 sends Ctrl-C
-        return False
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 def among(only: Only, panel: str) -> sa.ColumnElement[bool]:
@@ -217,7 +159,7 @@ def abandoned(connection: sa.Connection, study: str) -> int:
 def _lost(connection: sa.Connection) -> sa.ColumnElement[bool]:
     """The condition that a lease has expired or belongs to a process that died on this machine."""
     owners = connection.execute(sa.select(leases.c.owner).distinct()).scalars()
-    dead = [owner for owner in owners if _is_dead(owner)]
+    dead = [owner for owner in owners if is_dead(owner)]
     return sa.or_(leases.c.expires < clock(connection), leases.c.owner.in_(dead))
 
 

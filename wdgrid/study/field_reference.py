@@ -26,6 +26,9 @@ A study file is TOML; at the end of this page are [two complete ones](#two-compl
 field is not set by default, and the last column says what that means. A field that is not listed is refused.
 `--set task.epochs=5` overrides a field for one command, and `--set panels.0.lr_unit=0.1` one of the first panel.
 `wdgrid fields` prints this page, and `wdgrid fields crop` prints its part on one field or section.
+
+A study file that names a dataset or a network as "package.module:function" runs that code when it is planned or
+trained. `--no-code` refuses such a file.
 """
 EXAMPLES = """\
 ## Two complete files
