@@ -8,9 +8,10 @@ from torch import nn
 
 from helpers.layer_table import MAPS, TOKENS, WITHOUT_RULE, table
 from helpers.small_networks import WHOLE
-from wdgrid.engine import randomness
+from wdgrid.engine import Workbench, randomness
 from wdgrid.engine.fused.network import FusedNetwork, Kind
 from wdgrid.engine.fused.verification import same_bits_in_all_slots
+from wdgrid.study.sections import Task
 
 BATCH = 5
 STACKED = Kind("stacked", random=True)
@@ -158,3 +159,32 @@ def test_whole_networks(name):
     module, x = built(WHOLE[name], (1, 8, 8), torch.float32)
     assert same_bits_in_all_slots(FusedNetwork(module, 7, x, STACKED), x, torch.arange(BATCH))
     assert FusedNetwork(module, 2, x).backend == "stacked"
+
+
+def test_the_probe_names_the_nodes_without_a_rule():
+    task = Task(model="helpers.small_networks:Recurrent", batch_size=25, epochs=1, train_size=50, device="cpu")
+    bench = Workbench(task)
+    probe = bench.probe(3)
+    assert (probe.backend, probe.fallback) == ("stacked", ("rnn (LSTM)",))
+    assert probe.slots_compared and not probe.slots_differ and bench.probe(3) is probe
+    assert Workbench(task.model_copy(update={"model": "helpers.small_networks:mixer"})).probe(1).fallback == ()
+
+
+class Unmapped(nn.Module):
+    """A hook, which torch.fx does not see, with an operator for which vmap has no rule."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(7, 6), nn.Linear(6, 10)
+        self.first.register_forward_hook(lambda layer, x, y: y + y.detach().renorm(2, 0, 0.5))
+
+    def forward(self, x):
+        return self.last(self.first(x[:, 0]))
+
+
+def test_no_warning_of_torch_is_printed(recwarn):
+    module, x = built(Unmapped, TOKENS)
+    fused = FusedNetwork(module, 3, x)
+    assert fused.backend == "vmap"
+    fused.backward(fused(x, training=True).square().mean((1, 2)))
+    assert [str(warning.message) for warning in recwarn] == []
