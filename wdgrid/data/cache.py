@@ -6,7 +6,7 @@ dataset larger than memory can be prepared.
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def _trusted(path: Path) -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Generator[None]:
     """Holds a lock file beside `path`; creates the folder if it is missing."""
     lock = path.with_suffix(".lock")
     held = FileLock(lock)
@@ -103,7 +103,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Generator[None]:
     """Turns an OSError while writing into a DataError that names the file and where prepared data is stored."""
     try:
         yield

@@ -1,7 +1,7 @@
 """Reads Downsampled ImageNet at 32 × 32 (Chrabaszcz, Loshchilov and Hutter, 2017) from its published batch files."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def _found(place: Path, name: str) -> Path:
 
 
 @contextmanager
-def _published() -> Iterator[None]:
+def _published() -> Generator[None]:
     """Adds to a DataError where the file is published."""
     try:
         yield

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -14,7 +14,7 @@ Tell = Callable[[str, int, int], None]  # progress: what is being done, how much
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Generator[None]:
     """Turns an OSError while reading into a DataError that names the file."""
     try:
         yield
@@ -23,7 +23,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def tidied(folder: Path) -> Iterator[None]:
+def tidied(folder: Path) -> Generator[None]:
     """Removes `folder` and its parents afterwards if they did not exist before and are empty."""
     fresh = list(takewhile(lambda place: not os.path.lexists(place), (folder, *folder.parents)))
     try:

@@ -6,7 +6,7 @@ whoever seeds those before each pass decides all of them: layer after layer, in 
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def restore(of: Generators, to: list[Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def preserved(of: Generators) -> Iterator[None]:
+def preserved(of: Generators) -> Generator[None]:
     """Whatever is drawn inside leaves no trace."""
     before = states(of)
     try:

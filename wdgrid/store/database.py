@@ -5,7 +5,7 @@ import math
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,19 +149,19 @@ class Database:
         return again(attempt)
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
+    def read(self) -> Generator[sa.Connection]:
         """A transaction that sees one state of the storage. Raises StoreError if the database fails."""
         with self._errors(ValueError, LookupError), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self) -> Generator[sa.Connection]:
         """A transaction that may write (on SQLite the only one at a time). Raises StoreError if it fails."""
         with self._errors(), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
-    def plan(self) -> Iterator[sa.Connection]:
+    def plan(self) -> Generator[sa.Connection]:
         """A write transaction that runs alone: trial numbers stay unique, and tables are created once."""
         with self.write() as connection:
             if self.dialect == "postgresql":
@@ -169,7 +169,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def _errors(self, *content: type[Exception]) -> Iterator[None]:
+    def _errors(self, *content: type[Exception]) -> Generator[None]:
         try:
             yield
         except DBAPIError as error:

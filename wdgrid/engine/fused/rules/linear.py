@@ -90,9 +90,9 @@ def matmul(run: Run, input: Value, other: Value) -> Value:
     if b.dim() == 3:  # one matrix for all examples
         tokens = a.reshape(run.cells, -1, a.shape[-1])
         return cells(torch.bmm(tokens, b).view(*a.shape[:-1], -1))
-    dims = max(a.dim(), b.dim())
-    a, b = [x.view(run.cells, *[1] * (dims - x.dim()), *x.shape[1:]) for x in (a, b)]
-    return cells(torch.matmul(a, b))
+    more = max(a.dim(), b.dim())
+    aligned = [x.reshape(run.cells, *[1] * (more - x.dim()), *x.shape[1:]) for x in (a, b)]
+    return cells(torch.matmul(*aligned))
 
 
 def einsum(run: Run, equation: str, *operands: Any) -> Value:
