@@ -156,13 +156,15 @@ def test_torch_is_left_as_it_was():
     torch.manual_seed(7)
     torch.set_num_threads(2)
     torch.set_float32_matmul_precision("high")
-    before = torch.get_rng_state()
+    before, deterministic = torch.get_rng_state(), torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = False
     try:
         swept()
         assert torch.get_num_threads() == 2 and torch.get_float32_matmul_precision() == "high"
         assert torch.equal(torch.get_rng_state(), before) and not torch.backends.cudnn.deterministic
     finally:
         torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.deterministic = deterministic
 
 
 def broken():

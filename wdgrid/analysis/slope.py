@@ -189,10 +189,12 @@ def log_evidence(cells: Cells, slope: np.ndarray, bend: np.ndarray, settings: np
         whole[:, corner, corner] = 1e15  # any number that leaves the whole positive definite
         L = np.linalg.cholesky(whole)
         below = L[:, n:, :n]
-        outer = np.linalg.cholesky(below @ below.transpose(0, 2, 1))
+        outer = below @ below.transpose(0, 2, 1)
+        root = np.linalg.cholesky(outer[:, :p, :p])
+        explained = np.linalg.solve(root, outer[:, :p, p:])[..., 0]
         log_v = np.log(np.einsum("bii->bi", L[:, :n, :n])).sum(1)
-        roots = np.einsum("bii->bi", outer)
-        log_x, residual = np.log(roots[:, :p]).sum(1), roots[:, p] ** 2
+        log_x = np.log(np.einsum("bii->bi", root)).sum(1)
+        residual = np.maximum(outer[:, p, p] - (explained**2).sum(1), 0)  # 0 where the design explains all
         result[i, h] = -log_v - log_x - _half(n, p) * np.log(FREEDOM * cells.least_scale**2 + residual)
     return result
 
