@@ -21,7 +21,7 @@ from helpers.stored import make_store
 from helpers.synthetic_tables import error_of, make_study
 from wdgrid.cli import main
 from wdgrid.optim.conversion import convert
-from wdgrid.runner.events import ChunkFinished, Interrupted, Planned, Progress, TrainingEnded, TrainingStarted
+from wdgrid.runner.events import ChunkFinished, Interrupted, Notice, Planned, Progress, TrainingEnded, TrainingStarted
 from wdgrid.runner.run import Settings, sweep, sweep_store
 
 AXES = {"lr": {"values": "1, 1/2, 1/4"}, "weight_decay": {"values": "0, 1", "unit": 0.01}}
@@ -150,6 +150,27 @@ def test_an_interrupt_keeps_what_is_finished_and_the_same_call_resumes_to_the_sa
     assert states == {"complete": 6, "waiting": 6}
     assert events[-2:] == [Interrupted("s", 6, 12), TrainingEnded("s")]
     pd.testing.assert_frame_equal(numbers(swept().table()), whole)
+
+
+def test_a_database_that_is_deleted_in_mid_sweep_ends_it(tmp_path):
+    """The next write fails, and no new file takes the place of the one that is gone."""
+
+    def delete(event):
+        if isinstance(event, ChunkFinished):
+            (tmp_path / "s.db").unlink()
+
+    with pytest.raises(wdgrid.StoreError, match="deleted, moved or replaced"):
+        swept(progress=delete)
+    assert not (tmp_path / "s.db").exists()
+
+
+def test_training_goes_on_where_no_checkpoint_can_be_written(tmp_path):
+    (tmp_path / "s.db.checkpoints").write_text("not a folder")
+    events = []
+    table = swept(progress=events.append, checkpoint_minutes=0).table()
+    assert set(table["state"]) == {"complete"}
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert sum("checkpoints cannot be written" in text for text in notices) == 1  # of two chunks
 
 
 def test_torch_is_left_as_it_was():

@@ -1,5 +1,7 @@
 """Checkpoint files: what is written is read back exactly, and a damaged file is never used."""
 
+import errno
+import os
 import random
 
 import pytest
@@ -82,3 +84,30 @@ def test_clearing_leaves_nothing(tmp_path, killed):
     (tmp_path / "chunk2-000009.safetensors").write_bytes(b"")
     checkpoint(tmp_path, []).clear()
     assert [path.name for path in tmp_path.iterdir()] == ["chunk2-000009.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    warnings = []
+    own = Checkpoint(tmp_path / "file" / "chunk", "this", every=0, warn=warnings.append)
+    own.save(1, (TENSORS, PLAIN))
+    assert own.load() is None
+    own.clear()
+    assert len(warnings) == 1 and "checkpoints cannot be written" in warnings[0] and "\n" not in warnings[0]
+
+
+def test_a_disk_that_is_full_leaves_no_half_a_file_and_the_checkpoint_before(tmp_path, monkeypatch):
+    from wdgrid.engine import checkpoint as module
+
+    warnings = []
+    own = checkpoint(tmp_path, warnings)
+    own.save(1, (TENSORS, PLAIN))
+
+    def full(_tensors, path, _header):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "save_file", full)
+    own.save(2, (TENSORS, PLAIN))
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk-000001.safetensors"]
+    assert own.load()[0] == 1 and len(warnings) == 1 and "No space left on device" in warnings[0]

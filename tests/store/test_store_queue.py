@@ -1,6 +1,7 @@
 """The store as a queue, the same over SQLite and PostgreSQL: claims, leases, and processes that die with them."""
 
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from helpers.store_contract import grid, optuna_trials, outcome, plan, states
+from wdgrid.errors import StoreError
 from wdgrid.store import Store, owner_name
 
 
@@ -178,3 +180,37 @@ def test_only_the_cells_meant_are_counted_and_claimed(store):
     for none in ({}, {"adamw": []}, {"sgd": only["adamw"]}):
         assert store.pending("digits", none) == {} and store.claim("digits", "adamw", 0, 99, "o", only=none) == []
     assert store.pending("digits") == {("adamw", 0): 12, ("adamw", 1): 10}
+
+
+def deleted(path):
+    path.unlink()
+
+
+def replaced_by_an_empty_file(path):
+    path.unlink()
+    path.touch()
+
+
+def replaced_by_a_copy(path):
+    shutil.copy(path, path.with_suffix(".copy"))
+    path.with_suffix(".copy").replace(path)
+
+
+@pytest.mark.parametrize("change", [deleted, replaced_by_an_empty_file, replaced_by_a_copy])
+def test_a_file_that_is_not_the_one_opened_is_never_written(tmp_path, template, change):
+    path = tmp_path / "study.db"
+    shutil.copy(template, path)
+    with Store(f"sqlite:///{path}") as store:
+        plan(store)
+        claims = store.claim("digits", "adamw", 0, 2, "o")
+        change(path)
+        before = path.read_bytes() if path.exists() else None
+        for call in (
+            lambda: store.finish([(claim, outcome()) for claim in claims], "o"),
+            lambda: store.renew("o"),
+            lambda: store.table("digits"),
+        ):
+            with pytest.raises(StoreError, match="was deleted, moved or replaced") as refused:
+                call()
+            assert "\n" not in str(refused.value) and refused.value.exit_status == 1
+    assert (path.read_bytes() if path.exists() else None) == before

@@ -4,6 +4,7 @@ A file appears whole or not at all, and its header holds a SHA-256 of its conten
 the one before it is, and without one the chunk starts again.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ class Checkpoint:
     """The checkpoints of one chunk: `stem` is their path up to the epoch, `every` the seconds between two.
 
     `identity` says what is trained; a checkpoint that says otherwise is not used. `warn` is called with one line for
-    each damaged file.
+    each damaged file, and where none can be written.
     """
 
     def __init__(self, stem: Path, identity: str, every: float, warn: Callable[[str], None] = warnings.warn) -> None:
@@ -38,19 +39,28 @@ class Checkpoint:
         return time.monotonic() - self._last >= self.every
 
     def save(self, epoch: int, state: State) -> None:
-        """Saves the state after `epoch` epochs. Raises OSError where it cannot be written (a full disk)."""
+        """Saves the state after `epoch` epochs; warns where that is impossible (a full disk, say)."""
+        part = self._path(epoch).with_suffix(".part")
+        try:
+            self._write(part, epoch, state)
+        except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            self.warn(f"{self.stem.parent}: checkpoints cannot be written ({why}); training goes on without them")
+        self._last = time.monotonic()
+
+    def _write(self, part: Path, epoch: int, state: State) -> None:
         tensors = {name: t.detach().contiguous().cpu() for name, t in state[0].items()}
         header = {"identity": self.identity, "epoch": str(epoch), "plain": json.dumps(state[1])}
         header["sha256"] = _digest(tensors, header)
         self.stem.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path(epoch).with_suffix(".part")
         save_file(tensors, part, header)
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(self._path(epoch))
         for old in self._files()[:-KEEP]:
             old.unlink(missing_ok=True)
-        self._last = time.monotonic()
 
     def load(self) -> tuple[int, State] | None:
         """The newest undamaged one of this chunk: (epochs done, state)."""
@@ -67,7 +77,8 @@ class Checkpoint:
     def clear(self) -> None:
         """Removes them, once the chunk's outcomes are stored."""
         for path in self.stem.parent.glob(f"{self.stem.name}-*"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that is not writable any more
+                path.unlink(missing_ok=True)
 
     def _path(self, epoch: int) -> Path:
         return self.stem.with_name(f"{self.stem.name}-{epoch:06}.safetensors")

@@ -53,6 +53,7 @@ class Coordinator:
         self.pace: Pace | None = None  # from the first worker that is ready
         self.facts: dict[str, Any] = {}  # the environment of the first worker that was ready
         self.failures: list[str] = []
+        self.warnings: set[str] = set()
 
     def run(self) -> None:
         """Trains what is pending. Raises UsersFaultError, StudyFileError or MachineError; finished cells are stored.
@@ -100,7 +101,7 @@ class Coordinator:
                 self._note_epoch(member, message.done)
                 self.listen(self._progress(crew))
             case Warned():
-                self.listen(Notice(message.text))
+                self._warn(message.text)
             case Done():
                 self._store(message, member, crew)
                 self._assign(member, crew)
@@ -112,6 +113,12 @@ class Coordinator:
             case Fault():
                 self._fail(member, message.why)
                 self._assign(member, crew)
+
+    def _warn(self, text: str) -> None:
+        """Passes a worker's warning on, once where several chunks or workers give the same."""
+        if text not in self.warnings:
+            self.warnings.add(text)
+            self.listen(Notice(text))
 
     # A worker is ready
 

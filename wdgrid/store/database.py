@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 
 from wdgrid.errors import StorageWarning, StoreError
 from wdgrid.printable import printable
-from wdgrid.store.address import parsed
+from wdgrid.store.address import file_identity, parsed
 
 T = TypeVar("T")
 # The schema with which the bulk writes were tested. Optuna's schema number has been 12 for long and later changes have
@@ -87,8 +87,10 @@ class Database:
         else:  # all SELECTs of a read must see one state; SQLite's WAL mode guarantees that by itself
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
             self._writer = self._engine
+        self._file: tuple[int, int] | None = None
         try:
             self._ensure_schema(create)
+            self._file = file_identity(self.url)
         except BaseException:
             self.close()
             raise
@@ -96,6 +98,14 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+    def _must_be_the_same_file(self) -> None:
+        """Raises StoreError where the SQLite file was deleted, moved or replaced since it was opened."""
+        if self._file and file_identity(self.url) != self._file:
+            raise StoreError(
+                f"{self.name}: the database was deleted, moved or replaced while it was in use; nothing more is "
+                "written; put it back, or give the same command again to train into the file that is there now"
+            )
 
     def delete_file(self) -> bool:
         """Delete a closed SQLite database, unless another process has it open. Returns whether it was deleted."""
@@ -150,13 +160,15 @@ class Database:
 
     @contextmanager
     def read(self) -> Generator[sa.Connection]:
-        """A transaction that sees one state of the storage. Raises StoreError if the database fails."""
+        """A transaction that sees one state of the storage. Raises StoreError if the database fails or was replaced."""
+        self._must_be_the_same_file()
         with self._errors(ValueError, LookupError), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Generator[sa.Connection]:
         """A transaction that may write (on SQLite the only one at a time). Raises StoreError if it fails."""
+        self._must_be_the_same_file()
         with self._errors(), self._writer.begin() as connection:
             yield connection
 
