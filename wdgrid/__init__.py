@@ -90,6 +90,8 @@ def sweep(
     checkpoint_minutes: float = 5.0,
     extend: bool = False,
     coarse: bool = False,
+    retry: bool = False,
+    wait: bool = False,
 ) -> "Results":
     """Trains what a study has not trained yet, and returns its results. The same call again resumes it.
 
@@ -97,7 +99,10 @@ def sweep(
     it is stored, needed unless a file or a name was given. `storage` is a URL, or the path of an SQLite file; by
     default NAME.db beside the study file, in studies/ if there is such a folder here, else here. `workers` processes
     train, one a core if not given. `extend` lets the stored study grow; `coarse` searches for the best cells only.
-    `progress` shows progress on stderr; a function gets the events of `wdgrid.runner.events` instead.
+    `retry` trains failed cells again, also those that failed three times. `wait` stays until cells that other processes
+    hold are done, and trains what they drop. `progress` shows progress on stderr; a function gets the events of
+    `wdgrid.runner.events` instead, at the end `SweepEnded`: how many cells are finished, how many failed, and how many
+    other processes hold.
 
     `model` and `data` are Python objects in the place of the study's network and dataset. `model` is a function that
     returns a new network; it is called once a seed with torch seeded, so that seeds differ in their initial weights.
@@ -142,6 +147,8 @@ def sweep(
         checkpoint_seconds=60 * checkpoint_minutes,
         extend=extend,
         coarse=coarse,
+        retry=retry,
+        wait=wait,
         in_process=in_process,
         attributes=naming.command_attributes(word, overrides) if word and not in_process else {},
         environment=objects.words(model, data),

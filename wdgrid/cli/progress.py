@@ -21,10 +21,11 @@ from wdgrid.runner.events import (
     Progress,
     Replaced,
     RoundChosen,
-    RunningElsewhere,
     SlowSearch,
+    SweepEnded,
     TrainingEnded,
     TrainingStarted,
+    Waiting,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ LINE_S = 5.0  # seconds between two plain lines about the same work
 def show(quiet: bool, command: str | None = None) -> Generator[Listener]:
     """Yields the function that shows a sweep's events. `command` resumes it after an interrupt.
 
-    `quiet`: only the interrupt is shown.
+    `quiet`: only an interrupt is shown, and what is missing at the end.
     """
     resume = f". To resume:\n  {command}" if command else ""
     training = None if quiet else _Bars() if sys.stderr.isatty() else _Lines()
@@ -49,7 +50,9 @@ def show(quiet: bool, command: str | None = None) -> Generator[Listener]:
             if training:
                 training.close()
             _print(f"interrupted; {event.finished} of {event.cells} cells are stored{resume}")
-        elif training and not training.show(event) and (text := message(event, resume)):
+        elif isinstance(event, SweepEnded) and event.missing and not training:
+            _print(_ended(event))
+        elif training and not training.show(event) and (text := message(event)):
             training.write(text)
 
     try:
@@ -73,8 +76,8 @@ def _print(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
-def message(event: Event, resume: str) -> str | None:
-    """An event in words, None where it says nothing. `resume` says how to resume the sweep."""
+def message(event: Event) -> str | None:
+    """An event in words, None where it says nothing."""
     match event:
         case Replaced():
             return f"{event.study}: no cell of the stored study was trained yet: this study replaces it"
@@ -85,8 +88,10 @@ def message(event: Event, resume: str) -> str | None:
             return f"{event.study}: this network's cells train many at once, so that the search takes {share}"
         case RoundChosen():
             return f"{event.study}: the next {event.chosen} of {event.cells} cells in full, where the best may be"
-        case RunningElsewhere():
-            return f"{event.study}: another process trains {event.cells} cells; wait until it is done{resume}"
+        case Waiting():
+            return f"{event.study}: waiting for {event.cells} cells {_held(event.until)}"
+        case SweepEnded():
+            return _ended(event)
         case Notice():
             return event.text
         case _:
@@ -96,13 +101,31 @@ def message(event: Event, resume: str) -> str | None:
 def _planned(event: Planned) -> str:
     if event.added == event.cells:
         return f"{event.study}: {event.cells} cells to train"
-    parts = [f"{event.cells - event.missing} of {event.cells} cells are there"]
+    parts = [f"{event.finished} of {event.cells} cells are there"]
     if event.added:
         parts.append(f"{event.added} new")
     if event.put_back:
         parts.append(f"{event.put_back} put back from a run that died")
+    if event.retried:
+        parts.append(f"{event.retried} that failed are tried again")
     parts.append(f"training the {event.missing} missing" if event.missing else "nothing to train")
     return f"{event.study}: {', '.join(parts)}"
+
+
+def _held(until: float | None) -> str:
+    lease = "" if until is None else time.strftime(" (leased until %H:%M:%S, if not renewed)", time.localtime(until))
+    return f"that another process holds{lease}"
+
+
+def _ended(event: SweepEnded) -> str:
+    parts = [f"{event.finished} of {event.cells} cells are finished"]
+    if event.failed:
+        parts.append(f"{event.failed} failed (--retry trains them again)")
+    if event.elsewhere:
+        parts.append(f"{event.elsewhere} {_held(event.until)} are missing (--wait stays until they are done)")
+    if event.waiting:
+        parts.append(f"{event.waiting} wait (the same command trains them)")
+    return f"{event.study}: {'; '.join(parts)}"
 
 
 class _Best:

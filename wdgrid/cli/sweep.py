@@ -9,6 +9,8 @@ import typer
 from wdgrid.cli.common import AsJson, NoCode, Out, Quiet, Storage, StudyWord, Style
 from wdgrid.cli.resume_command import SweepCommand
 
+MISSING = 3  # exit status where cells have no result at the end
+
 
 def sweep(
     study_word: StudyWord,
@@ -32,6 +34,13 @@ def sweep(
         ),
     ] = False,
     no_code: NoCode = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Train failed cells again, also those that failed three times.")
+    ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Stay until cells that other processes hold are done; train what they drop."),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one a core if not given (one in all on a GPU).")
     ] = None,
@@ -45,6 +54,10 @@ def sweep(
     """Train what a study has not trained yet, then draw its report. Give the same command again to resume.
 
     A study file that names code as package.module:function runs it.
+
+    Exit status: 0 if every cell is finished; 3 if cells are missing at the end, because they failed before or another
+    process holds them (the last line says what to do); 1 after a fault of the machine; 2 for bad input; 130 after
+    Ctrl-C.
     """
     from wdgrid.cli.drawing import draw
     from wdgrid.cli.progress import show
@@ -69,12 +82,16 @@ def sweep(
         checkpoint_seconds=60 * checkpoint_minutes,
         extend=extend,
         coarse=coarse,
+        retry=retry,
+        wait=wait,
         attributes=naming.command_attributes(study_word, overrides),
     )
     with sweep_store(url) as store:
         try:
             with show(quiet, str(command)) as listen:
-                run(store, name, study, settings, listen)
+                ended = run(store, name, study, settings, listen)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
         draw(store, name, out, style, as_json, quiet, replace(command, coarse=False))
+    if ended.missing:
+        raise typer.Exit(MISSING)

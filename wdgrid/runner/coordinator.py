@@ -89,7 +89,7 @@ class Coordinator:
     def _handle(self, message: Message | None, member: Member, crew: Crew) -> None:
         match message:
             case None:
-                crew.replace_dead(member)
+                self._replace(member, crew)
             case Preparing():
                 self.listen(message)
             case Restart():
@@ -181,9 +181,14 @@ class Coordinator:
             try:
                 member.train(order, claims)
             except OSError:
-                crew.replace_dead(member)
+                self._replace(member, crew)
             return
         crew.dismiss(member)
+
+    def _replace(self, member: Member, crew: Crew) -> None:
+        """Starts a worker in the place of one that died; its cells wait again, also where none were left to claim."""
+        crew.replace_dead(member)
+        self.pending = self.store.pending(self.name, self.only)
 
     def _store(self, message: Done, member: Member, crew: Crew) -> None:
         results = list(zip(member.claims, message.outcomes, strict=True))

@@ -17,7 +17,8 @@ class Replaced:
 class Planned:
     """The study is planned: `missing` of its `cells` are to be trained.
 
-    `added` cells are new in the storage; `put_back` were left by a sweep that died, or failed before.
+    `finished` are stored. `added` cells are new in the storage; `put_back` were left by a sweep that died; `retried`
+    failed before.
     """
 
     study: str
@@ -25,6 +26,8 @@ class Planned:
     missing: int
     added: int
     put_back: int
+    retried: int
+    finished: int
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,15 @@ class RoundChosen:
 
 
 @dataclass(frozen=True)
-class RunningElsewhere:
-    """Another process trains `cells` cells that this search has to wait for."""
+class Waiting:
+    """The sweep stays until other processes have finished the `cells` cells that they hold, or have dropped them.
+
+    `until` is as in `SweepEnded`.
+    """
 
     study: str
     cells: int
+    until: float | None
 
 
 @dataclass(frozen=True)
@@ -112,12 +119,34 @@ class Interrupted:
     cells: int
 
 
+@dataclass(frozen=True)
+class SweepEnded:
+    """The end of a sweep: `finished` of `cells` cells are stored; a search counts only those that it chose.
+
+    `failed` cells failed. Other processes hold `elsewhere` cells, whose last lease ends at `until` if it is not renewed
+    (seconds since the epoch). `waiting` were put back meanwhile by another process.
+    """
+
+    study: str
+    cells: int
+    finished: int
+    failed: int = 0
+    elsewhere: int = 0
+    waiting: int = 0
+    until: float | None = None
+
+    @property
+    def missing(self) -> int:
+        """How many cells have no result."""
+        return self.cells - self.finished
+
+
 Event = (
     Replaced
     | Planned
     | SlowSearch
     | RoundChosen
-    | RunningElsewhere
+    | Waiting
     | TrainingStarted
     | Preparing
     | Progress
@@ -125,5 +154,6 @@ Event = (
     | Notice
     | TrainingEnded
     | Interrupted
+    | SweepEnded
 )
 Listener = Callable[[Event], None]

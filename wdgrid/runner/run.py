@@ -4,12 +4,13 @@ With `coarse` it searches for the best cells first. The caller gets events and d
 """
 
 import contextlib
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wdgrid.errors import StudyFileError, UsageError, UsersFaultError
+from wdgrid.errors import MachineError, StudyFileError, UsageError, UsersFaultError
 from wdgrid.runner import environment
 from wdgrid.runner.coordinator import Coordinator, Means
 from wdgrid.runner.environment import remember, stored_environment
@@ -19,20 +20,22 @@ from wdgrid.runner.events import (
     Planned,
     Replaced,
     RoundChosen,
-    RunningElsewhere,
     SlowSearch,
+    SweepEnded,
     TrainingEnded,
     TrainingStarted,
+    Waiting,
 )
 from wdgrid.runner.handle import cores
 from wdgrid.runner.naming import open_store, sqlite_path, summary
 from wdgrid.runner.reconcile import plan, replace_or_refuse
-from wdgrid.runner.search import coarse_pass, rounds, time_share
+from wdgrid.runner.search import chosen_places, coarse_pass, rounds, time_share
 from wdgrid.store import Only, Store
 from wdgrid.study import Study
 from wdgrid.study.coarse import coarse_name
 
 NOTABLE_SHARE = 0.4  # a search that takes more of the whole grid's time is reported as slow
+POLL_S = 2.0  # between two looks at the cells that other processes hold
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Settings:
     """How a study is swept. `attributes` and `environment` are stored with it.
 
     `workers` None: one a core. `extend`: the stored study may grow. `coarse`: search for the best cells only.
+    `retry`: cells that failed are trained again however often they did. `wait`: the sweep stays until no other process
+    holds cells, and takes over what they drop.
     `in_process`: one worker, in this process. `checkpoints` is the folder for checkpoints of all studies.
     """
 
@@ -48,6 +53,8 @@ class Settings:
     checkpoint_seconds: float = 300.0
     extend: bool = False
     coarse: bool = False
+    retry: bool = False
+    wait: bool = False
     in_process: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -67,12 +74,13 @@ def sweep_store(url: str) -> Generator[Store]:
             raise
 
 
-def sweep(store: Store, name: str, study: Study, settings: Settings, listen: Listener) -> None:
-    """Trains what a study has not trained yet, and stores it under `name`.
+def sweep(store: Store, name: str, study: Study, settings: Settings, listen: Listener) -> SweepEnded:
+    """Trains what a study has not trained yet, and stores it under `name`. Returns how many cells are finished.
 
-    Raises StudyFileError where another study is stored under that name, UsersFaultError where this one cannot be
-    trained, UsageError where it has grown since its coarse pass, and MachineError where chunks failed. An interrupt
-    (Ctrl-C) is reported and passes through. In every case finished cells are stored and claimed ones put back.
+    Of a search whose coarse pass misses cells, that is the coarse pass' count. Raises StudyFileError where another
+    study is stored under that name, UsersFaultError where this one cannot be trained, UsageError where it has grown
+    since its coarse pass, and MachineError where chunks failed. An interrupt (Ctrl-C) is reported and passes through.
+    In every case finished cells are stored and claimed ones put back.
     """
     run = _Run(store, settings, listen)
     coarse = coarse_pass(name, study) if settings.coarse else None
@@ -81,10 +89,19 @@ def sweep(store: Store, name: str, study: Study, settings: Settings, listen: Lis
     added = plan(store, name, study)
     if settings.attributes:
         store.set_attrs(name, settings.attributes)
-    if coarse is None:
-        run.whole(name, study, added)
-    else:
-        run.search(name, study, coarse)
+    try:
+        ended = run.whole(name, study, added) if coarse is None else run.search(name, study, coarse)
+    except MachineError:
+        listen(_ended(store, name))
+        raise
+    listen(ended)
+    return ended
+
+
+def _ended(store: Store, name: str, only: Only = None) -> SweepEnded:
+    now = store.count(name, only)
+    counts = now.n_complete, now.n_failed, now.n_running, now.n_waiting
+    return SweepEnded(name, now.n_cells, *counts, now.leased_until)
 
 
 @dataclass(frozen=True)
@@ -93,41 +110,51 @@ class _Run:
     settings: Settings
     listen: Listener
 
-    def whole(self, name: str, study: Study, added: int) -> None:
+    def whole(self, name: str, study: Study, added: int) -> SweepEnded:
         """Trains all that is missing of a planned study, to which so many cells were just added."""
-        put_back = self.store.reclaim() + self.store.retry_failed(name)
-        now = summary(self.store, name)
-        self.listen(Planned(name, now.n_cells, now.n_waiting, added, put_back))
+        put_back, retried = self.store.reclaim(), self._retry(name)
+        now = self.store.count(name)
+        self.listen(Planned(name, now.n_cells, now.n_waiting, added, put_back, retried, now.n_complete))
         self.train(name, study)
+        return _ended(self.store, name)
 
-    def search(self, name: str, study: Study, coarse: Study) -> None:
+    def search(self, name: str, study: Study, coarse: Study) -> SweepEnded:
         """Trains the coarse pass of a planned study, then in rounds the cells where the best may be."""
         small_name = coarse_name(name)
         definition = self.store.definition(small_name)
         if definition is not None and definition[1] != coarse.digest():
             raise UsageError(f"{name}: the study has grown since its coarse pass; leave --coarse out")
-        self.whole(small_name, coarse, plan(self.store, small_name, coarse))
+        small = self.whole(small_name, coarse, plan(self.store, small_name, coarse))
+        if small.elsewhere or small.waiting:
+            return small
         attrs = self.store.attrs(small_name)
         one_by_one = stored_environment(attrs).get("backend") == "native"
         share = time_share(study, 1 if one_by_one else attrs.get("chunk", 1))
         if share > NOTABLE_SHARE:
             self.listen(SlowSearch(name, share))
-        self.store.retry_failed(name)
-        elsewhere = self._running(small_name)
-        if not elsewhere:
-            for chosen in rounds(self.store, name, study):
-                self.train(name, study, chosen)
-            elsewhere = self._running(name)
-        if elsewhere:
-            self.listen(RunningElsewhere(name, elsewhere))
+        self._retry(name)
+        for chosen in rounds(self.store, name, study):
+            if missing := sum(self.store.pending(name, chosen).values()):
+                self.listen(RoundChosen(name, missing, summary(self.store, name).n_cells))
+            self.train(name, study, chosen)
+        ended = _ended(self.store, name, chosen_places(self.store, name))
+        return small if small.missing and not ended.missing else ended
 
     def train(self, name: str, study: Study, only: Only = None) -> None:
-        """Trains the waiting cells of a planned study, all or those in `only`."""
-        missing, cells = sum(self.store.pending(name, only).values()), summary(self.store, name).n_cells
+        """Trains the waiting cells of a planned study, all or those in `only`; then waits for others where asked to."""
+        try:
+            self._train(name, study, only)
+            if self.settings.wait:
+                self._wait(name, study, only)
+        except KeyboardInterrupt:
+            now = summary(self.store, name)
+            self.listen(Interrupted(name, now.n_complete, now.n_cells))
+            raise
+
+    def _train(self, name: str, study: Study, only: Only) -> None:
+        missing = sum(self.store.pending(name, only).values())
         if not missing:
             return
-        if only is not None:
-            self.listen(RoundChosen(name, missing, cells))
         remember(self.store, name, **environment.run_facts(), **self.settings.environment)
         means = Means(
             self.settings.workers or cores(),
@@ -138,12 +165,21 @@ class _Run:
         self.listen(TrainingStarted(name, missing))
         try:
             Coordinator(self.store, name, study, means, self.listen, only).run()
-        except KeyboardInterrupt:
-            self.listen(Interrupted(name, summary(self.store, name).n_complete, cells))
-            raise
         finally:
             self.listen(TrainingEnded(name))
         remember(self.store, name, finished=environment.now())
 
-    def _running(self, name: str) -> int:
-        return summary(self.store, name).n_running
+    def _wait(self, name: str, study: Study, only: Only) -> None:
+        """Stays until other processes have finished the cells that they hold; trains those that they drop."""
+        before = 0
+        while (now := self.store.count(name, only)).n_running or now.n_waiting:
+            if now.n_running != before:
+                self.listen(Waiting(name, now.n_running, now.leased_until))
+            before = now.n_running
+            time.sleep(POLL_S)
+            self.store.reclaim()
+            self._train(name, study, only)
+
+    def _retry(self, name: str) -> int:
+        """Puts failed cells back: those that failed fewer than three times, or all where asked to."""
+        return self.store.retry_failed(name, None) if self.settings.retry else self.store.retry_failed(name)

@@ -48,7 +48,7 @@ def rounds(store: Store, name: str, study: Study) -> Iterator[Places]:
     allowed = full_places(study)
     while True:
         table = store.table(name)
-        chosen = _chosen(store, name)
+        chosen = chosen_places(store, name)
         if not _open(table, chosen):
             fresh = _choose(store, name, study, table, chosen, allowed)
             if not any(fresh.values()):
@@ -87,7 +87,8 @@ def _rounds_of(places: int, chunk: int) -> list[int]:
     return sizes
 
 
-def _chosen(store: Store, name: str) -> Places:
+def chosen_places(store: Store, name: str) -> Places:
+    """What the rounds chose so far."""
     kept = store.attrs(name).get(CHOSEN, {})
     return {panel: [(row, col) for row, col in places] for panel, places in kept.items()}
 

@@ -14,13 +14,13 @@ from wdgrid.store import health, leases, plan, read
 from wdgrid.store.database import Database
 from wdgrid.store.leases import Claim, Only
 from wdgrid.store.owners import owner_name
-from wdgrid.store.read import StudySummary
+from wdgrid.store.read import CellCount, StudySummary
 from wdgrid.study import Cell, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Claim", "Only", "Store", "StoreError", "StudySummary", "owner_name"]
+__all__ = ["CellCount", "Claim", "Only", "Store", "StoreError", "StudySummary", "owner_name"]
 
 
 class Store:
@@ -146,6 +146,10 @@ class Store:
         """
         return self._database.reading(lambda connection: read.pending(connection, study, only))
 
+    def count(self, study: str, only: Only = None) -> CellCount:
+        """How many cells are in each state; `only` as in `pending`."""
+        return self._database.reading(lambda connection: read.count(connection, study, only))
+
     def claim(
         self, study: str, panel: str, seed: int, k: int, owner: str, lease_s: float = 120, only: Only = None
     ) -> list[Claim]:
@@ -187,8 +191,8 @@ class Store:
         """End claimed trials as FAIL, after a fault of the machine (never for divergence). Returns their number."""
         return self._database.writing(lambda connection: leases.fail(connection, trial_ids, why, owner))
 
-    def retry_failed(self, study: str, attempts: int = 3) -> int:
-        """Set FAIL trials that failed fewer than `attempts` times back to WAITING. Returns their number."""
+    def retry_failed(self, study: str, attempts: int | None = 3) -> int:
+        """Set FAIL trials that failed fewer than `attempts` times (None: all) back to WAITING. Returns their number."""
         return self._database.writing(lambda connection: leases.retry_failed(connection, study, attempts))
 
     # Reading

@@ -250,10 +250,11 @@ def fail(connection: sa.Connection, trial_ids: Sequence[int], why: str, owner: s
     return len(held)
 
 
-def retry_failed(connection: sa.Connection, study: str, attempts: int) -> int:
-    """Set FAIL trials that failed fewer than `attempts` times back to WAITING. Returns their number."""
+def retry_failed(connection: sa.Connection, study: str, attempts: int | None) -> int:
+    """Set FAIL trials that failed fewer than `attempts` times (None: all) back to WAITING. Returns their number."""
     study_ids = [panel.study_id for panel in need_panels(connection, study)]
-    worth = sa.select(cells.c.trial_id).where(cells.c.study_id.in_(study_ids), cells.c.failures < attempts)
+    few = sa.true() if attempts is None else cells.c.failures < attempts
+    worth = sa.select(cells.c.trial_id).where(cells.c.study_id.in_(study_ids), few)
     again = (
         sa.update(trials)
         .where(trials.c.state == TrialState.FAIL, trials.c.trial_id.in_(worth))

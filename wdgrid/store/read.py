@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
 from optuna.trial import TrialState
 
-from wdgrid.store.database import cells, intermediates, params, trial_attrs, trials, values
+from wdgrid.store.database import cells, intermediates, leases, params, trial_attrs, trials, values
 from wdgrid.store.leases import DIVERGENCE, LOSS_CURVES, SCALARS, TEST_ERROR, TEST_ERROR_CURVE, Only, among
-from wdgrid.store.plan import need_panels, panels_of
+from wdgrid.store.plan import Panel, need_panels, panels_of
 from wdgrid.study.cells import TABLE_COLUMNS
 
 if TYPE_CHECKING:
@@ -50,6 +50,26 @@ class StudySummary:
     best_error: float | None
     selected_on: Literal["validation", "test"]
     created: datetime
+
+
+@dataclass(frozen=True)
+class CellCount:
+    """How many cells of a study, or of those asked for, are in each state.
+
+    `leased_until` is when the last lease of a running one ends if it is not renewed: seconds since the epoch, by the
+    storage's clock; None where none runs.
+    """
+
+    n_complete: int
+    n_failed: int
+    n_running: int
+    n_waiting: int
+    leased_until: float | None
+
+    @property
+    def n_cells(self) -> int:
+        """All of them."""
+        return self.n_complete + self.n_failed + self.n_running + self.n_waiting
 
 
 def summaries(connection: sa.Connection) -> list[StudySummary]:
@@ -90,10 +110,31 @@ def summaries(connection: sa.Connection) -> list[StudySummary]:
     return found
 
 
+def _wanted(panels: Sequence[Panel], only: Only) -> sa.ColumnElement[bool]:
+    return sa.or_(*[sa.and_(cells.c.study_id == p.study_id, among(only, p.name)) for p in panels])
+
+
+def count(connection: sa.Connection, study: str, only: Only = None) -> CellCount:
+    """How many cells of a study are in each state."""
+    counted = (
+        sa.select(trials.c.state, sa.func.count(), sa.func.max(leases.c.expires))
+        .join(cells, cells.c.trial_id == trials.c.trial_id)
+        .outerjoin(leases, leases.c.trial_id == trials.c.trial_id)
+        .where(_wanted(need_panels(connection, study), only))
+        .group_by(trials.c.state)
+    )
+    n, until = Counter[str](), None
+    for state, number, expires in connection.execute(counted):
+        n[_STATES[state]] += number
+        if state == TrialState.RUNNING:
+            until = expires
+    return CellCount(n["complete"], n["failed"], n["running"], n["waiting"], until)
+
+
 def pending(connection: sa.Connection, study: str, only: Only = None) -> dict[tuple[str, int], int]:
     """Number of WAITING cells of each panel and seed, in study order; groups without any are left out."""
     panels = need_panels(connection, study)
-    wanted = sa.or_(*[sa.and_(cells.c.study_id == p.study_id, among(only, p.name)) for p in panels])
+    wanted = _wanted(panels, only)
     counted = (
         sa.select(cells.c.study_id, cells.c.seed, sa.func.count())
         .join(trials, trials.c.trial_id == cells.c.trial_id)
