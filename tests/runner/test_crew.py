@@ -14,8 +14,11 @@ class FakeWorker:
     """A worker whose other end the test holds."""
 
     def __init__(self, environment):
-        self.environment, self.stopped = environment, False
+        self.environment, self.asked, self.stopped = environment, False, False
         self.connection, self.theirs = Pipe()
+
+    def ask_to_end(self):
+        self.asked = True
 
     def stop(self):
         self.stopped = True
@@ -60,7 +63,7 @@ def test_at_the_end_all_are_stopped_and_all_cells_are_put_back(released):
             crew.hire()
             crew.members[-1].claims = cells
         raise KeyboardInterrupt
-    assert released == ["a", "b", "c"] and all(member.worker.stopped for member in crew.members)
+    assert released == ["a", "b", "c"] and all(member.worker.asked and member.worker.stopped for member in crew.members)
 
 
 def test_a_dead_worker_is_replaced_and_its_cells_are_put_back(crew, released):

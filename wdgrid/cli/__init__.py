@@ -1,7 +1,7 @@
 """The commands: parse, call, print, exit status. Results go to stdout, messages to stderr.
 
 Exit status 2 is bad input (one line a fault), 1 a fault of the machine, 3 a sweep that misses cells at its
-end, 130 an interrupt.
+end, 130 an interrupt (143 by SIGTERM, 129 by SIGHUP).
 """
 
 import sys

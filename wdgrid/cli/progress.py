@@ -1,5 +1,6 @@
 """What long work looks like while it runs: a bar on a terminal, plain lines elsewhere; always on stderr."""
 
+import contextlib
 import math
 import sys
 import time
@@ -47,9 +48,10 @@ def show(quiet: bool, command: str | None = None) -> Generator[Listener]:
 
     def listen(event: Event) -> None:
         if isinstance(event, Interrupted):
-            if training:
-                training.close()
-            _print(f"interrupted; {event.finished} of {event.cells} cells are stored{resume}")
+            with contextlib.suppress(OSError):  # after SIGHUP the terminal is gone
+                if training:
+                    training.close()
+                _print(f"interrupted; {event.finished} of {event.cells} cells are stored{resume}")
         elif isinstance(event, SweepEnded) and event.missing and not training:
             _print(_ended(event))
         elif training and not training.show(event) and (text := message(event)):

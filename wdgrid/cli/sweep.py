@@ -56,11 +56,12 @@ def sweep(
     A study file that names code as package.module:function runs it.
 
     Exit status: 0 if every cell is finished; 3 if cells are missing at the end, because they failed before or another
-    process holds them (the last line says what to do); 1 after a fault of the machine; 2 for bad input; 130 after
-    Ctrl-C.
+    process holds them (the last line says what to do); 1 after a fault of the machine; 2 for bad input; 130,
+    143 or 129 after Ctrl-C, SIGTERM or SIGHUP.
     """
     from wdgrid.cli.drawing import draw
     from wdgrid.cli.progress import show
+    from wdgrid.cli.signals import as_interrupts, exit_status
     from wdgrid.report.output import check_output
     from wdgrid.runner import naming
     from wdgrid.runner.run import Settings, sweep_store
@@ -88,10 +89,10 @@ def sweep(
     )
     with sweep_store(url) as store:
         try:
-            with show(quiet, str(command)) as listen:
+            with as_interrupts(), show(quiet, str(command)) as listen:
                 ended = run(store, name, study, settings, listen)
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as interrupt:
+            raise typer.Exit(exit_status(interrupt)) from None
         draw(store, name, out, style, as_json, quiet, replace(command, coarse=False))
     if ended.missing:
         raise typer.Exit(MISSING)

@@ -54,6 +54,8 @@ class Crew:
 
     def __exit__(self, *_: object) -> None:
         for member in self.members:
+            member.worker.ask_to_end()  # all at once, so that several which tidy up take no longer than one
+        for member in self.members:
             member.worker.stop()
         for member in self.members:
             self.put_back(member)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator, Mapping
 from types import ModuleType
 from typing import Any, Protocol
@@ -17,13 +18,17 @@ from wdgrid.study.sections import Task
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "67108864"}
 # Otherwise Python looks in the working directory first, even for its own modules; any file there may have such a name.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-TIDY_S = 10.0
+TIDY_S = 5.0  # for a worker that is told to end while it prepares data
 
 
 class Worker(Protocol):
     """A worker as its parent sees it: orders and messages go through `connection`."""
 
     connection: Pipe
+
+    def ask_to_end(self) -> None:
+        """Asks the worker to end, and returns at once."""
+        ...
 
     def stop(self) -> None:
         """Ends the worker and closes the connection; what it was training is lost."""
@@ -47,11 +52,18 @@ class ProcessWorker:
         with _child_environment(variables), _without_main(), _without_working_directory(), _interrupts_ignored():
             self._process.start()
         child.close()
+        self._asked: float | None = None
+
+    def ask_to_end(self) -> None:
+        """Ends the process at once, or, where it is preparing data, as soon as it has tidied up."""
+        if self._asked is None:
+            self._process.terminate()
+            self._asked = time.monotonic()
 
     def stop(self) -> None:
-        """Ends the process at once, or, where it is preparing data, as soon as it has tidied up."""
-        self._process.terminate()
-        self._process.join(TIDY_S)
+        """Ends the process; it is killed where it is still there TIDY_S seconds after it was first asked to end."""
+        self.ask_to_end()
+        self._process.join(max(0.0, (self._asked or 0.0) + TIDY_S - time.monotonic()))
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -66,6 +78,10 @@ class ThreadWorker:
         self.connection, child = multiprocessing.Pipe()
         self._thread = threading.Thread(target=serve_thread, args=(child, task, cells, chunk), daemon=True)
         self._thread.start()
+
+    def ask_to_end(self) -> None:
+        """Closes the connection, which ends the thread at the end of its current epoch."""
+        self.connection.close()
 
     def stop(self) -> None:
         """Ends the thread at the end of its current epoch, and waits for that."""

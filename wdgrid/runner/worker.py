@@ -9,8 +9,10 @@ Zen 4 cores).
 # pyright: reportUnknownMemberType=false
 
 import contextlib
+import ctypes
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -32,12 +34,25 @@ if TYPE_CHECKING:
 else:
     Pipe = Connection
 
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
 
 def serve_process(connection: Pipe, task: Task, cells: int, chunk: int | None) -> None:
-    """Works as the only job of a process, until the pipe closes."""
+    """Works as the only job of a process, until the pipe closes; on Linux, no longer than its parent lives."""
+    _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     os.dup2(2, 1)  # stdout carries results only, and a user's own code may print
     _serve(connection, task, cells, chunk, own_process=True)
+
+
+def _end_with_parent() -> None:
+    """Has Linux kill this process when its parent dies; elsewhere it ends when it next uses the pipe."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    parent = multiprocessing.parent_process()
+    if parent and parent.pid != os.getppid():  # it died before
+        os._exit(1)
 
 
 def serve_thread(connection: Pipe, task: Task, cells: int, chunk: int | None) -> None:

@@ -1,0 +1,109 @@
+"""Signals end a sweep as Ctrl-C does, and no worker outlives its parent."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.commands import SMALL, WDGRID, wdgrid
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
+LONG = ["sweep", "small.toml", "--set", "task.epochs=100000", "--workers", "2"]
+
+
+@pytest.fixture
+def here(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    return tmp_path
+
+
+@pytest.fixture
+def begin(here):
+    """Starts a long sweep and waits until it has workers that `are_at` that point."""
+    started = []
+
+    def begin(are_at, *options):
+        errors = (here / "stderr").open("w")
+        process = subprocess.Popen([*WDGRID, *LONG, *options], cwd=here, stdout=subprocess.DEVNULL, stderr=errors)
+        errors.close()
+        started.append(process)
+        deadline = time.monotonic() + 60
+        while not are_at(process) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert are_at(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def workers(process):
+    """Pids of the process' children, but for multiprocessing's resource tracker."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    pids = children.read_text().split() if children.exists() else []
+    return [pid for pid in pids if b"spawn_main" in command_line(pid)]
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def starting(process):
+    return len(workers(process)) == 2
+
+
+def training(process):
+    """A checkpoint is there after the first epoch."""
+    cwd = Path(f"/proc/{process.pid}/cwd").resolve()
+    return starting(process) and any((cwd / "small.db.checkpoints").glob("*.safetensors"))
+
+
+def alive(pids):
+    return [pid for pid in pids if b"spawn_main" in command_line(pid)]
+
+
+@pytest.mark.parametrize("are_at", [starting, training])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_sweep_within_ten_seconds(here, begin, number, status, are_at):
+    process = begin(are_at, "--checkpoint-minutes", "0")
+    pids = workers(process)
+    began = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(timeout=20) == status
+    assert time.monotonic() - began < 10 and not alive(pids)
+    said = (here / "stderr").read_text()
+    assert "Traceback" not in said and "interrupted; 0 of 48 cells are stored. To resume:" in said
+    assert "wdgrid sweep small.toml --set task.epochs=100000" in said
+    states = json.loads(wdgrid("show", "small", "--storage", "sqlite:///small.db", "--json", cwd=here).stdout)["cells"]
+    assert states == {"waiting": 48}
+
+
+def test_workers_that_do_not_answer_are_gone_within_ten_seconds_too(here, begin):
+    process = begin(training, "--checkpoint-minutes", "0")
+    pids = workers(process)
+    for pid in pids:
+        subprocess.run(["kill", "-STOP", pid], check=True)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    assert time.monotonic() - began < 10 and not alive(pids)
+
+
+@pytest.mark.parametrize("are_at", [starting, training])
+def test_workers_end_at_once_with_a_parent_that_was_killed(begin, are_at):
+    process = begin(are_at, "--checkpoint-minutes", "0")
+    time.sleep(0.5)  # while they import torch, or in an epoch
+    pids = workers(process)
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    assert len(pids) == 2 and not alive(pids)
