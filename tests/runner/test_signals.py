@@ -71,8 +71,15 @@ def alive(pids):
     return [pid for pid in pids if b"spawn_main" in command_line(pid)]
 
 
-@pytest.mark.parametrize("are_at", [starting, training])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status", "are_at"),
+    [
+        (signal.SIGTERM, 143, starting),
+        (signal.SIGTERM, 143, training),
+        (signal.SIGHUP, 129, training),
+        (signal.SIGINT, 130, starting),
+    ],
+)
 def test_a_signal_ends_the_sweep_within_ten_seconds(here, begin, number, status, are_at):
     process = begin(are_at, "--checkpoint-minutes", "0")
     pids = workers(process)

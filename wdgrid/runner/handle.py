@@ -49,7 +49,7 @@ class ProcessWorker:
         self.connection, child = context.Pipe()
         self._process = context.Process(target=serve_process, args=(child, task, cells, chunk), daemon=True)
         variables = MALLOC | SAFE_PATH | dict(environment or {})
-        with _child_environment(variables), _without_main(), _without_working_directory(), _interrupts_ignored():
+        with _child_environment(variables), _without_main(), _without_working_directory(), _signals_deferred():
             self._process.start()
         child.close()
         self._asked: float | None = None
@@ -103,16 +103,26 @@ def _child_environment(wanted: Mapping[str, str]) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Generator[None]:
-    """A child that starts meanwhile ignores Ctrl-C from its first moment."""
+def _signals_deferred() -> Generator[None]:
+    """A child that starts meanwhile ignores Ctrl-C from its first moment; no signal leaves it half started.
+
+    SIGTERM and SIGHUP reach this process' own handlers afterwards.
+    """
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in that thread only
         yield
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    arrived: list[int] = []
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+        if callable(signal.getsignal(number)):
+            before[number] = signal.signal(number, lambda number, _frame: arrived.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
