@@ -1,9 +1,8 @@
 """What is missing at a sweep's end is counted and told: cells that failed, and cells that other processes hold."""
 
 import json
-import os
-import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +13,8 @@ from wdgrid.cli import main
 from wdgrid.runner import reconcile
 from wdgrid.runner import run as module
 from wdgrid.runner.coordinator import Coordinator, Means
-from wdgrid.runner.events import Progress, SweepEnded, Waiting
+from wdgrid.runner.crew import Crew
+from wdgrid.runner.events import SweepEnded, Waiting
 from wdgrid.runner.run import Settings, sweep
 from wdgrid.store import Store
 
@@ -99,35 +99,20 @@ def test_waiting_ends_when_others_are_done(store, study, tmp_path, monkeypatch):
     assert (store.table("s")["test_error"] == 77.0).sum() == 2
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_with_the_last_chunk_leaves_nothing_untrained(store, study, tmp_path):
-    """Another worker, which found nothing to claim, is gone by then."""
-    killed = []
+def test_the_cells_of_a_worker_that_dies_are_claimed_again_though_none_were_left(store, study, tmp_path):
+    """Another worker found nothing to claim before, while the one that dies held the last chunk."""
 
-    def kill(event):
-        if isinstance(event, Progress) and not killed and len(alive()) == 1:
-            killed.extend(alive())
-            os.kill(killed[0], signal.SIGKILL)
+    def worker(_variables):
+        return SimpleNamespace(ask_to_end=lambda: None, stop=lambda: None)
 
-    long = study.model_copy(update={"task": study.task.model_copy(update={"epochs": 400})})
-    name = "long"
-    reconcile.plan(store, name, long)
-    store.set_attrs(name, {"chunk": 6})
-    pids = {}
-    coordinator = Coordinator(store, name, long, Means(2, tmp_path / "checkpoints"), kill)
-    start = coordinator._start_worker
-
-    def started(variables):
-        worker = start(variables)
-        pids[worker] = worker._process.pid
-        return worker
-
-    def alive():
-        return [pid for worker, pid in pids.items() if not worker.connection.closed]
-
-    coordinator._start_worker = started
-    coordinator.run()
-    assert killed and store.count(name).n_complete == 6
+    coordinator = Coordinator(store, "s", study, Means(2, tmp_path / "checkpoints"), lambda event: None)
+    with Crew(worker, coordinator._release) as crew:
+        crew.hire()
+        (member,) = crew.members
+        member.claims = store.claim("s", "sgdw", 0, 6, coordinator.owner)
+        coordinator.pending = {}
+        coordinator._handle(None, member, crew)
+        assert coordinator.pending == {("sgdw", 0): 6}
 
 
 @pytest.fixture
