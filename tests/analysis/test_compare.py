@@ -106,7 +106,7 @@ def test_the_differences_interval_is_that_of_the_side_that_has_one():
     unknown = side(np.full((3, 3, 1), 4.0))
     found = compare(unknown, blurred)
     assert found.difference_interval is None and unknown.found.test_interval is None
-    assert "the number of test images is not known" in "\n".join(comparison_lines(found))
+    assert "the number of test images is unknown" in "\n".join(comparison_lines(found))
 
 
 def test_diverged_cells_rank_last_and_missing_ones_are_left_out():
@@ -199,7 +199,7 @@ def test_the_command(here, capsys):
     told = json.loads(out)
     assert [(p["a"], p["b"]) for p in told["pairs"]] == [(f"one/{n}", f"two/{n}") for n in ("sgd", "adamw")]
     assert told["pairs"][0]["relative"] == pytest.approx(-14.5, abs=0.1)
-    assert told["pairs"][0]["interval_kinds"] == [None, "seeds"]
+    assert told["pairs"][0]["interval_kinds"] == ["fit", "fit"]
     assert told["figure"] == "pictures/compare-one-vs-two/compare.png" and told["figure"] in err
     assert (here / told["figure"]).read_bytes()[:4] == b"\x89PNG"
     assert [p.name for p in (here / "pictures/compare-one-vs-two").iterdir()] == ["compare.png"]

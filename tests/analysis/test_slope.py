@@ -91,12 +91,10 @@ def test_units_a_constant_order_and_mirrors(rate, decay, shift, seed, slope):
 
 
 def test_censored_cells_are_no_values():
-    """What stands in a capped or diverged cell, or in λ = 0, changes nothing."""
+    """What stands in a capped or diverged cell changes nothing."""
     errors = noisy(-1)
     base = fit(errors)
-    other = np.where(errors > 7, errors * 3, errors)
-    other[:, 0] = 5.0
-    assert fit(other) == base
+    assert fit(np.where(errors > 7, errors * 3, errors)) == base
     assert fit(np.where(errors > 7, np.inf, errors)) == base
     assert fit(np.where(errors > 12, np.nan, errors)).slope == pytest.approx(base.slope, abs=0.05)
 

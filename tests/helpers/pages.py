@@ -35,4 +35,4 @@ def example(folder: Path) -> Path:
     """Four panels, two seeds, some cells diverged and some not trained."""
     study = make_study(title=EVIL, seeds=[0, 1])
     environment = {"commit": EVIL, "versions": {"torch": "2.15"}}
-    return write(folder / "new" / "report.html", study, make_table(study, noise=0.05), picture(folder), environment)
+    return write(folder / "new" / "report.html", study, make_table(study, noise=0.02), picture(folder), environment)

@@ -58,7 +58,7 @@ def test_text_of_the_study_is_escaped_everywhere(page, report):
 def test_embedded_data_holds_the_tables_values(page):
     data = json.loads(page.texts["data"])
     study = make_study(seeds=[0, 1])
-    table = make_table(study, noise=0.05)
+    table = make_table(study, noise=0.02)
     cells = table[table["panel"] == "adamw"].groupby(["row", "col"])["test_error"].mean()
     panel = next(p for p in data["panels"] if p["name"] == "adamw")
     assert panel["row_labels"][0] == "1" and panel["col_labels"][0] == "0" and panel["row_values"][0] == 0.1

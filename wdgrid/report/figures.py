@@ -122,7 +122,7 @@ def draw_panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) 
         at_row, at_col = np.nonzero(where)
         ax.plot(at_col + 0.5, at_row + 0.5, label=kind, **_glyph(kind, cell * 0.3))
     for row, col in grid.best:
-        ring = Ellipse((col + 0.5, row + 0.5), 0.66, 0.66, fill=False, ec="black", lw=min(2.0, cell / 10))
+        ring = Ellipse((col + 0.5, row + 0.5), 0.66, 0.66, fill=False, ec="black", lw=min(2.0, cell / 10), zorder=3)
         ring.set_label("best")
         ax.add_patch(ring)
     rows, cols = thinned(grid.row_labels, 16), thinned(grid.col_labels, 16)

@@ -167,7 +167,8 @@ def _measured(found: "Separability", key: str) -> Measured:
 def _best_words(found: "Separability") -> Measured:
     """The best error, its place, and its test error with an interval."""
     span = "" if found.test_interval is None else f" {interval(found.test_interval)}"
-    honest = "" if found.honest_error is None else f"corrected {percent(found.honest_error)}{span} "
+    fitted = found.certainty is not None and found.certainty.kind == "fit"
+    honest = f"corrected {percent(found.honest_error)}{span} " if fitted else f"{span} "
     at = f"at {found.best_row_label}, {found.best_col_label}" if found.best_row_label else ""
     if found.best_test_error is None:
         return percent(found.best_error), f"{honest}{at}".strip()
