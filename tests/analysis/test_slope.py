@@ -112,6 +112,6 @@ def test_a_bend_is_seen_with_the_slopes_at_its_ends(change):
 
 def test_without_a_valley_there_is_no_evidence():
     rng = np.random.default_rng(0)
-    for _ in range(10):
+    for _ in range(4):
         errors = 4 + 0.1 * (np.arange(11) - 5)[:, None] ** 2 + 0.3 * rng.standard_normal((11, 11))
         assert fit(errors).evidence < 3
