@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 import wdgrid
@@ -32,6 +33,7 @@ from wdgrid.runner.events import (
     TrainingStarted,
 )
 from wdgrid.runner.run import Settings, sweep, sweep_store
+from wdgrid.store import Store
 
 AXES = {"lr": {"values": "1, 1/2, 1/4"}, "weight_decay": {"values": "0, 1", "unit": 0.01}}
 TASK = {"epochs": 3, "batch_size": 20, "device": "cpu"}
@@ -269,6 +271,17 @@ def test_results_are_what_is_stored(stored, tmp_path):
     assert "data:image/png;base64," in shown and f"{len(table)} of {len(table)} cells are finished" in shown
     for one in stored.analysis().values():
         assert one.verdict.replace("'", "&#x27;") in shown
+
+
+def test_a_figures_colours_end_at_the_cap_of_the_analysis(tmp_path):
+    """Two classes, so that guessing is wrong in half of the cases: 1.75 times the best error is never reached."""
+    url = make_store(tmp_path, "two", make_study(), lambda cell: 30 + 20 * cell.hyperparameters["lr"])
+    with Store(url) as store:
+        store.set_attrs("two", {"environment": {"classes": 2}})
+    two = wdgrid.load("two")
+    caps = {one.cap for one in two.analysis().values()}
+    meshes = [m for ax in two.figure().axes if ax.get_title() for m in ax.collections if isinstance(m, QuadMesh)]
+    assert {mesh.get_clim()[1] for mesh in meshes} == caps == {50}
 
 
 @pytest.mark.parametrize("panel", ["sgd", "adam", "adamw"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wdgrid.errors import UsageError
-from wdgrid.report import Written, analyse_table, write_report
+from wdgrid.report import Written, analyse_table, fitted, write_report
 from wdgrid.runner.environment import stored_environment
 from wdgrid.runner.naming import open_store, stored_study, summary
 from wdgrid.store import Store
@@ -160,7 +160,8 @@ class Results:
 
         table, attrs = self._read()
         device = str(stored_environment(attrs).get("device") or "")
-        return heatmaps(self.study, self.name, table, style=style, device=device)
+        numbers = analyse_table(self.study, table, attrs)
+        return heatmaps(self.study, self.name, table, style=style, device=device, **fitted(numbers))
 
     def report(self, path: str | Path, style: Style = "cells") -> list[Path]:
         """Writes heatmaps.png, heatmaps.svg, trials.csv and report.html into the folder `path`; the files' paths."""

@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from wdgrid.analysis.separability import Separability
+    from wdgrid.analysis.valley import Valley
     from wdgrid.study import Study
+
+
+class _Fitted(TypedDict):
+    cap: float | None
+    valleys: "dict[str, Valley]"
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,13 @@ def analyse_table(study: "Study", table: "pd.DataFrame", attrs: Mapping[str, Any
 def chance_of(attrs: Mapping[str, Any]) -> float:
     """The error in percent of guessing among the study's classes; of ten where their number is not known."""
     return 100 * (1 - 1 / attrs.get("environment", {}).get("classes", 10))
+
+
+def fitted(numbers: "Mapping[str, Separability]") -> "_Fitted":
+    """What a map takes from the analysis: the end of its colours, and the valleys that stand out of the noise."""
+    cap = next((panel.cap for panel in numbers.values()), None)
+    seen = {panel: one.valley for panel, one in numbers.items() if one.valley is not None and one.valley.seen}
+    return {"cap": cap, "valleys": seen}
 
 
 def write_report(
@@ -65,14 +78,14 @@ def write_report(
     found = findings(study, numbers, grids(study, table), environment)
     device = environment.get("device", "")
     notes = [search_words(study, table, *coarse)] if coarse else []
-    cap = next((panel.cap for panel in numbers.values()), None)
-    valleys = {panel: one.valley for panel, one in numbers.items() if one.valley is not None and one.valley.seen}
-    figure = heatmaps(study, name, table, style=style, device=device, notes=notes, cap=cap, valleys=valleys)
+    drawn_from = fitted(numbers)
+    figure = heatmaps(study, name, table, style=style, device=device, notes=notes, **drawn_from)
     with replaced(out) as fresh:
         pictures = save_heatmaps(figure, fresh)
         coarse_pictures = []
         if coarse:
-            drawn = heatmaps(coarse[0], coarse_name(name), coarse[1], style=style, device=device, whole=study, cap=cap)
+            title, cap = coarse_name(name), drawn_from["cap"]
+            drawn = heatmaps(coarse[0], title, coarse[1], style=style, device=device, whole=study, cap=cap)
             coarse_pictures = save_heatmaps(drawn, fresh, "coarse")
         export(table, "csv", fresh / "trials.csv")
         shown = (notes[0], coarse_pictures[0]) if coarse else None
