@@ -4,11 +4,14 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from helpers.pages import EVIL, example, picture, write
 from helpers.synthetic_tables import flagged, make_study, make_table
+from wdgrid.study import load_study
 
 BROWSER = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 BROWSER += " --disable-component-update --disable-sync"
@@ -293,3 +296,16 @@ def test_among_ten_thousand_cells_the_mouse_reads_the_one_it_points_at(visit, tm
             (cell,) = table[table["panel"] == name].iloc[[50 * row + 49 - col]].to_dict("records")
             assert f"rate {cell['row']} ({cell['lr']:.4g}), decay {cell['col']} " in place
             assert said == (f"test error {cell['test_error']:.2f} %" if (row, col) != (0, 49) else "not trained yet")
+
+
+def test_the_fitted_valley_lies_over_its_map_with_a_band_that_is_seen(visit, tmp_path):
+    """On one seed of the digits study: a line and a filled band in each panel, and a word in the legend."""
+    study = load_study(Path("studies/digits.toml"))
+    table = pd.read_csv("reports/gallery/digits.csv", dtype={"row": str, "col": str})
+    tab = visit(write(tmp_path / "report.html", study, table[table["seed"] == 0], picture(tmp_path)))
+    bands = tab.locator(".valley-band")
+    assert bands.count() == tab.locator("polyline.valley").count() == 4
+    assert bands.first.evaluate("band => getComputedStyle(band).fill") == "rgb(255, 255, 255)"
+    assert tab.get_by_text("fitted valley").is_visible()
+    slopes = [box["width"] for box in (bands.nth(i).bounding_box() for i in range(4))]
+    assert min(slopes[0], slopes[2]) > max(slopes[1], slopes[3])  # SGD and Adam lean, SGDW and AdamW hardly

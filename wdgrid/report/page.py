@@ -78,6 +78,7 @@ def write_page(
         meanings=[(kind, MEANING[kind]) for kind in FLAGS if any(kind in grid.flags for grid in panels)],
         some_diverged=any(grid.diverged.any() for grid in panels),
         some_missing=any(grid.missing.any() for grid in panels),
+        some_valley=any(found.valley is not None and found.valley.seen for found in numbers.values()),
         error_words=error_words(study),
         validated=bool(study.task.validation_size),
         selection=selection_words(study),
