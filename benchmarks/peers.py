@@ -11,7 +11,7 @@ documentation recommends. bfloat16 is torch.autocast. Two styles:
   once, which favours the peer;
 - usual: the shift in the dataset's `__getitem__`, JPEG files decoded there, the test set through a DataLoader.
 
-Knows nothing of wdgrid; `work.json` holds the cells (see `work.py`). Prints one line of JSON.
+It does not import wdgrid; `work.json` holds the cells (see `work.py`). Prints one line of JSON.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """One cell trained as a user would write it: nn.Module, torch.optim, a cosine schedule, a test every epoch.
 
-Knows nothing of Optuna, Ray or wdgrid.
+It imports neither Optuna nor Ray nor wdgrid.
 """
 
 import math

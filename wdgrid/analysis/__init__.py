@@ -1,4 +1,1 @@
-"""From the tidy table to numbers: is the space separable, and what is this setting called elsewhere?
-
-Knows pandas, numpy and the definitions each docstring names. Knows nothing of storage, training or drawing.
-"""
+"""Computes numbers from a table of trials: separability, comparisons, and the cells that a search trains next."""

@@ -1,7 +1,4 @@
-"""The boundary alarm: the best cells lie on an edge of the grid, so the optimum may lie outside it.
-
-Knows surfaces and axis labels. Knows nothing of how a study is extended; it names the values to add.
-"""
+"""Detects best cells on an edge of the grid, beyond which the optimum may lie, and names the values to add."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

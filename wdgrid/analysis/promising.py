@@ -1,6 +1,6 @@
-"""Which cells to train next: a cheap look at every second cell, and what is known in full, say where the best may lie.
+"""Chooses the cells that a search trains next, from its coarse pass and the cells that are trained in full.
 
-Knows arrays only: errors over a grid as printed, neighbours one step apart. The surface is a Gaussian process with two
+Errors are arrays over a grid, with neighbours one step apart. The surface is a Gaussian process with two
 levels, full = coarse + a change that varies slowly (Kennedy & O'Hagan, *Biometrika* 87, 2000): the coarse pass gives
 the shape, full results move it, and noise of a single seed is averaged over neighbours instead of being believed.
 """

@@ -1,9 +1,8 @@
 """A panel as an array: errors over (row value, column value, seed).
 
-Knows the tidy table's columns and the layout of `paper_figures.csv`, shipped beside this file: figures 1
-and 2 of Loshchilov & Hutter (ICLR 2019, arXiv 1711.05101v3) read off the published images, ±0.2 points,
-clipped at 7 %, one run per cell, black circles (the ten best cells) exact. Knows nothing of what the
-numbers are used for.
+Surfaces are read from a table of trials or from `paper_figures.csv`, shipped beside this file: figures 1 and 2 of
+Loshchilov & Hutter (ICLR 2019, arXiv 1711.05101v3) read off the published images, ±0.2 points, clipped at 7 %, one run
+per cell, black circles (the ten best cells) exact.
 """
 
 from collections.abc import Iterable
