@@ -2,12 +2,17 @@
 
 import os
 import shutil
+import signal
 import time
 
 import pytest
 import torch
 
 from helpers.zoo import make
+
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", 0), signal.SIG_DFL)):
+    if number and signal.getsignal(number) is signal.SIG_IGN:  # as a shell or nohup starts what runs in the background:
+        signal.signal(number, usual)  # commands under test would inherit that
 
 POSTGRES = os.environ.get("WDGRID_TEST_POSTGRES")
 
