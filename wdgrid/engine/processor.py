@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 MODE = "MKL_CBWR"
-# Of 1128 small networks in float32, 216 of 324 MLPs and 227 of 804 CNNs differ between slots on an AMD EPYC (Zen 5)
-# without a mode; none does with this one, at the same 97 GFLOP/s a core.
+# On an AMD EPYC (Zen 5), 216 of 324 small MLPs in float32 differed between slots without a mode; none did with this one,
+# at the same 101 GFLOP/s a core (benchmarks/RESULTS.md).
 OFF_INTEL = "AVX2,STRICT"
 
 
