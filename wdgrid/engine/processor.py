@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 MODE = "MKL_CBWR"
-# On an AMD EPYC (Zen 5), 216 of 324 small MLPs in float32 differed between slots without a mode; none did with this one,
-# at the same 101 GFLOP/s a core (benchmarks/RESULTS.md).
+# On an AMD EPYC (Zen 5), 216 of 324 small MLPs in float32 differed between slots without a mode; none did with this
+# one, at the same 101 GFLOP/s a core (benchmarks/RESULTS.md).
 OFF_INTEL = "AVX2,STRICT"
 
 
