@@ -70,6 +70,7 @@ def side(errors, test_images=None, tested=None):
     return Side("s/p", "p", "adamw", "cosine", surface.as_printed(), found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_interval_covers_the_true_difference(seeds):
     rng = np.random.default_rng(seeds)
@@ -82,7 +83,9 @@ def test_the_interval_covers_the_true_difference(seeds):
     assert kinds == {"binomial" if seeds == 1 else "seeds"}
 
 
-@pytest.mark.parametrize("seeds", [1, 2, 3, 10])
+@pytest.mark.parametrize(
+    "seeds", [1, pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(10, marks=pytest.mark.slow)]
+)
 def test_the_best_errors_own_interval_covers_it_where_others_picked_it(seeds):
     rng = np.random.default_rng(10 + seeds)
     covered = 0
