@@ -8,8 +8,9 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Ellipse, Rectangle
 
 from helpers.synthetic_tables import make_study, make_table
+from wdgrid.analysis.surface import lowest
 from wdgrid.report.figures import DIVERGED, heatmaps, save_heatmaps
-from wdgrid.report.grids import best_cells, error_range, grids, panel_title
+from wdgrid.report.grids import error_range, grids, panel_title
 
 STUDY = make_study()
 TABLE = make_table(STUDY)
@@ -205,5 +206,5 @@ def test_large_grids_label_some_ticks_and_never_drop_zero():
 
 
 def test_ties_are_circled_in_reading_order():
-    assert best_cells(np.array([[2.0, 1.0], [np.inf, 1.0]]), 10) == [(0, 1), (1, 1), (0, 0)]
-    assert best_cells(pd.DataFrame([[np.nan, np.inf]]).to_numpy(), 3) == []
+    assert lowest(np.array([[2.0, 1.0], [np.inf, 1.0]]), 10) == [(0, 1), (1, 1), (0, 0)]
+    assert lowest(pd.DataFrame([[np.nan, np.inf]]).to_numpy(), 3) == []

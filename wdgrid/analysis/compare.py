@@ -11,7 +11,7 @@ import numpy as np
 
 from wdgrid.analysis.selection import CertaintyKind, pick
 from wdgrid.analysis.separability import Separability
-from wdgrid.analysis.surface import Surface, mean_over_seeds
+from wdgrid.analysis.surface import Surface, lowest, mask_of, mean_over_seeds
 from wdgrid.analysis.words import Interval
 
 
@@ -32,7 +32,7 @@ class Side:
     def tested(self) -> Surface:
         """The surface of test errors, whatever cells are picked on: what is compared."""
         errors = self.surface.errors if self.surface.test_errors is None else self.surface.test_errors
-        return replace(self.surface, errors=errors, circled=None, test_errors=None, planned=None)
+        return replace(self.surface, errors=errors, circled=None, test_errors=None, planned=None, columns={})
 
     @property
     def mean(self) -> np.ndarray:
@@ -45,10 +45,7 @@ class Side:
         if self.surface.circled is not None:
             return self.surface.circled
         mean = mean_over_seeds(self.surface.errors, np.inf)
-        order = np.argsort(np.where(np.isfinite(mean), mean, np.inf), axis=None, kind="stable")[: self.top_k]
-        mask = np.zeros(mean.size, bool)
-        mask[order] = True
-        return mask.reshape(mean.shape) & np.isfinite(mean)
+        return mask_of(lowest(mean, self.top_k), mean.shape)
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def common(a: Side, b: Side) -> tuple[Surface, Surface, tuple[np.ndarray, np.nda
     if not rows or not cols:
         return None
     at_a, at_b = _places(first, rows, cols), _places(second, rows, cols)
-    return _cut(first, *at_a), _cut(second, *at_b), (a.circled[np.ix_(*at_a)], circled[np.ix_(*at_b)])
+    return first.taken(*at_a), second.taken(*at_b), (a.circled[np.ix_(*at_a)], circled[np.ix_(*at_b)])
 
 
 def _turned(surface: Surface) -> Surface:
@@ -107,15 +104,6 @@ def _turned(surface: Surface) -> Surface:
 
 def _places(surface: Surface, rows: list[str], cols: list[str]) -> tuple[list[int], list[int]]:
     return [surface.row_labels.index(label) for label in rows], [surface.col_labels.index(label) for label in cols]
-
-
-def _cut(surface: Surface, rows: list[int], cols: list[int]) -> Surface:
-    return replace(
-        surface,
-        rows=surface.rows[rows], cols=surface.cols[cols],
-        row_labels=tuple(surface.row_labels[i] for i in rows), col_labels=tuple(surface.col_labels[j] for j in cols),
-        errors=surface.errors[np.ix_(rows, cols)],
-    )  # fmt: skip
 
 
 def compare(a: Side, b: Side, draws: int = 4000, rng_seed: int = 0) -> Comparison:

@@ -7,6 +7,8 @@ cell, so callers hand in grids sorted as the paper prints them: row values falli
 
 import numpy as np
 
+from wdgrid.analysis.surface import lowest, mask_of
+
 TOP_CELLS = 10
 
 
@@ -80,13 +82,8 @@ def sequential(errors: np.ndarray) -> np.ndarray:
 
 
 def best_cells(errors: np.ndarray, cap: float, k: int = TOP_CELLS) -> np.ndarray:
-    """The k best cells below the cap as a mask [..., R, C]; ties go to the first."""
-    flat = np.where(np.isnan(errors) | (errors >= cap), np.inf, errors).reshape(*errors.shape[:-2], -1)
-    k = min(k, flat.shape[-1])
-    last = np.partition(flat, k - 1, axis=-1)[..., k - 1 : k]
-    below, tied = flat < last, flat == last
-    mask = below | (tied & (tied.cumsum(-1) <= k - below.sum(-1, keepdims=True)))
-    return (mask & np.isfinite(flat)).reshape(errors.shape)
+    """The k best cells below the cap as a mask [R, C]; ties in reading order."""
+    return mask_of(lowest(np.where(errors < cap, errors, np.nan), k), errors.shape)
 
 
 def correlation(chosen: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ the shape, full results move it, and noise of a single seed is averaged over nei
 import numpy as np
 
 from wdgrid.analysis.separability import error_cap
+from wdgrid.analysis.surface import lowest
 
 # Chosen on the paper's surfaces and on two studies of digits (docs/coarse.md says how, and what a third one came to).
 REACH = 2.0  # cells; how far one result speaks for others (the length scale of a squared exponential)
@@ -31,9 +32,7 @@ def promising(
     if coarse.shape != full.shape or coarse.ndim != 2:
         raise ValueError(f"both levels must be [R, C], not {list(coarse.shape)} and {list(full.shape)}")
     mean, deviation = _posterior(_capped(coarse, chance), _capped(full, chance))
-    score = np.where(np.isnan(full), mean - CURIOSITY * deviation, np.inf)
-    order = np.argsort(score, axis=None, kind="stable")[: int(np.isnan(full).sum())]
-    ranked = [divmod(int(flat), full.shape[1]) for flat in order]
+    ranked = lowest(np.where(np.isnan(full), mean - CURIOSITY * deviation, np.inf), full.size)
     first: list[tuple[int, int]] = []
     for row, col in ranked:
         if len(first) < n and all(max(abs(row - i), abs(col - j)) >= apart for i, j in first):

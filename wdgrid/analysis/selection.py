@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from wdgrid.analysis.surface import Surface, mean_over_seeds
+from wdgrid.analysis.surface import Surface, lowest, mean_over_seeds
 from wdgrid.analysis.words import Interval
 
 CertaintyKind = Literal["seeds", "binomial", "fit"]
@@ -63,9 +63,10 @@ class Picked:
 def pick(surface: Surface, test_images: int | None = None) -> Picked | None:
     """The picked cell; None where no cell has a finite mean (a cell with a diverged seed has none)."""
     mean = mean_over_seeds(surface.errors, np.inf)
-    if not np.isfinite(mean).any():
+    best = lowest(mean, 1)
+    if not best:
         return None
-    row, col = divmod(int(np.where(np.isnan(mean), np.inf, mean).argmin()), mean.shape[1])
+    row, col = best[0]
     seeds = (surface.errors if surface.test_errors is None else surface.test_errors)[row, col]
     seeds = seeds[~np.isnan(seeds)]
     tested = float(seeds.mean()) if seeds.size else np.nan

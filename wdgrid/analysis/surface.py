@@ -5,8 +5,8 @@ Loshchilov & Hutter (ICLR 2019, arXiv 1711.05101v3) read off the published image
 per cell, black circles (the ten best cells) exact.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,11 @@ class Surface:
 
     `errors` [R, C, S] is in percent: NaN where a run is missing or incomplete, +inf where it diverged.
     `rows` [R] and `cols` [C] are hyperparameter values, the labels their multiples as printed. `circled`
-    [R, C] is given only where a published figure marks its best cells. With a validation split `errors` are
-    those on validation, by which cells are picked, and `test_errors` [R, C, S] stand beside them; else None.
-    `planned` [R, C], where it is known, says which cells there are to be, trained yet or not.
-    Raises ValueError where shapes disagree.
+    [R, C] is given only if a published figure marks its best cells. With a validation split `errors` are
+    those on the validation images, by which cells are picked, and `test_errors` [R, C, S] those on the test images;
+    without a split they are None. `planned` [R, C] marks the cells of the study, trained or not, if they are known.
+    `columns` holds further columns of the table, [R, C, S] each, NaN where `errors` is.
+    Raises ValueError if shapes disagree.
     """
 
     panel: str
@@ -42,6 +43,7 @@ class Surface:
     circled: np.ndarray | None = None
     test_errors: np.ndarray | None = None
     planned: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
 
     def __post_init__(self) -> None:
         shape = (len(self.rows), len(self.cols))
@@ -62,22 +64,40 @@ class Surface:
 
     def as_printed(self) -> "Surface":
         """The same cells as the paper prints them: row values falling, column values rising."""
-        down, up = np.argsort(-self.rows, kind="stable"), np.argsort(self.cols, kind="stable")
+        return self.taken(np.argsort(-self.rows, kind="stable"), np.argsort(self.cols, kind="stable"))
+
+    def taken(self, rows: Sequence[int] | np.ndarray, cols: Sequence[int] | np.ndarray) -> "Surface":
+        """The cells of these rows and columns, given by position, in this order."""
+
+        def cut(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[np.ix_(rows, cols)]
+
         return replace(
             self,
-            rows=self.rows[down],
-            cols=self.cols[up],
-            row_labels=tuple(self.row_labels[i] for i in down),
-            col_labels=tuple(self.col_labels[j] for j in up),
-            errors=self.errors[np.ix_(down, up)],
-            circled=None if self.circled is None else self.circled[np.ix_(down, up)],
-            test_errors=None if self.test_errors is None else self.test_errors[np.ix_(down, up)],
-            planned=None if self.planned is None else self.planned[np.ix_(down, up)],
+            rows=self.rows[rows],
+            cols=self.cols[cols],
+            row_labels=tuple(self.row_labels[i] for i in rows),
+            col_labels=tuple(self.col_labels[j] for j in cols),
+            errors=self.errors[np.ix_(rows, cols)],
+            circled=cut(self.circled),
+            test_errors=cut(self.test_errors),
+            planned=cut(self.planned),
+            columns={name: values[np.ix_(rows, cols)] for name, values in self.columns.items()},
         )
+
+    def on_grid(self, values: np.ndarray, row_labels: Sequence[str], col_labels: Sequence[str]) -> np.ndarray:
+        """Values [R, C, …] of this surface's cells on a grid with these labels, NaN in its other cells.
+
+        Raises ValueError if the grid does not have a label of the surface.
+        """
+        whole = np.full((len(row_labels), len(col_labels), *values.shape[2:]), np.nan)
+        rows = [row_labels.index(label) for label in self.row_labels]
+        whole[np.ix_(rows, [col_labels.index(label) for label in self.col_labels])] = values
+        return whole
 
 
 def mean_over_seeds(errors: np.ndarray, cap: float) -> np.ndarray:
-    """Mean over seeds [R, C] of errors [R, C, S], diverged runs entering at the cap; NaN where every seed is missing.
+    """Mean over seeds [R, C] of errors [R, C, S], with diverged runs at the cap; NaN where every seed is missing.
 
     The mean itself is not capped.
     """
@@ -85,6 +105,21 @@ def mean_over_seeds(errors: np.ndarray, cap: float) -> np.ndarray:
     there = ~np.isnan(values)
     n = there.sum(-1)
     return np.where(n > 0, np.where(there, values, 0.0).sum(-1) / np.maximum(n, 1), np.nan)
+
+
+def lowest(values: np.ndarray, k: int) -> list[tuple[int, int]]:
+    """The k lowest finite values of an array [R, C] as (row, column), the lowest first; ties in reading order."""
+    order = np.argsort(np.where(np.isfinite(values), values, np.inf), axis=None, kind="stable")[: max(k, 0)]
+    places = [divmod(int(flat), values.shape[1]) for flat in order]
+    return [place for place in places if np.isfinite(values[place])]
+
+
+def mask_of(places: Iterable[tuple[int, int]], shape: tuple[int, ...]) -> np.ndarray:
+    """Places (row, column) as a mask of this shape [R, C]."""
+    mask = np.zeros(shape, bool)
+    for place in places:
+        mask[place] = True
+    return mask
 
 
 def _labels(values: np.ndarray, printed: Iterable[object] | None) -> tuple[str, ...]:
@@ -98,12 +133,14 @@ def _labels(values: np.ndarray, printed: Iterable[object] | None) -> tuple[str, 
     return tuple(names.values())
 
 
-def surfaces(frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_decay") -> dict[str, Surface]:
-    """The tidy table's panels as surfaces over two hyperparameter columns, panels in order of appearance.
+def surfaces(
+    frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_decay", columns: Iterable[str] = ()
+) -> dict[str, Surface]:
+    """The panels of a table of trials as surfaces over two hyperparameter columns, in order of appearance.
 
-    Errors are those by which cells are picked: on validation where the table has such. Only complete trials
-    count; of several for one cell the last row counts. Axis values keep the order in which the table first
-    shows them. Raises ValueError where a needed column is missing.
+    Errors are on the validation images if the table has such errors, else on the test images. Only complete trials
+    count. If a cell has several, its last row counts. Axis values keep the order in which the table first has them.
+    `columns` names further columns of numbers to arrange likewise. Raises ValueError if a needed column is missing.
     """
     needed = ["panel", "seed", "test_error", row_name, col_name]
     absent = [name for name in needed if name not in frame.columns]
@@ -126,7 +163,7 @@ def surfaces(frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_
         planned = np.zeros((len(rows), len(cols)), bool)
         planned[row_at, col_at] = True
         arrays = {}
-        for column in {picked_on, "test_error"}:
+        for column in {picked_on, "test_error", *columns}:
             arrays[column] = np.full((len(rows), len(cols), len(seeds)), np.nan)
             values = group[column].to_numpy(dtype=float, na_value=np.nan)
             arrays[column][row_at[done], col_at[done], seed_at[done]] = values[done]
@@ -141,6 +178,7 @@ def surfaces(frame: pd.DataFrame, row_name: str = "lr", col_name: str = "weight_
             errors=arrays[picked_on],
             test_errors=None if picked_on == "test_error" else arrays["test_error"],
             planned=planned,
+            columns={name: arrays[name] for name in columns},
         )
     return result
 

@@ -4,13 +4,14 @@ The numbers are from `wdgrid.analysis.compare`.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wdgrid.analysis.compare import Comparison, Side, common
+from wdgrid.analysis.surface import mean_over_seeds
 from wdgrid.analysis.words import HYPERPARAMETERS, interval, number, percent, with_interval
 from wdgrid.optim.variants import VARIANTS
 from wdgrid.report.summary import certainty_words
@@ -168,8 +169,6 @@ def _capped_difference(a: Side, b: Side) -> np.ndarray | None:
     """B − A over common cells [R, C] in points, errors capped at the colour scale's end; NaN if one is missing."""
     if (shared := common(a, b)) is None:
         return None
-    from wdgrid.analysis.surface import mean_over_seeds
-
     cap = _limits([(a, b)])[1]
     first, second = (np.minimum(mean_over_seeds(surface.errors, np.inf), cap) for surface in shared[:2])
     return second - first
@@ -217,29 +216,12 @@ def _difference_map(ax: "Axes", a: Side, b: Side, one: Comparison, reach: float)
 
 def _grid(side: Side) -> "Grid":
     """A side as `draw_panel` needs it."""
-    from wdgrid.report.grids import Grid, axis_title
+    from wdgrid.report.grids import grid_of
 
-    surface, mean = side.tested, side.mean
-    undefined = np.full(mean.shape, np.nan)
-    errors = surface.errors
-    return Grid(
-        panel=side.panel,
-        title=side.label,
-        decay_form=VARIANTS[side.optimizer].decay.value,
-        row_title=axis_title(surface.row_name, _unit(surface, 0), side.optimizer, side.normalized),
-        col_title=axis_title(surface.col_name, _unit(surface, 1), side.optimizer, side.normalized),
-        row_labels=list(surface.row_labels),
-        col_labels=list(surface.col_labels),
-        row_values=surface.rows.tolist(),
-        col_values=surface.cols.tolist(),
-        error=mean,
-        spread=undefined,
-        loss=undefined,
-        seeds_done=(~np.isnan(errors)).sum(-1),
-        seeds_diverged=np.isposinf(errors).sum(-1),
-        diverged_at=undefined,
-        best=[(int(i), int(j)) for i, j in np.argwhere(side.circled)],
-    )
+    surface = side.tested
+    units = _unit(surface, 0), _unit(surface, 1)
+    best = [(int(i), int(j)) for i, j in np.argwhere(side.circled)]
+    return grid_of(replace(surface, panel=side.panel), units, side.label, side.optimizer, side.normalized, best)
 
 
 def _unit(surface: "Surface", axis: int) -> float:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from wdgrid.optim.variants import VARIANTS, Family
 from wdgrid.study.cells import Divergence
@@ -21,7 +20,6 @@ MEANING = {
     "stuck at chance": "from that step to the end, loss and error were no better than guessing",
     "spike": "the training loss rose far above its earlier level, and came back",
 }
-Arrange = Callable[[pd.DataFrame, str, str, float], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,13 @@ class Flag:
 Flags = Mapping[str, Flag]
 
 
-def flags_of(cells: pd.DataFrame, arranged: Arrange) -> Flags:
-    """The classes that occur in these trials; `arranged` makes an R × C array of a column."""
+def flags_of(has: Mapping[Divergence, np.ndarray], step: np.ndarray) -> Flags:
+    """The classes that occur. `has` marks the trials [R, C, S] of each class, `step` [R, C, S] is when it began."""
     found = {}
-    for kind in FLAGS:
-        these = cells.loc[cells["divergence"].isin([kind])]
-        if len(these):
-            seeds = arranged(these, "divergence_step", "size", 0).astype(int)
-            found[kind] = Flag(seeds, arranged(these, "divergence_step", "min", np.nan))
+    for kind, these in has.items():
+        if these.any():
+            first = np.where(these, step, np.inf).min(-1)
+            found[kind] = Flag(these.sum(-1), np.where(np.isfinite(first), first, np.nan))
     return found
 
 

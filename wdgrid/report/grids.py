@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from wdgrid.analysis.separability import error_cap
+from wdgrid.analysis.surface import Surface, lowest, mean_over_seeds, surfaces
 from wdgrid.analysis.valley import Valley
 from wdgrid.analysis.words import multipliers, percent
 from wdgrid.optim.variants import VARIANTS, Decay
-from wdgrid.report.flags import Flags, caption_words, flags_of
+from wdgrid.report.flags import FLAGS, Flags, caption_words, flags_of
 from wdgrid.study import Study
 from wdgrid.study.axes import label, scale
 from wdgrid.study.cells import selection_error
@@ -34,6 +35,7 @@ DECAY_WORDS = {
     Decay.PAPER: "Weight decay",
     Decay.LIBRARY: "Weight decay",
 }
+COLUMNS = ("test_loss", "diverged_at", "divergence_step", *FLAGS)  # what a grid has from the table beside errors
 
 
 @dataclass(frozen=True)
@@ -82,60 +84,92 @@ def grids(study: Study, table: pd.DataFrame, whole: Study | None = None) -> list
 
     `whole` is given for a coarse pass: the study from which it was derived, whose panel titles are used.
     """
-    complete = table.loc[table["state"] == "complete"]
-    picked_on = selection_error(table)
-    return [
-        _grid(study, name, complete.loc[complete["panel"] == name], picked_on, panel_title(study, name, whole))
-        for name in study.panel_names()
-    ]
+    marked = table.assign(**{kind: table["divergence"].isin([kind]) for kind in FLAGS})
+    shown = surfaces(marked, study.row, study.column, COLUMNS)
+    split = selection_error(table) == "validation_error"
+    return [_grid(study, name, shown.get(name), split, panel_title(study, name, whole)) for name in study.panel_names()]
 
 
-def _grid(study: Study, name: str, cells: pd.DataFrame, picked_on: str, title: str) -> Grid:
+def _grid(study: Study, name: str, surface: Surface | None, split: bool, title: str) -> Grid:
     panel = study.panel_names()[name]
     rows = sorted(study.axes[study.row].values, reverse=True)  # type: ignore[index]
     cols = sorted(study.axes[study.column].values)  # type: ignore[index]
     row_labels, col_labels = [label(m) for m in rows], [label(m) for m in cols]
-    row_unit, col_unit = study.unit(panel, study.row), study.unit(panel, study.column)
-    measured = cells.loc[cells[picked_on].notna()]
-    finite = measured.loc[np.isfinite(measured[picked_on].astype(float))]
+    units = study.unit(panel, study.row), study.unit(panel, study.column)
 
-    def arranged(frame: pd.DataFrame, column: str, how: str, empty: float) -> np.ndarray:
-        """One column as an R × C array, aggregated over seeds."""
-        values = frame.groupby(["row", "col"])[column].agg(how).astype(float)
-        every = pd.MultiIndex.from_product([row_labels, col_labels])
-        return values.reindex(every).fillna(empty).to_numpy(float).reshape(len(rows), len(cols))
+    def on_grid(values: np.ndarray | None) -> np.ndarray:
+        if surface is None or values is None:
+            return np.full((len(rows), len(cols), 1), np.nan)
+        return surface.on_grid(values, row_labels, col_labels)
 
-    done = arranged(measured, picked_on, "size", 0).astype(int)
-    diverged = done - arranged(finite, picked_on, "size", 0).astype(int)
-    error = np.where(diverged > 0, np.inf, arranged(finite, picked_on, "mean", np.nan))
-    tested = np.where(diverged > 0, np.inf, arranged(finite, "test_error", "mean", np.nan))
-    return Grid(
-        panel=name,
-        title=title,
-        decay_form=VARIANTS[panel.optimizer].decay.value,
-        row_title=axis_title(study.row, row_unit, panel.optimizer, study.normalized(panel)),
-        col_title=axis_title(study.column, col_unit, panel.optimizer, study.normalized(panel)),
-        row_labels=row_labels,
-        col_labels=col_labels,
-        row_values=[scale(m, row_unit) for m in rows],
-        col_values=[scale(m, col_unit) for m in cols],
-        error=error,
-        spread=arranged(finite, picked_on, "std", np.nan),
-        loss=arranged(finite, "test_loss", "mean", np.nan),
-        seeds_done=done,
-        seeds_diverged=diverged,
-        diverged_at=arranged(measured, "diverged_at", "min", np.nan),
-        best=best_cells(error, study.report.top_k),
-        test_error=None if picked_on == "test_error" else tested,
-        flags=flags_of(measured, arranged),
+    return grid_of(
+        Surface(
+            panel=name,
+            row_name=study.row,
+            col_name=study.column,
+            rows=np.array([scale(m, units[0]) for m in rows]),
+            cols=np.array([scale(m, units[1]) for m in cols]),
+            row_labels=tuple(row_labels),
+            col_labels=tuple(col_labels),
+            errors=on_grid(surface and surface.errors),
+            test_errors=on_grid(surface and surface.test_errors) if split else None,
+            columns={column: on_grid(surface and surface.columns[column]) for column in COLUMNS},
+        ),
+        units,
+        title,
+        panel.optimizer,
+        study.normalized(panel),
+        study.report.top_k,
     )
 
 
-def best_cells(error: np.ndarray, k: int) -> list[tuple[int, int]]:
-    """The k lowest finite errors as (row, column), the best first; ties in reading order."""
-    order = np.argsort(np.where(np.isfinite(error), error, np.inf), axis=None, kind="stable")
-    places = [(int(flat) // error.shape[1], int(flat) % error.shape[1]) for flat in order[:k]]
-    return [place for place in places if np.isfinite(error[place])]
+def grid_of(
+    surface: Surface,
+    units: tuple[float, float],
+    title: str,
+    optimizer: str,
+    normalized: bool,
+    best: int | list[tuple[int, int]],
+) -> Grid:
+    """A surface as it is drawn. `units` are those of its two axes, `best` its circled cells or their number."""
+    errors = surface.errors
+    done, diverged = ~np.isnan(errors), np.isposinf(errors)
+    error = mean_over_seeds(errors, np.inf)
+
+    def column(name: str) -> np.ndarray:
+        return surface.columns.get(name, np.full(errors.shape, np.nan))
+
+    def finite(values: np.ndarray) -> np.ndarray:
+        return np.where(done & ~diverged, values, np.nan)
+
+    first = np.where(np.isnan(column("diverged_at")), np.inf, column("diverged_at")).min(-1)
+    return Grid(
+        panel=surface.panel,
+        title=title,
+        decay_form=VARIANTS[optimizer].decay.value,
+        row_title=axis_title(surface.row_name, units[0], optimizer, normalized),
+        col_title=axis_title(surface.col_name, units[1], optimizer, normalized),
+        row_labels=list(surface.row_labels),
+        col_labels=list(surface.col_labels),
+        row_values=surface.rows.tolist(),
+        col_values=surface.cols.tolist(),
+        error=error,
+        spread=_deviation(finite(errors)),
+        loss=mean_over_seeds(finite(column("test_loss")), np.inf),
+        seeds_done=done.sum(-1),
+        seeds_diverged=diverged.sum(-1),
+        diverged_at=np.where(np.isfinite(first), first, np.nan),
+        best=lowest(error, best) if isinstance(best, int) else best,
+        test_error=None if surface.test_errors is None else mean_over_seeds(surface.test_errors, np.inf),
+        flags=flags_of({kind: column(kind) == 1 for kind in FLAGS}, column("divergence_step")),
+    )
+
+
+def _deviation(values: np.ndarray) -> np.ndarray:
+    """Standard deviation [R, C] of values [R, C, S] over their seeds; NaN for fewer than two."""
+    n = (~np.isnan(values)).sum(-1)
+    squares = (values - mean_over_seeds(values, np.inf)[..., None]) ** 2
+    return np.where(n > 1, np.sqrt(np.nansum(squares, -1) / np.maximum(n - 1, 1)), np.nan)
 
 
 def error_range(study: Study, all_grids: list[Grid], cap: float | None = None) -> tuple[float, float]:

@@ -8,13 +8,13 @@ is trained, so that a search that was killed resumes with it.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from wdgrid.analysis.promising import promising
-from wdgrid.analysis.surface import Surface, mean_over_seeds, surfaces
+from wdgrid.analysis.surface import mean_over_seeds, surfaces
 from wdgrid.errors import UsersFaultError
 from wdgrid.runner.eta import even_chunk
 from wdgrid.store import Store
@@ -120,20 +120,9 @@ def _choose(
         n = min(left, sizes[1 if before and len(sizes) > 1 else 0])
         printed = surface.as_printed()
         known = mean_over_seeds(printed.errors, np.inf)
-        level = _on_grid(coarse[panel], printed)
+        short = coarse[panel]
+        level = short.on_grid(mean_over_seeds(short.errors, np.inf), printed.row_labels, printed.col_labels)
         picked = promising(level, known, max(n, 0) + len(before), chance, apart=1 if before else APART)
         named = [(printed.row_labels[i], printed.col_labels[j]) for i, j in picked]
         fresh[panel] = [place for place in named if place not in before][: max(n, 0)]
     return fresh
-
-
-def _on_grid(coarse: Surface, full: Surface) -> np.ndarray:
-    """Mean errors [R, C] of the coarse pass at their places on the whole grid; NaN elsewhere."""
-    grid = np.full(full.errors.shape[:2], np.nan)
-    at = np.ix_(_places(coarse.row_labels, full.row_labels), _places(coarse.col_labels, full.col_labels))
-    grid[at] = mean_over_seeds(coarse.errors, np.inf)
-    return grid
-
-
-def _places(labels: Sequence[str], among: Sequence[str]) -> list[int]:
-    return [list(among).index(label) for label in labels]
