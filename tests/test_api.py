@@ -21,6 +21,7 @@ from helpers.commands import SMALL
 from helpers.stored import make_store
 from helpers.synthetic_tables import error_of, make_study
 from wdgrid.cli import main
+from wdgrid.cli.resume_command import SweepCommand, resuming
 from wdgrid.optim.conversion import convert
 from wdgrid.runner.events import (
     ChunkFinished,
@@ -235,6 +236,21 @@ def test_no_other_process_can_train_objects(tmp_path, capsys):
     (tmp_path / "mine.toml").write_text((tmp_path / "mine.toml").read_text().replace("hidden = [16]", ""))
     assert main(["plan", "mine.toml"]) == 2
     assert "network was given to wdgrid.sweep as a Python object" in capsys.readouterr().err
+
+
+def test_no_command_is_printed_that_cannot_train_a_study_made_in_python():
+    text = resuming(SweepCommand("s"), swept().study)
+    assert "only wdgrid.sweep with the same Python objects" in text and "wdgrid sweep" not in text
+    text = resuming(SweepCommand("s"), wdgrid.load_study(STUDY))
+    assert "no study file here matches" in text and "wdgrid sweep" not in text
+
+
+@pytest.mark.parametrize("study", [NAMED, wdgrid.load_study(NAMED)])
+def test_code_that_a_study_names_can_be_refused(tmp_path, study):
+    with pytest.raises(wdgrid.StudyFileError, match=r"task\.model = helpers\.blobs:network: names code") as refused:
+        wdgrid.sweep(study, name="s", allow_code=False, progress=False)
+    assert len(refused.value.lines) == 2 and not list(tmp_path.iterdir())
+    wdgrid.load_study(STUDY, allow_code=False)
 
 
 # Results

@@ -1,4 +1,4 @@
-"""wdgrid: train a whole grid of (learning rate, weight decay) cells and see whether the space is separable.
+"""Trains a grid of (learning rate, weight decay) cells and measures whether the two can be tuned separately.
 
 From Python: `load_study` reads a study, `sweep` trains it, `load` reads stored results. torch, Optuna and pandas are
 imported when they are first needed.
@@ -45,7 +45,7 @@ _TYPES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The types of the API, imported when they are first asked for."""
+    """The types of the API, imported when they are first used."""
     if name not in _TYPES:
         raise AttributeError(f"module 'wdgrid' has no attribute {name!r}")
     from importlib import import_module
@@ -53,11 +53,14 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_TYPES[name]), name)
 
 
-def load_study(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> "Study":
+def load_study(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, allow_code: bool = True
+) -> "Study":
     """A study, validated and frozen, from a study file, from its name, or from a mapping with a study file's content.
 
     A name stands for studies/NAME.toml here, else for a study that ships with wdgrid. `overrides` are
-    `path.to.field=value`, as after `wdgrid sweep --set`. Raises StudyFileError with a line a fault.
+    `path.to.field=value`, as after `wdgrid sweep --set`. Without `allow_code`, a study that names code as
+    `package.module:function` is refused. Raises StudyFileError with one line for each fault.
 
     >>> import wdgrid
     >>> study = wdgrid.load_study("digits", ["task.epochs=2"])
@@ -70,11 +73,14 @@ def load_study(source: str | Path | Mapping[str, Any], overrides: Sequence[str] 
     """
     from wdgrid.study.bundled import study_path
     from wdgrid.study.file import load_study as read
-    from wdgrid.study.file import study_of
+    from wdgrid.study.file import refuse_code, study_of
 
-    if isinstance(source, Mapping):
-        return study_of(source, overrides)
-    return read(study_path(str(source)), overrides)
+    if not isinstance(source, Mapping):
+        return read(study_path(str(source)), overrides, allow_code=allow_code)
+    study = study_of(source, overrides)
+    if not allow_code:
+        refuse_code(study)
+    return study
 
 
 def sweep(
@@ -86,6 +92,7 @@ def sweep(
     model: Callable[..., Any] | None = None,
     data: object = None,
     progress: "bool | Callable[[Event], None]" = True,
+    allow_code: bool = True,
     workers: int | None = None,
     checkpoint_minutes: float = 5.0,
     extend: bool = False,
@@ -93,29 +100,30 @@ def sweep(
     retry: bool = False,
     wait: bool = False,
 ) -> "Results":
-    """Trains what a study has not trained yet, and returns its results. The same call again resumes it.
+    """Trains the cells of a study that are not trained yet, and returns its results. The same call again resumes it.
 
-    `study` and `overrides` are as in `load_study`, or `study` is what that returned. `name` is the name under which
-    it is stored, needed unless a file or a name was given. `storage` is a URL, or the path of an SQLite file; by
-    default NAME.db beside the study file, in studies/ if there is such a folder here, else here. `workers` processes
-    train, one a core if not given. `extend` lets the stored study grow; `coarse` searches for the best cells only.
-    `retry` trains failed cells again, also those that failed three times. `wait` stays until cells that other processes
-    hold are done, and trains what they drop. `progress` shows progress on stderr; a function gets the events of
-    `wdgrid.runner.events` instead, at the end `SweepEnded`: how many cells are finished, how many failed, and how many
-    other processes hold.
+    `study` is what `load_study` returned, or what it takes, with `overrides` and `allow_code`. The study is stored
+    under `name`, which is needed unless a file or a name was given. `storage` is a URL, or the path of an SQLite file;
+    by default NAME.db beside the study file, in studies/ if there is such a folder here, else here. `workers` is the
+    number of processes that train; the default is one a core. `checkpoint_minutes` is the time between checkpoints
+    within a chunk. `extend` allows new axis values, seeds and panels. `coarse` searches for the best cells only.
+    `retry` trains failed cells again, also those that failed three times. `wait` waits for cells that other processes
+    hold, and trains those that they drop. `progress` shows progress on stderr; if it is a function, it is called with
+    the events of `wdgrid.runner.events` instead, the last of which, `SweepEnded`, has the numbers of finished and
+    missing cells.
 
-    `model` and `data` are Python objects in the place of the study's network and dataset. `model` is a function that
-    returns a new network; it is called once a seed with torch seeded, so that seeds differ in their initial weights.
-    `data` is train_x, train_y, test_x, test_y as tensors or NumPy arrays (classes are integers from 0), or a function
-    that returns them. Both functions get the study's `model_args` and `dataset_args` where the study itself names a
-    function, else no arguments. A sweep with objects trains in this process, with one thread (or the GPU). Only a call
-    with the same objects can resume or extend it: no command and no other machine can, because they cannot import the
-    objects. The stored study holds the SHA-256 of the data's bytes and of the network's layers and shapes (not of its
-    code), and another object under the same name is refused as a changed study.
+    `model` and `data` are Python objects that replace the study's network and dataset. `model` is a function that
+    returns a new network. It is called once for each seed, with torch seeded, so that seeds differ in their initial
+    weights. `data` is train_x, train_y, test_x, test_y as tensors or NumPy arrays (classes are integers from 0), or a
+    function that returns them. If the study itself names a function, yours gets the same `model_args` or
+    `dataset_args`, else no arguments. A sweep with objects trains in this process, with one thread (or on the GPU).
+    Only a call with the same objects can resume or extend it, because no command and no other machine can import them.
+    The stored study holds the SHA-256 of the data's bytes and of the network's layers and shapes (not of its code);
+    another object under the same name is refused as a changed study.
 
-    Ctrl-C raises KeyboardInterrupt after the workers are gone; finished cells are stored. Raises StudyFileError where
-    the study is not valid, or another one is stored under its name; UsersFaultError where it cannot be trained;
-    UsageError for other bad input; MachineError where the machine failed (finished cells are stored).
+    Ctrl-C raises KeyboardInterrupt after the workers have ended; finished cells are stored. Raises StudyFileError if
+    the study is not valid or another one is stored under its name, UsersFaultError if it cannot be trained, UsageError
+    for other bad input, and MachineError if the machine failed (finished cells are stored).
 
     >>> import numpy as np, torch, wdgrid
     >>> random = np.random.default_rng(0)
@@ -133,14 +141,15 @@ def sweep(
     from wdgrid.runner.run import Settings, sweep_store
     from wdgrid.runner.run import sweep as run
     from wdgrid.study import Study
+    from wdgrid.study.file import refuse_code
 
     in_process = model is not None or data is not None
     if in_process and workers not in (None, 1):
         raise UsageError(f"workers = {workers}: a network or data given as Python objects are trained by one worker")
     if isinstance(study, Study) and overrides:
-        raise UsageError("overrides: give them to load_study; a Study is frozen")
+        raise UsageError("overrides: give them to load_study; a Study cannot be changed")
     word = str(study) if isinstance(study, str | Path) else None
-    place = naming.place_of(word, name, storage)
+    place = naming.place_of(word, name, storage, new=True)
     settings = Settings(
         checkpoints=place.checkpoints,
         workers=workers,
@@ -153,7 +162,9 @@ def sweep(
         attributes=naming.command_attributes(word, overrides) if word and not in_process else {},
         environment=objects.words(model, data),
     )
-    definition = study if isinstance(study, Study) else load_study(study, overrides)
+    definition = study if isinstance(study, Study) else load_study(study, overrides, allow_code=allow_code)
+    if not allow_code:
+        refuse_code(definition)
     with (
         objects.named(definition, model, data) as trained,
         sweep_store(place.url) as store,
@@ -177,9 +188,9 @@ def _listening(progress: "bool | Callable[[Event], None]") -> "Generator[Callabl
 
 
 def load(name: str | Path, *, storage: str | Path | None = None) -> "Results":
-    """The results of a stored study, by its name or its file; `storage` as in `sweep`.
+    """The results of a stored study, by its name or its file; `storage` is as in `sweep`.
 
-    Raises UsageError where the storage cannot be opened, or holds no such study.
+    Raises UsageError if the storage cannot be opened or does not hold the study.
 
     >>> import wdgrid
     >>> results = wdgrid.load("blobs")

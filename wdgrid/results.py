@@ -3,7 +3,6 @@
 # pandas has no type stubs, and those of matplotlib are not complete.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 
-import ast
 import base64
 import html
 import io
@@ -69,24 +68,14 @@ class Best:
 
         The schedule is not part of it. Raises UsageError where PyTorch has no such optimizer.
         """
-        from wdgrid.optim.conversion import convert
+        from wdgrid.optim.conversion import convert_cell
 
-        given = self.hyperparameters
-        same = convert(
-            given["lr"],
-            given["weight_decay"],
-            self.optimizer,
-            "torch",
-            schedule=self.schedule,
-            momentum=given.get("momentum", 0.9),
-            betas=(given.get("beta1", 0.9), given.get("beta2", 0.999)),
-            eps=given.get("eps", 1e-8),
-        )
-        if not same.line:
+        same = convert_cell(self.hyperparameters, self.optimizer, "torch", self.schedule)
+        if same.constructor is None:
             raise UsageError(f"{self.panel}: {same.warning}")
-        name, arguments = _call(same.line)
         warnings = [warning for warning in (same.warning, *self.warnings) if warning]
-        return TorchOptimizer(name, arguments, "; ".join(warnings) or None)
+        name = same.constructor.removeprefix("torch.optim.")
+        return TorchOptimizer(name, dict(same.arguments), "; ".join(warnings) or None)
 
 
 class Results:
@@ -217,11 +206,3 @@ def _best(
             warnings.append("the decay is normalized: this λ is that of the first restart period")
     given = tuple(warning for warning in warnings if warning)
     return Best(name, panel.optimizer, panel.schedule.kind, epochs, hyperparameters, *errors, given)
-
-
-def _call(line: str) -> tuple[str, dict[str, Any]]:
-    """Name and keyword arguments of a constructor's call such as `torch.optim.AdamW(params, lr=0.1)`."""
-    call = ast.parse(line, mode="eval").body
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
-        raise ValueError(f"not a constructor's call: {line}")
-    return call.func.attr, {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}

@@ -88,7 +88,7 @@ def test_watching_ends_where_a_killed_sweep_left_cells_running(here, monkeypatch
     monkeypatch.setattr("wdgrid.cli.watch.time.sleep", lambda seconds: pytest.fail("waits for the dead"))
     assert main(["report", "s", "--watch"]) == 1
     err = capsys.readouterr().err
-    assert "s: no sweep is running: one died and left 8 cells behind, 42 more wait. To go on:" in err
+    assert "s: no sweep is running: one died and left 8 cells behind, 42 more wait. To resume it:" in err
     assert err.splitlines()[-1] == "  wdgrid sweep s"
     with Store(url) as store:
         assert store.reclaim() == 8 and store.abandoned("s") == 0
@@ -191,7 +191,7 @@ def test_no_command_is_printed_that_would_be_refused(here, capsys):
         (here / "studies/s.toml").unlink() if text is None else (here / "studies/s.toml").write_text(text)
         assert main(["show", "s"]) == 0
         out = capsys.readouterr().out
-        assert "(the study file that s stands for has changed or is gone), sweep the stored study with" in out
+        assert "(no study file here matches the stored study):" in out
         assert '\n  axes.lr.values = "4..1/16"\n' in out and "wdgrid sweep" not in out
 
 

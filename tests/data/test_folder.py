@@ -170,7 +170,7 @@ def test_a_study_is_not_trained_on_two_sets_of_images(zoo, tmp_path):
     for path in zoo.rglob("*.png"):
         os.utime(path, ns=(0, 0))
     touched = sweep("--set", "axes.lr.values=[1, 2]", "--extend")
-    assert touched.returncode == 0 and "2 of 4 cells are there" in touched.stderr, touched.stderr
+    assert touched.returncode == 0 and "2 of 4 cells are finished" in touched.stderr, touched.stderr
     image, more = zoo / "test" / "cow" / "2.png", ("--set", "axes.lr.values=[1, 2, 4]", "--extend")
     good = image.read_bytes()
     image.write_bytes((zoo / "test" / "cow" / "1.png").read_bytes())
@@ -181,7 +181,7 @@ def test_a_study_is_not_trained_on_two_sets_of_images(zoo, tmp_path):
         assert "test images are not those that the stored cells were trained on; restore them, or give --name" in line
     image.write_bytes(good)
     restored = sweep(*more)
-    assert restored.returncode == 0 and "4 of 6 cells are there" in restored.stderr, restored.stderr
+    assert restored.returncode == 0 and "4 of 6 cells are finished" in restored.stderr, restored.stderr
 
 
 def test_a_checkpoint_belongs_to_the_images_that_it_was_trained_on(zoo, tmp_path):

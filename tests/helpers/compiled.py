@@ -7,5 +7,5 @@ import pytest
 from wdgrid.engine.native.compiler import compiler
 
 needs_compiler = pytest.mark.skipif(
-    not compiler() and not os.environ.get("CI"), reason="no C compiler: perceptrons take torch's way here"
+    not compiler() and not os.environ.get("CI"), reason="no C compiler: MLPs use PyTorch here"
 )

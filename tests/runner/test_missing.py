@@ -133,11 +133,12 @@ def here(tmp_path, monkeypatch):
 def test_the_command_says_what_is_missing_and_ends_with_status_3(here, capsys, quiet):
     assert main(["sweep", "small.toml", "--json", *quiet]) == 3
     said = capsys.readouterr()
-    (line,) = [line for line in said.err.splitlines() if "are finished" in line]
-    assert line.startswith("small: 43 of 48 cells are finished; 3 failed (--retry trains them again); 2 that another ")
+    (line,) = [line for line in said.err.splitlines() if "are finished;" in line]
+    assert line.startswith("small: 43 of 48 cells are finished; 3 failed (to train them again: --retry, ")
+    assert "; 2 that another " in line
     assert "leased until" in line and "--wait" in line
     assert len(json.loads(said.out)) == 2 and (here / "reports" / "small" / "report.html").exists()
-    assert quiet or "43 of 48 cells are there, nothing to train" in said.err
+    assert quiet or "43 of 48 cells are finished, nothing to train" in said.err
 
 
 def test_all_cells_finished_is_status_0(here, capsys):

@@ -79,7 +79,7 @@ def test_a_finished_study_is_a_no_op_that_draws_again(finished):
     picture.unlink()
     again = wdgrid("sweep", "studies/small.toml", cwd=here)
     assert again.returncode == 0
-    assert "48 of 48 cells are there, nothing to train" in again.stderr
+    assert "48 of 48 cells are finished, nothing to train" in again.stderr
     assert picture.exists()
     pd.testing.assert_frame_equal(before, trials(here))
     assert "sgd" in again.stdout and "slope" in again.stdout
@@ -108,7 +108,9 @@ def test_killed_and_resumed_is_uninterrupted(finished, here):
     assert states == {"complete": 24, "running": 24}
     again = wdgrid(*command, cwd=here)
     assert again.returncode == 0, again.stderr
-    assert "24 of 48 cells are there, 24 put back from a run that died, training the 24 missing" in again.stderr
+    assert (
+        "24 of 48 cells are finished, 24 were held by a process that is gone, training the 24 missing" in again.stderr
+    )
     pd.testing.assert_frame_equal(trials(here), trials(finished[0]))  # to the bit
     assert not kept.exists()
 
@@ -126,14 +128,16 @@ def test_a_search_is_killed_goes_on_and_is_completed_to_the_same_bits(finished, 
         process.wait()
     ended = wdgrid(*search, cwd=here)
     assert ended.returncode == 0, ended.stderr
-    assert "small@coarse: 12 of 12 cells are there" in ended.stderr and "put back from a run that died" in ended.stderr
+    assert (
+        "small@coarse: 12 of 12 cells are finished" in ended.stderr and "held by a process that is gone" in ended.stderr
+    )
     frame = trials(here)
     done = frame.loc[frame["state"] == "complete"]
     assert done.groupby("panel").size().to_dict() == {"sgd": 4, "adamw": 4}  # ⌊24/4 − 6/3⌋
     assert all(p["verdict"] == "can't tell" for p in json.loads(wdgrid(*search, "--json", cwd=here).stdout))
     pd.testing.assert_frame_equal(trials(here), frame)  # there was nothing to do
     whole = wdgrid(*search[:4], cwd=here)
-    assert "8 of 48 cells are there, training the 40 missing" in whole.stderr
+    assert "8 of 48 cells are finished, training the 40 missing" in whole.stderr
     pd.testing.assert_frame_equal(trials(here), trials(finished[0]))  # to the bit
     pd.testing.assert_frame_equal(done, trials(here).loc[done.index], check_dtype=False)
     assert not list((here / "studies").glob("*.checkpoints"))
@@ -170,7 +174,7 @@ def test_extend_trains_only_what_is_new(here):
     before = trials(here)
     more = wdgrid(*small, "--set", "axes.lr.values=2..1/8", "--extend", cwd=here)
     assert more.returncode == 0, more.stderr
-    assert "48 of 60 cells are there, 12 new" in more.stderr
+    assert "48 of 60 cells are finished, 12 are new" in more.stderr
     after = trials(here)
     merged = after.merge(before, on=list(before.columns), how="inner")
     assert len(after) == 60 and len(merged) == 48

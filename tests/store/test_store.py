@@ -84,7 +84,7 @@ def test_extending_adds_only_new_cells(store, url):
     store.finish([(first[0], outcome())], "o")
     assert plan(store, grid(2, 2)) == 0
     panels = {"sgdw": grid(1, 1, panel="sgdw"), "adamw": grid(3, 2, seeds=(0, 1))}
-    added = store.extend("digits", panels, '{"a": 2}', "new", {}, SETTINGS)
+    added = store.create("digits", panels, '{"a": 2}', "new", {}, SETTINGS)
     assert added == 9
     assert store.definition("digits") == ('{"a": 2}', "new")
     assert store.pending("digits") == {("sgdw", 0): 1, ("adamw", 0): 5, ("adamw", 1): 6}
@@ -126,8 +126,6 @@ def test_unknown_studies_are_named(store):
     for call in (store.table, store.curves, store.pending, store.attrs, store.retry_failed):
         with pytest.raises(StoreError, match="'nope'"):
             call("nope")
-    with pytest.raises(StoreError, match="'nope'"):
-        store.extend("nope", {"adamw": grid()}, "{}", "d", {}, {})
     assert store.studies() == []
 
 

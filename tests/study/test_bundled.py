@@ -119,7 +119,7 @@ def test_a_shipped_study_is_swept_anywhere_and_each_panel_has_its_own_decay(here
     code = "import sys; from wdgrid.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "sweep", "budgets-small", "--workers", "1"]
     command += ["--set", panels, "--set", "task.epochs=4", "--set", "seeds=[0]"]
-    for says in ("54 cells to train", "54 of 54 cells are there, nothing to train"):
+    for says in ("54 cells to train", "54 of 54 cells are finished, nothing to train"):
         done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=120, check=True)
         assert says in done.stderr
     assert (here / "reports/budgets-small/report.html").is_file()

@@ -65,7 +65,7 @@ values = [0]
 optimizer = "sgdw"
 """)
     assert load_study(path).named_code() == ["task.model = my_net:net"]
-    with pytest.raises(StudyFileError, match=r"task\.model = my_net:net: names code, which --no-code does not allow"):
+    with pytest.raises(StudyFileError, match=r"task\.model = my_net:net: names code, which --no-code"):
         load_study(path, allow_code=False)
     assert load_study(path, ["task.model=mlp"], allow_code=False).named_code() == []
 

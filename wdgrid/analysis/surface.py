@@ -64,9 +64,10 @@ class Surface:
 
     def as_printed(self) -> "Surface":
         """The same cells as the paper prints them: row values falling, column values rising."""
-        return self.taken(np.argsort(-self.rows, kind="stable"), np.argsort(self.cols, kind="stable"))
+        down, up = np.argsort(-self.rows, kind="stable"), np.argsort(self.cols, kind="stable")
+        return self.taken(down.tolist(), up.tolist())
 
-    def taken(self, rows: Sequence[int] | np.ndarray, cols: Sequence[int] | np.ndarray) -> "Surface":
+    def taken(self, rows: Sequence[int], cols: Sequence[int]) -> "Surface":
         """The cells of these rows and columns, given by position, in this order."""
 
         def cut(values: np.ndarray | None) -> np.ndarray | None:

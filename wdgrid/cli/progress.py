@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -103,15 +103,19 @@ def message(event: Event) -> str | None:
 def _planned(event: Planned) -> str:
     if event.added == event.cells:
         return f"{event.study}: {event.cells} cells to train"
-    parts = [f"{event.finished} of {event.cells} cells are there"]
-    if event.added:
-        parts.append(f"{event.added} new")
-    if event.put_back:
-        parts.append(f"{event.put_back} put back from a run that died")
-    if event.retried:
-        parts.append(f"{event.retried} that failed are tried again")
-    parts.append(f"training the {event.missing} missing" if event.missing else "nothing to train")
-    return f"{event.study}: {', '.join(parts)}"
+    parts = [
+        (event.finished, f"{event.finished} of {event.cells} cells are finished"),
+        (event.added, f"{event.added} are new"),
+        (event.put_back, f"{event.put_back} were held by a process that is gone"),
+        (event.retried, f"{event.retried} failed and are trained again"),
+        (1, f"training the {event.missing} missing" if event.missing else "nothing to train"),
+    ]
+    return f"{event.study}: {_joined(', ', parts)}"
+
+
+def _joined(separator: str, parts: Sequence[tuple[int, str]]) -> str:
+    """The texts whose number is not 0."""
+    return separator.join(text for number, text in parts if number)
 
 
 def _held(until: float | None) -> str:
@@ -120,14 +124,16 @@ def _held(until: float | None) -> str:
 
 
 def _ended(event: SweepEnded) -> str:
-    parts = [f"{event.finished} of {event.cells} cells are finished"]
-    if event.failed:
-        parts.append(f"{event.failed} failed (--retry trains them again)")
-    if event.elsewhere:
-        parts.append(f"{event.elsewhere} {_held(event.until)} are missing (--wait stays until they are done)")
-    if event.waiting:
-        parts.append(f"{event.waiting} wait (the same command trains them)")
-    return f"{event.study}: {'; '.join(parts)}"
+    parts = [
+        (1, f"{event.finished} of {event.cells} cells are finished"),
+        (event.failed, f"{event.failed} failed (to train them again: --retry, in Python retry=True)"),
+        (
+            event.elsewhere,
+            f"{event.elsewhere} {_held(event.until)} are missing (to wait for them: --wait, in Python wait=True)",
+        ),
+        (event.waiting, f"{event.waiting} are not trained (the same command trains them)"),
+    ]
+    return f"{event.study}: {_joined('; ', parts)}"
 
 
 class _Best:

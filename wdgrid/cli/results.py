@@ -23,7 +23,7 @@ from wdgrid.cli.common import (
     say,
 )
 from wdgrid.cli.drawing import draw, print_report
-from wdgrid.cli.resume_command import alarm_lines, sweep_of, untrained
+from wdgrid.cli.resume_command import alarm_lines, resuming, sweep_of, untrained
 from wdgrid.cli.watch import watch as watch_store
 from wdgrid.errors import UsageError
 from wdgrid.printable import without_password
@@ -109,6 +109,7 @@ def report(
     """Draw a stored study's report again, from what is stored."""
     from wdgrid.results import write_stored
     from wdgrid.runner.naming import open_store, stored, stored_study
+    from wdgrid.study.coarse import SUFFIX
 
     name, url = stored(study, storage)
     with open_store(url) as store:
@@ -120,7 +121,7 @@ def report(
         written, fault = watch_store(store, name, every, lambda: write_stored(store, name, out / name, style), quiet)
         print_report(store, name, written, as_json, quiet, command)
         if fault is not None:
-            say(f"{name}: {fault}. To go on:\n  {command}")
+            say(f"{name}: {fault}. {resuming(command, stored_study(store, name.removesuffix(SUFFIX)))}")
             raise typer.Exit(1)
 
 

@@ -76,20 +76,47 @@ def untrained(store: "Store", name: str) -> int:
     return sum(store.pending(name).values()) if store.definition(coarse_name(name)) else 0
 
 
+def resuming(command: SweepCommand, stored: "Study") -> str:
+    """How to resume a stored study: by the `command`, if it trains that study, else from Python."""
+    if _grown(command, stored):
+        return f"To resume it:\n  {command}"
+    return f"To resume it, sweep it again as before ({_why_no_command(stored)})"
+
+
+def _grown(command: SweepCommand, stored: "Study") -> "Study | None":
+    """The study that a command trains, if it is the stored one or adds cells to it."""
+    from wdgrid.errors import StudyFileError
+    from wdgrid.study import load_study
+    from wdgrid.study.bundled import study_path
+    from wdgrid.study.file import only_adds
+
+    try:
+        study = load_study(study_path(command.study), command.overrides)
+    except StudyFileError:
+        return None
+    return study if only_adds(stored.canonical(), study) else None
+
+
+def _why_no_command(stored: "Study") -> str:
+    from wdgrid.runner import objects
+
+    if any(objects.__name__ in field for field in stored.named_code()):
+        return "only wdgrid.sweep with the same Python objects can train it"
+    return "no study file here matches the stored study"
+
+
 def alarm_lines(
     numbers: "Mapping[str, Separability]", study: "Study", command: SweepCommand, left_out: int = 0
 ) -> list[str]:
-    """A line an alarm and an undecided panel, then the one command that adds what all of them ask for.
+    """One line for each alarm and each undecided panel, then the command that adds all the values that they name.
 
-    Of a coarse pass, where to see that.
-
-    The command trains the cells that a search left out, too, and says so.
+    For a coarse pass: the command that shows what to add to its study. `left_out` is the number of cells that a search
+    did not train, which the command trains, too. If no command can train the study, the values are listed instead.
     """
     from wdgrid.errors import StudyFileError
     from wdgrid.report.extend import advices, alarms, extended_axes, more_seeds
     from wdgrid.study import load_study
     from wdgrid.study.bundled import study_path
-    from wdgrid.study.file import only_adds
 
     lines = [f"{panel}: {alarm.text}" for panel, alarm in alarms(numbers)]
     lines += [] if command.coarse else [f"{panel}: to decide: {one.text}" for panel, one in advices(numbers)]
@@ -100,7 +127,7 @@ def alarm_lines(
         whole = shlex.join(["wdgrid", "show", command.name or command.study, *place])
         where = [f"{panel}: {alarm.where}" for panel, alarm in alarms(numbers)]
         return [*where, f"what to add to its study:\n  {whole}"]
-    try:  # an axis that was extended before by --set is not in the file: say all of it again
+    try:  # an axis that was extended by --set before is not in the file, so that the command has to repeat it
         given = load_study(study_path(command.study), command.overrides)
         grown = {axis for axis in study.axes if set(given.axes[axis].values) != set(study.axes[axis].values)}
     except (StudyFileError, KeyError):
@@ -109,14 +136,10 @@ def alarm_lines(
     if not axes and not seeds:
         return lines
     longer = command.with_axes(axes, seeds)
-    try:
-        works = only_adds(study.canonical(), load_study(study_path(longer.study), longer.overrides))
-    except StudyFileError:
-        works = False
     besides = f" (trains the {left_out} cell{'s' * (left_out > 1)} that the search left out, too)" if left_out else ""
-    if works:
+    if _grown(longer, study):
         return [*lines, f"to add them{besides}:\n  {longer} --extend"]
     wanted = "".join(f"\n  axes.{axis}.values = {text}" for axis, text in axes.items())
     wanted += f"\n  seeds = {seeds}" if seeds else ""
-    changed = f"the study file that {command.study} stands for has changed or is gone"
-    return [*lines, f"to add them ({changed}), sweep the stored study with --extend{besides} and:{wanted}"]
+    how = f"sweep the study with these values and --extend, in Python extend=True ({_why_no_command(study)})"
+    return [*lines, f"to add them, {how}{besides}:{wanted}"]

@@ -59,40 +59,48 @@ def sweep(
     process holds them (the last line says what to do); 1 after a fault of the machine; 2 for bad input; 130,
     143 or 129 after Ctrl-C, SIGTERM or SIGHUP.
     """
+    import wdgrid
     from wdgrid.cli.drawing import draw
     from wdgrid.cli.progress import show
     from wdgrid.cli.signals import as_interrupts, exit_status
     from wdgrid.report.output import check_output
     from wdgrid.runner import naming
-    from wdgrid.runner.run import Settings, sweep_store
-    from wdgrid.runner.run import sweep as run
-    from wdgrid.study import load_study
+    from wdgrid.runner.events import Event, SweepEnded
     from wdgrid.study.bundled import study_path
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]
     path = study_path(study_word)
-    study = load_study(path, overrides, allow_code=not no_code)
     name = naming.checked_name(name or path.stem)
     check_output(out / name)
-    folder = naming.database_folder(study_word, name)
-    url = naming.storage_url(storage, folder, name)
     command = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None, coarse)
-    settings = Settings(
-        checkpoints=naming.checkpoint_folder(url, folder),
-        workers=workers,
-        checkpoint_seconds=60 * checkpoint_minutes,
-        extend=extend,
-        coarse=coarse,
-        retry=retry,
-        wait=wait,
-        attributes=naming.command_attributes(study_word, overrides),
-    )
-    with sweep_store(url) as store:
-        try:
-            with as_interrupts(), show(quiet, str(command)) as listen:
-                ended = run(store, name, study, settings, listen)
-        except KeyboardInterrupt as interrupt:
-            raise typer.Exit(exit_status(interrupt)) from None
+    missing = 0
+    try:
+        with as_interrupts(), show(quiet, str(command)) as shown:
+
+            def listen(event: Event) -> None:
+                nonlocal missing
+                if isinstance(event, SweepEnded):
+                    missing = event.missing
+                shown(event)
+
+            wdgrid.sweep(
+                study_word,
+                overrides=overrides,
+                name=name,
+                storage=storage,
+                progress=listen,
+                allow_code=not no_code,
+                workers=workers,
+                checkpoint_minutes=checkpoint_minutes,
+                extend=extend,
+                coarse=coarse,
+                retry=retry,
+                wait=wait,
+            )
+    except KeyboardInterrupt as interrupt:
+        raise typer.Exit(exit_status(interrupt)) from None
+    url = naming.storage_url(storage, naming.database_folder(study_word, name), name)
+    with naming.open_store(url) as store:
         draw(store, name, out, style, as_json, quiet, replace(command, coarse=False))
-    if ended.missing:
+    if missing:
         raise typer.Exit(MISSING)

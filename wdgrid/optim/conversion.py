@@ -9,7 +9,9 @@ decays in the library form, pytorch_optimizer's `fixed_decay=True` by λ θ what
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from wdgrid.optim.variants import VARIANTS, Decay, Family, Variant
 
@@ -31,9 +33,10 @@ EPS_HAT = (
 class Conversion:
     """One setting in another library's terms.
 
-    `value` is the number asked for, called `name` there: a decay, or τ in epochs; None where none gives the
-    same training. `line` is code to paste (for normalised λ and τ: the number in words), `warning` why it
-    is not exactly the same, or None where it is.
+    `value` is the number asked for, called `name` there: a decay, or τ in epochs; None if no value gives the same
+    training. `line` is code to paste (for normalised λ and τ: the number in words). `warning` says why training is not
+    exactly the same; None if it is. Where `line` calls one of PyTorch's constructors or one like them, `constructor` is
+    its dotted name and `arguments` are its keyword arguments.
     """
 
     optimizer: str
@@ -42,6 +45,8 @@ class Conversion:
     value: float | None
     line: str
     warning: str | None = None
+    constructor: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,23 @@ def convert(
     return _torch_like(setting, to)
 
 
+def convert_cell(
+    hyperparameters: Mapping[str, float], optimizer: str, to: str, schedule: str, **numbers: float
+) -> Conversion:
+    """`convert` for a cell's hyperparameters by name; those that its variant does not have count as the defaults."""
+    return convert(
+        hyperparameters["lr"],
+        hyperparameters["weight_decay"],
+        optimizer,
+        to,
+        schedule=schedule,
+        momentum=hyperparameters.get("momentum", 0.9),
+        betas=(hyperparameters.get("beta1", 0.9), hyperparameters.get("beta2", 0.999)),
+        eps=hyperparameters.get("eps", 1e-8),
+        **numbers,
+    )
+
+
 def _in_the_paper(variant: Variant) -> Variant:
     """The paper's own variant for one in the library form."""
     if variant.decay is not Decay.LIBRARY:
@@ -172,51 +194,49 @@ def _tau(setting: _Setting, steps_per_epoch: float) -> Conversion:
     return Conversion(setting.optimizer, to, name, value, f"tau = {_number(value)} epochs at eta = 1", warning)
 
 
+def _written(arguments: Mapping[str, Any]) -> str:
+    """Keyword arguments as code."""
+    return ", ".join(f"{name}={_number(v) if isinstance(v, float) else v}" for name, v in arguments.items())
+
+
 def _torch_like(setting: _Setting, to: str) -> Conversion:
     """torch, and the libraries built upon it: timm, Composer, pytorch_optimizer."""
-    lr, wd = _number(setting.lr), _number(setting.library_decay)
-    adam_rest = f"betas={setting.betas}, eps={_number(setting.eps)}"
+    decay = setting.library_decay
+    adam = {"betas": setting.betas, "eps": setting.eps}
+    momentum = {"momentum": setting.momentum}
     outside = None if setting.constant or setting.momentum == 0 else OUTSIDE
 
-    def answer(value: float | None, line: str, warning: str | None) -> Conversion:
-        return Conversion(setting.optimizer, to, "weight_decay", value, line, warning)
+    def answer(value: float | None, constructor: str, arguments: Mapping[str, Any], warning: str | None) -> Conversion:
+        given = {"lr": setting.lr, **arguments}
+        line = f"{constructor}(params, {_written(given)})"
+        return Conversion(setting.optimizer, to, "weight_decay", value, line, warning, constructor, given)
 
     if not setting.decoupled:
-        if setting.adaptive:
-            line, warning = f"torch.optim.Adam(params, lr={lr}, weight_decay={wd}, {adam_rest})", None
-        else:
-            line = f"torch.optim.SGD(params, lr={lr}, momentum={_number(setting.momentum)}, weight_decay={wd})"
-            warning = outside
+        name, rest = ("Adam", {"weight_decay": decay, **adam})
+        if not setting.adaptive:
+            name, rest = "SGD", {**momentum, "weight_decay": decay}
+        warning = None if setting.adaptive else outside
+        value: float | None = setting.decay
         if to == "composer" and setting.decay > 0:
             why = "Composer's own optimizers decouple decay, and no decoupled decay equals L2"
             why += " under Adam" if setting.adaptive else " through a momentum buffer"
-            return answer(None, line, f"{why}; take torch's, as Composer allows" + (f"; {warning}" if warning else ""))
-        return answer(setting.decay, line, warning)
+            why += "; use torch's, as Composer allows"
+            value, warning = None, f"{why}; {warning}" if warning else why
+        return answer(value, f"torch.optim.{name}", rest, warning)
     if to == "composer":
-        name, rest = (
-            ("DecoupledAdamW", adam_rest)
-            if setting.adaptive
-            else ("DecoupledSGDW", f"momentum={_number(setting.momentum)}")
-        )
-        line = f"composer.optim.{name}(params, lr={lr}, weight_decay={_number(setting.decay)}, {rest})"
-        return answer(setting.decay, line, None if setting.adaptive else outside)
+        name, rest = ("DecoupledAdamW", adam) if setting.adaptive else ("DecoupledSGDW", momentum)
+        warning = None if setting.adaptive else outside
+        return answer(setting.decay, f"composer.optim.{name}", {"weight_decay": setting.decay, **rest}, warning)
     if setting.adaptive:  # timm and pytorch_optimizer hand out torch's own AdamW
-        line = f"torch.optim.AdamW(params, lr={lr}, weight_decay={wd}, {adam_rest})"
-        return answer(setting.library_decay, line, None)
-    momentum = f"momentum={_number(setting.momentum)}"
+        return answer(decay, "torch.optim.AdamW", {"weight_decay": decay, **adam}, None)
     if to == "torch":
         why = (
-            f"torch has no decoupled SGD: before each step, multiply the weights by 1 - lr * {wd} (lr the step's own), "
-            "or take timm's SGDW"
+            f"torch has no decoupled SGD: before each step, multiply the weights by 1 - lr * {_number(decay)} (lr is "
+            "the learning rate of the step), or use timm's SGDW"
         )
-        return answer(
-            setting.library_decay,
-            f"torch.optim.SGD(params, lr={lr}, {momentum})",
-            f"{why}; {outside}" if outside else why,
-        )
+        return answer(decay, "torch.optim.SGD", momentum, f"{why}; {outside}" if outside else why)
     module = "timm.optim" if to == "timm" else to
-    line = f"{module}.SGDW(params, lr={lr}, {momentum}, weight_decay={wd})"
-    return answer(setting.library_decay, line, outside)
+    return answer(decay, f"{module}.SGDW", {**momentum, "weight_decay": decay}, outside)
 
 
 def _optax(setting: _Setting) -> Conversion:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wdgrid.analysis.words import multipliers
-from wdgrid.optim.conversion import convert
+from wdgrid.optim.conversion import convert_cell
 from wdgrid.optim.schedule import periods
 from wdgrid.optim.variants import VARIANTS
 from wdgrid.report.flags import counts, sentence
@@ -76,7 +76,7 @@ def decay_units(
         if epochs is None:
             return None, None
         raw *= math.sqrt(batch / (images * epochs))
-    in_units = partial(convert, values["lr"], raw, panel.optimizer, momentum=values.get("momentum", 0.9))
+    in_units = partial(convert_cell, {**values, "weight_decay": raw}, panel.optimizer, schedule=panel.schedule.kind)
     steps = environment.get("steps_per_epoch") or images // batch
     normalized = in_units(to="normalised", batch=batch, train_size=images, epochs=epochs).value if epochs else None
     return normalized, in_units(to="tau", steps_per_epoch=steps).value
@@ -87,16 +87,7 @@ def _conversion(study: "Study", name: str, found: "Separability") -> str | None:
     target, values = VARIANTS[panel.optimizer].counterpart, _best_values(study, name, found)
     if target is None or values is None or study.normalized(panel):
         return None
-    same = convert(
-        values["lr"],
-        values["weight_decay"],
-        panel.optimizer,
-        target,
-        schedule=panel.schedule.kind,
-        momentum=values.get("momentum", 0.9),
-        betas=(values.get("beta1", 0.9), values.get("beta2", 0.999)),
-        eps=values.get("eps", 1e-8),
-    )
+    same = convert_cell(values, panel.optimizer, target, panel.schedule.kind)
     warnings = [w for w in (same.warning, groups_warning(study)) if w]
     return f"{target}: {same.line}" + (f" ({'; '.join(warnings)})" if warnings else "")
 

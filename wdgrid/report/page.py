@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from wdgrid import __version__
 from wdgrid.analysis.words import HYPERPARAMETERS, figures, interval, number, percent
-from wdgrid.optim.conversion import convert
+from wdgrid.optim.conversion import convert_cell
 from wdgrid.report.findings import Finding, groups_warning
 from wdgrid.report.flags import FLAGS, MEANING, sentence
 from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words
@@ -203,18 +203,8 @@ def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:
     row, col = grid.best[0]
     found = study.hyperparameters(panel)
     found |= {study.row: grid.row_values[row], study.column: grid.col_values[col]}
-    betas = (found.get("beta1", 0.9), found.get("beta2", 0.999))
     for library in LIBRARIES:
-        same = convert(
-            found["lr"],
-            found["weight_decay"],
-            panel.optimizer,
-            library,
-            schedule=panel.schedule.kind,
-            momentum=found.get("momentum", 0.9),
-            betas=betas,
-            eps=found.get("eps", 1e-8),
-        )
+        same = convert_cell(found, panel.optimizer, library, panel.schedule.kind)
         if same.line:
             yield library, same.line, "; ".join(w for w in (same.warning, groups_warning(study)) if w)
 

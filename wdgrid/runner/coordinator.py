@@ -15,7 +15,7 @@ from wdgrid.runner.environment import remember
 from wdgrid.runner.eta import Pace, chunk_epochs
 from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Progress
 from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker
-from wdgrid.runner.messages import Done, Epoch, Fault, Message, Order, OutOfMemory, Ready, Restart, Warned
+from wdgrid.runner.messages import Done, Epoch, Fault, Message, Order, OutOfMemory, Ready, Restart
 from wdgrid.runner.naming import summary
 from wdgrid.runner.reconcile import keep_content, must_be_as_planned
 from wdgrid.store import Claim, Only, Store, owner_name
@@ -100,7 +100,7 @@ class Coordinator:
             case Epoch():
                 self._note_epoch(member, message.done)
                 self.listen(self._progress(crew))
-            case Warned():
+            case Notice():
                 self._warn(message.text)
             case Done():
                 self._store(message, member, crew)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wdgrid.runner.events import Preparing
+from wdgrid.runner.events import Notice, Preparing
 from wdgrid.study import Cell, Outcome
 from wdgrid.study.sections import Schedule
 
@@ -54,13 +54,6 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Warned:
-    """From a worker: one line that the user should see; training goes on."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class Done:
     """From a worker: the outcomes of its chunk."""
 
@@ -82,4 +75,4 @@ class OutOfMemory:
     why: str
 
 
-Message = Preparing | Restart | Ready | Epoch | Warned | Done | Fault | OutOfMemory
+Message = Preparing | Restart | Ready | Epoch | Notice | Done | Fault | OutOfMemory

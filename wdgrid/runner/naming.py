@@ -72,17 +72,18 @@ class Place:
     checkpoints: Path
 
 
-def place_of(study: str | None, name: str | None, storage: str | Path | None) -> Place:
-    """Where Python's API keeps a study, from the file or name that a user gave (None: none), whole paths.
+def place_of(study: str | None, name: str | None, storage: str | Path | None, *, new: bool = False) -> Place:
+    """Where Python's API keeps a study, from the file or name that a user gave (None: none), as absolute paths.
 
-    `storage` is a URL or the path of an SQLite file. Raises UsageError where there is no name.
+    `storage` is a URL or the path of an SQLite file. `new`: the name may not be that of a coarse pass. Raises
+    UsageError if there is no name, or for one that is not allowed.
     """
     name = name or (study_name(study) if study else None)
     if name is None:
-        raise UsageError("name: is needed where the study is neither a file nor a name")
+        raise UsageError("name: is needed if the study is neither a file nor a name")
     if storage is not None and "://" not in str(storage):
         storage = f"{SQLITE}{Path(storage).as_posix()}"
-    database = checked_name(name, new=False).removesuffix(SUFFIX)
+    database = checked_name(name, new=new).removesuffix(SUFFIX)
     folder = database_folder(study or database, database).absolute()
     url = storage_url(storage and str(storage), folder, database)
     if path := sqlite_path(url):

@@ -23,8 +23,8 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from wdgrid.runner.eta import even_chunk
-from wdgrid.runner.events import Preparing
-from wdgrid.runner.messages import Done, Epoch, Fault, Order, OutOfMemory, Ready, Restart, Warned
+from wdgrid.runner.events import Notice, Preparing
+from wdgrid.runner.messages import Done, Epoch, Fault, Order, OutOfMemory, Ready, Restart
 from wdgrid.study.sections import Task
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, *, own_p
             order: Order = connection.recv()
             if finished:
                 finished.clear()  # its outcomes are stored: the parent asks for more only then
-            finished = _checkpoint(bench, order, lambda text: connection.send(Warned(text)))
+            finished = _checkpoint(bench, order, lambda text: connection.send(Notice(text)))
             try:
                 connection.send(_train(bench, order, connection, finished))
             except (BrokenPipeError, ConnectionResetError):

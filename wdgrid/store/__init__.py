@@ -95,20 +95,6 @@ class Store:
             lambda connection: plan.plan(connection, study, panels, axes, shared, panel_attrs)
         )
 
-    def extend(
-        self,
-        study: str,
-        panels: Mapping[str, Sequence[Cell]],
-        canonical: str,
-        digest: str,
-        attrs: Mapping[str, Any],
-        panel_attrs: Mapping[str, Mapping[str, Any]],
-        axes: tuple[str, str] = ("lr", "weight_decay"),
-    ) -> int:
-        """Add the cells (by panel, multiples and seed) that an existing study does not have. Returns their number."""
-        self._database.reading(lambda connection: plan.need_panels(connection, study))
-        return self.create(study, panels, canonical, digest, attrs, panel_attrs, axes)
-
     def begun(self, study: str) -> int:
         """Number of cells ever begun: trained, being trained, or failed before; 0 if there is no such study."""
         return self._database.reading(lambda connection: plan.begun(connection, study))

@@ -42,9 +42,16 @@ def load_study(path: Path, overrides: Sequence[str] = (), *, allow_code: bool = 
     except ValueError as error:
         raise StudyFileError([f"{path}: not valid TOML: {error}"]) from None
     study = study_of(data, overrides, f"{path}: ")
-    if not allow_code and (fields := study.named_code()):
-        raise StudyFileError([f"{path}: {field}: names code, which --no-code does not allow" for field in fields])
+    if not allow_code:
+        refuse_code(study, f"{path}: ")
     return study
+
+
+def refuse_code(study: Study, prefix: str = "") -> None:
+    """Raises StudyFileError, one line a field, if the study names code of the user's own; `prefix` begins each line."""
+    if fields := study.named_code():
+        why = "names code, which --no-code (in Python allow_code=False) does not allow"
+        raise StudyFileError([f"{prefix}{field}: {why}" for field in fields])
 
 
 def study_of(data: Mapping[str, Any], overrides: Sequence[str] = (), prefix: str = "") -> Study:
