@@ -6,11 +6,12 @@ import pytest
 
 from wdgrid.errors import MachineError
 from wdgrid.runner.crew import MAX_DEATHS, Crew
+from wdgrid.runner.handle import _Piped
 from wdgrid.runner.messages import Epoch, Order
 from wdgrid.study.sections import Cosine
 
 
-class FakeWorker:
+class FakeWorker(_Piped):
     """A worker whose other end the test holds."""
 
     def __init__(self, environment):

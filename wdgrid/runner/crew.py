@@ -1,22 +1,22 @@
 """The workers of a sweep and the cells that each of them holds."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from typing import Self
 
 from wdgrid.errors import MachineError
-from wdgrid.runner.handle import Worker
+from wdgrid.runner.handle import Worker, wait_for_piped
 from wdgrid.runner.messages import Message, Order
 from wdgrid.runner.reconcile import Content
 from wdgrid.store import Claim
 
 MAX_DEATHS = 3  # workers that may die before the sweep gives up
 Start = Callable[[Mapping[str, str]], Worker]  # starts a worker with these environment variables
+Wait = Callable[[Sequence[Worker], float], Iterable[Worker]]  # those that sent something within so many seconds
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """A worker, the cells it holds, and how far it is with them."""
 
@@ -33,7 +33,7 @@ class Member:
         """Sends a chunk. Raises OSError if the worker is gone; it holds the claims all the same."""
         self.claims, self.size, self.epochs, self.epochs_done = claims, order.size, order.epochs, 0
         self.started = self.epoch_ended = time.monotonic()
-        self.worker.connection.send(order)
+        self.worker.send(order)
 
     @property
     def cells_done(self) -> float:
@@ -44,8 +44,8 @@ class Member:
 class Crew:
     """The workers at work. As a context manager it ends them; cells that nobody finished are put back."""
 
-    def __init__(self, start: Start, release: Callable[[list[Claim]], object]) -> None:
-        self._start, self._release = start, release
+    def __init__(self, start: Start, release: Callable[[list[Claim]], object], wait: Wait = wait_for_piped) -> None:
+        self._start, self._release, self._wait = start, release, wait
         self.members: list[Member] = []
         self._deaths = 0
 
@@ -66,13 +66,10 @@ class Crew:
 
     def messages(self, timeout: float) -> Iterator[tuple[Member, Message | None]]:
         """What workers send within `timeout` seconds; None stands for the death of one."""
-        for connection in wait([member.worker.connection for member in self.members], timeout):
-            member = next(one for one in self.members if one.worker.connection is connection)
-            try:
-                message: Message | None = member.worker.connection.recv()
-            except (EOFError, OSError):
-                message = None
-            yield member, message
+        by_worker = {member.worker: member for member in self.members}
+        for worker in self._wait(list(by_worker), timeout):
+            for message in worker.receive():
+                yield by_worker[worker], message
 
     def put_back(self, member: Member) -> None:
         """Releases the cells that a worker holds."""

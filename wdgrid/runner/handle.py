@@ -7,10 +7,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
+from multiprocessing.connection import wait
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from wdgrid.runner.messages import Message, Order
 from wdgrid.runner.worker import Pipe, serve_process, serve_thread
 from wdgrid.study.sections import Task
 
@@ -22,9 +24,15 @@ TIDY_S = 5.0  # for a worker that is told to end while it prepares data
 
 
 class Worker(Protocol):
-    """A worker as its parent sees it: orders and messages go through `connection`."""
+    """A worker as its parent sees it."""
 
-    connection: Pipe
+    def send(self, order: Order) -> None:
+        """Sends a chunk to train. Raises OSError if the worker is gone."""
+        ...
+
+    def receive(self) -> Sequence[Message | None]:
+        """What the worker has sent, once there is something; None stands for its death."""
+        ...
 
     def ask_to_end(self) -> None:
         """Asks the worker to end, and returns at once."""
@@ -35,7 +43,30 @@ class Worker(Protocol):
         ...
 
 
-class ProcessWorker:
+class _Piped:
+    """A worker of this machine: orders and messages go through `connection`."""
+
+    connection: Pipe
+
+    def send(self, order: Order) -> None:
+        """Sends a chunk to train. Raises OSError if the worker is gone."""
+        self.connection.send(order)
+
+    def receive(self) -> Sequence[Message | None]:
+        """The next message; None if the worker died."""
+        try:
+            return [self.connection.recv()]
+        except (EOFError, OSError):
+            return [None]
+
+
+def wait_for_piped(workers: Sequence[Worker], timeout: float) -> list[Worker]:
+    """The workers of this machine that have sent something, once one has, or after `timeout` seconds."""
+    by_connection = {cast(_Piped, worker).connection: worker for worker in workers}
+    return [by_connection[cast(Pipe, ready)] for ready in wait(list(by_connection), timeout)]
+
+
+class ProcessWorker(_Piped):
     """A worker process, which trains chunks of K cells.
 
     K is `chunk`; where that is None, the worker chooses a K that suits device and network and divides the `cells` of a
@@ -71,7 +102,7 @@ class ProcessWorker:
         self._process.close()
 
 
-class ThreadWorker:
+class ThreadWorker(_Piped):
     """A worker in a thread of this process, for a network or data that no other process can import."""
 
     def __init__(self, task: Task, cells: int, chunk: int | None = None) -> None:

@@ -1,5 +1,7 @@
 """What the coordinator and a worker send each other."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,14 @@ class Order:
     checkpoints: Path  # folder of the study's checkpoints
     digest: str  # of the study: a checkpoint of another one is never used
     every: float  # seconds between checkpoints
+
+    @property
+    def stem(self) -> str:
+        """The first part of the names of this chunk's checkpoints: of the study and of every cell in it."""
+        first = self.cells[0]
+        chunk = [f"{c.multiples[0]} {c.multiples[1]}" for c in self.cells]
+        facts = json.dumps([self.digest, first.panel, first.seed, self.size, chunk])
+        return f"{first.panel}-{first.seed}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ Zen 4 cores).
 
 import contextlib
 import ctypes
-import hashlib
-import json
 import multiprocessing
 import os
 import platform
@@ -175,17 +173,11 @@ def _train(bench: "Workbench", order: Order, connection: Pipe, checkpoint: "Chec
 
 
 def _checkpoint(bench: "Workbench", order: Order, warn: Callable[[str], None]) -> "Checkpoint":
-    """A chunk's checkpoints are known by the study, by its data and by every cell in it."""
+    """A chunk's checkpoints are known by the chunk, by the study's data, and by how it is computed."""
     from wdgrid.engine import Checkpoint
 
-    first = order.cells[0]
-    chunk = [f"{c.multiples[0]} {c.multiples[1]}" for c in order.cells]
-    study = [order.digest, *(bench.data.content or ())]
-    identity = json.dumps(
-        [*study, bench.device.type, bench.probe(order.size).backend, first.panel, first.seed, order.size, chunk]
-    )
-    stem = f"{first.panel}-{first.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    return Checkpoint(order.checkpoints / stem, identity, order.every, warn)
+    identity = [order.stem, *(bench.data.content or ()), bench.device.type, bench.probe(order.size).backend]
+    return Checkpoint(order.checkpoints / order.stem, " ".join(identity), order.every, warn)
 
 
 def _fault(error: Exception, task: Task, *, setting_up: bool) -> Fault:
