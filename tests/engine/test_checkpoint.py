@@ -9,12 +9,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wdgrid.engine import Checkpoint
+from helpers.compiled import needs_compiler
+from helpers.training import bench_of, cells_of, numbers, run
+from wdgrid.engine import Checkpoint, Job, StoppedError, train
+from wdgrid.engine.cuda.resident import Resident
+from wdgrid.study.sections import Cosine
 
 TENSORS = {
     "theta": torch.arange(12, dtype=torch.float32).reshape(3, 4).t(),  # not contiguous
     "alive": torch.tensor([True, False]),
     "steps": torch.tensor(7),
+    "one": torch.tensor(7).expand(1),  # its stride is 0
     "half": torch.ones(3, dtype=torch.bfloat16),
     "none": torch.empty(0, 2),
 }
@@ -111,3 +116,59 @@ def test_a_disk_that_is_full_leaves_no_half_a_file_and_the_checkpoint_before(tmp
     own.save(2, (TENSORS, PLAIN))
     assert [path.name for path in tmp_path.iterdir()] == ["chunk-000001.safetensors"]
     assert own.load()[0] == 1 and len(warnings) == 1 and "No space left on device" in warnings[0]
+
+
+@pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_compiler), "stacked", "resident"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "kalman"])
+def test_training_that_was_asked_to_end_again_and_again_comes_to_the_same_bits(tmp_path, backend, optimizer):
+    """Within epochs, before and within tests, with cells that diverge in between, and a validation split."""
+    task = {"model_args": {"hidden": [12]}, "batch_size": 10, "train_size": 80, "validation_size": 30, "epochs": 3}
+    bench = bench_of("native" if backend == "native" else "stacked", **task)
+    if backend == "resident":
+        bench.steps = lambda *given: Resident(*given)
+    job, cells = Job(optimizer, Cosine(), 3, False), cells_of(optimizer, [0.01, 1e38, 0.02], [0.01, 1e30, 0.02])
+    expected = [numbers(outcome) for outcome in run(bench, job, cells, 4)]
+    checkpoint = Checkpoint(tmp_path / "chunk", "this", every=1e9)
+    outcomes, ends = None, 0
+    while outcomes is None and ends < 100:
+        looks = [False] * (ends % 3)  # asked at the first, second or third look
+        try:
+            outcomes = train(
+                bench, job, cells, 4, lambda done: None, checkpoint, lambda left=looks: not left or left.pop()
+            )
+        except StoppedError as stopped:
+            assert stopped.saved
+            ends += 1
+    assert [numbers(outcome) for outcome in outcomes] == expected and ends > 5
+
+
+def test_a_step_that_is_the_last_of_its_chunk_is_saved_like_any_other(tmp_path):
+    bench = bench_of("stacked", model_args={"hidden": [4]}, batch_size=50, train_size=50, epochs=1)
+    job, cells = Job("sgd", Cosine(), 1, False), cells_of("sgd", [0.1], [0.0])
+    checkpoint = Checkpoint(tmp_path / "chunk", "this", every=1e9)
+    epochs = []
+    with pytest.raises(StoppedError):
+        train(bench, job, cells, 1, epochs.append, checkpoint, lambda: bool(epochs))
+    assert epochs == [1] and checkpoint.load()[0] == 1
+    assert [numbers(o) for o in train(bench, job, cells, 1, epochs.append, checkpoint)] == [
+        numbers(o) for o in run(bench, job, cells, 1)
+    ]
+    assert epochs == [1]
+
+
+def test_a_long_epoch_is_saved_while_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("wdgrid.engine.loop.PAUSE_S", 0.0)
+    bench = bench_of("stacked", model_args={"hidden": [4]}, batch_size=10, train_size=50, epochs=1)
+    checkpoint, looks = Checkpoint(tmp_path / "chunk", "this", every=0), []
+
+    def killed():
+        looks.append(1)
+        if len(looks) == 4:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        cells = cells_of("sgd", [0.1], [0.0])
+        train(bench, Job("sgd", Cosine(), 1, False), cells, 1, lambda done: None, checkpoint, killed)
+    epoch, (tensors, _) = checkpoint.load()
+    assert epoch == 0 and len(tensors["losses"]) == 3

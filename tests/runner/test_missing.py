@@ -2,7 +2,6 @@
 
 import json
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -103,10 +102,21 @@ def test_the_cells_of_a_worker_that_dies_are_claimed_again_though_none_were_left
     """Another worker found nothing to claim before, while the one that dies held the last chunk."""
 
     def worker(_variables):
-        return SimpleNamespace(ask_to_end=lambda: None, stop=lambda: None)
+        return Gone()
+
+    class Gone:
+        """A worker that died."""
+
+        def ask_to_end(self):
+            pass
+
+        stop = kill = ask_to_end
+
+        def receive(self):
+            return [None]
 
     coordinator = Coordinator(store, "s", study, Means(2, tmp_path / "checkpoints"), lambda event: None)
-    with Crew(worker, coordinator._release) as crew:
+    with Crew(worker, coordinator._release, coordinator._finish, lambda workers, _timeout: workers) as crew:
         crew.hire()
         (member,) = crew.members
         member.claims = store.claim("s", "sgdw", 0, 6, coordinator.owner)

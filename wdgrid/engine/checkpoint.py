@@ -34,12 +34,15 @@ class Checkpoint:
         self.stem, self.identity, self.every, self.warn = stem, identity, every, warn
         self._last = time.monotonic()
 
-    def due(self) -> bool:
-        """Whether it is time for the next one."""
-        return time.monotonic() - self._last >= self.every
+    def due(self, least: float = 0.0) -> bool:
+        """Whether it is time for the next one; `least` are the seconds that it must be since the last one anyway."""
+        return time.monotonic() - self._last >= max(self.every, least)
 
-    def save(self, epoch: int, state: State) -> None:
-        """Saves the state after `epoch` epochs; warns where that is impossible (a full disk, say)."""
+    def save(self, epoch: int, state: State) -> bool:
+        """Saves the state after `epoch` epochs and a part of the next. Returns whether it could.
+
+        Warns where that is impossible (a full disk, say).
+        """
         part = self._path(epoch).with_suffix(".part")
         try:
             self._write(part, epoch, state)
@@ -48,7 +51,10 @@ class Checkpoint:
                 part.unlink(missing_ok=True)
             why = (error.strerror if isinstance(error, OSError) else None) or error
             self.warn(f"{self.stem.parent}: checkpoints cannot be written ({why}); training goes on without them")
-        self._last = time.monotonic()
+            return False
+        finally:
+            self._last = time.monotonic()
+        return True
 
     def _write(self, part: Path, epoch: int, state: State) -> None:
         tensors = {name: t.detach().contiguous().cpu() for name, t in state[0].items()}
@@ -103,5 +109,8 @@ def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     facts = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
     sha = hashlib.sha256(json.dumps([sorted(header.items()), facts]).encode())
     for name in names:
-        sha.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+        flat = tensors[name].flatten()
+        if flat.numel() == 1:
+            flat = flat.new_empty(1).copy_(flat)  # its stride may be 0
+        sha.update(flat.view(torch.uint8).numpy().data)
     return sha.hexdigest()

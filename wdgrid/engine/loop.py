@@ -5,7 +5,7 @@ cells, and what is random comes from counters (seed, epoch or step).
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -22,7 +22,17 @@ from wdgrid.study import Cell, Curve, Outcome
 from wdgrid.study.sections import Schedule
 
 EVALUATION_BATCH = 1024  # images; bounds the memory of a test pass
+PAUSE_S = 1.0  # about so long a chunk trains between two looks at the clock
 Progress = Callable[[int], None]  # called with the epochs done
+Stop = Callable[[], bool]  # called about once a second, between two steps; whether training shall end
+
+
+class StoppedError(Exception):
+    """Training was asked to end. `saved`: whether a checkpoint has all that was done."""
+
+    def __init__(self, saved: bool) -> None:
+        super().__init__("training was asked to end")
+        self.saved = saved
 
 
 @dataclass(frozen=True)
@@ -42,24 +52,31 @@ def train(
     size: int,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
+    stop: Stop = lambda: False,
 ) -> list[Outcome]:
     """Trains up to `size` cells of one panel and seed to the end, and says what each came to.
 
     `size` is K: fewer cells are padded to it, so that a result does not depend on how many there were. With a
-    checkpoint, training goes on where the last one left it, and ends in the same bits as if it had never stopped.
+    checkpoint, training goes on where the last one left it, within an epoch too, and ends in the same bits as if it had
+    never stopped. Raises StoppedError where `stop` says so; what was done is saved first.
     """
     started = time.monotonic()
     chunk = Chunk(bench, job, cells, size)
-    begin, saved = (checkpoint.load() if checkpoint else None) or (0, None)
+    epoch, saved = (checkpoint.load() if checkpoint else None) or (0, None)
     if saved:
         chunk.restore(saved)
-    for epoch in range(begin, job.epochs):
-        if not chunk.alive.any():
-            break
-        chunk.epoch(epoch)
-        progress(epoch + 1)
-        if checkpoint and checkpoint.due():
-            checkpoint.save(epoch + 1, chunk.state())
+
+    def pause(least: float = PAUSE_S) -> None:
+        if stop():
+            raise StoppedError(checkpoint is not None and checkpoint.save(epoch, chunk.state()))
+        if checkpoint and checkpoint.due(least):
+            checkpoint.save(epoch, chunk.state())
+
+    while epoch < job.epochs and chunk.alive.any():
+        chunk.epoch(epoch, pause)
+        epoch += 1
+        progress(epoch)
+        pause(0.0)
     return chunk.outcomes(time.monotonic() - started)
 
 
@@ -90,21 +107,27 @@ class Chunk:
         self.diverged_at: list[int | None] = [None] * size
         self.curves = [Curve() for _ in cells]
         self.trace = divergence.start(size)
+        self.losses = torch.empty(0, size, dtype=torch.float64)  # of the steps of an epoch that is not done
+        self._together = 1  # steps between two pauses
 
-    def epoch(self, number: int) -> None:
-        """Trains and tests epoch `number` (from 0)."""
+    def epoch(self, number: int, pause: Callable[[], None] = lambda: None) -> None:
+        """Trains and tests epoch `number` (from 0), or what is left of it; `pause` is called about once a second.
+
+        What `pause` raises passes through; the state at that moment can be saved.
+        """
         data, steps = self.bench.data, self.bench.steps_per_epoch
-        batches = datasets.epoch(data, self.seed, number, self.bench.task.batch_size)
-        losses = self.steps.train(batches, number * steps, steps)
+        self._train(number, pause)
+        errors, test_losses = self.evaluate(data.test_x, data.test_y, pause)
+        validation_errors = validation_losses = None
+        if data.val_x is not None and data.val_y is not None:
+            validation_errors, validation_losses = self.evaluate(data.val_x, data.val_y, pause)
+        losses, self.losses = self.losses, self.losses[:0]
         self._note(~losses.isfinite(), number * steps + 1)
         train_losses = losses.cumsum(0)[-1] / steps
         self._follow(losses, number * steps)
-        errors, test_losses = self.evaluate(data.test_x, data.test_y)
         self._stop(test_losses, (number + 1) * steps)
-        validation_errors = None
-        if data.val_x is not None and data.val_y is not None:
-            validation_errors, losses = self.evaluate(data.val_x, data.val_y)
-            self._stop(losses, (number + 1) * steps)
+        if validation_losses is not None:
+            self._stop(validation_losses, (number + 1) * steps)
         for k, curve in enumerate(self.curves):
             if self.alive[k]:
                 curve.test_error.append(float(errors[k]))
@@ -112,6 +135,19 @@ class Chunk:
                 curve.train_loss.append(float(train_losses[k]))
                 if validation_errors is not None:
                     curve.validation_error.append(float(validation_errors[k]))
+
+    def _train(self, number: int, pause: Callable[[], None]) -> None:
+        """The steps of an epoch that are left, some at a time: so many as take about PAUSE_S. Results are the same."""
+        batches = datasets.epoch(self.bench.data, self.seed, number, self.bench.task.batch_size)
+        steps = self.bench.steps_per_epoch
+        while (done := len(self.losses)) < steps:
+            count = min(self._together, steps - done)
+            began = time.monotonic()
+            losses = self.steps.train(lambda i, done=done: batches(done + i), number * steps + done, count)
+            self.losses = torch.cat([self.losses, losses])
+            most = int(count * PAUSE_S / max(time.monotonic() - began, 1e-9))
+            self._together = max(1, min(most, 10 * count))
+            pause()
 
     def _follow(self, losses: Tensor, done: int) -> None:
         """Remembers an epoch's losses [steps, K]; a schedule that raised the rate makes a new beginning."""
@@ -132,10 +168,15 @@ class Chunk:
             self._note(broken[None], step)
             self.steps.freeze(broken)
 
-    def evaluate(self, all_x: Tensor, all_y: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, all_x: Tensor, all_y: Tensor, pause: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
         """Error in percent and mean loss over stored images [M, …] and classes [M], each [K] on the CPU."""
-        parts = zip(all_x.split(EVALUATION_BATCH), all_y.split(EVALUATION_BATCH), strict=True)
-        errors, losses = self.steps.test((self.bench.data.prepared(x), y) for x, y in parts)
+
+        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+            for x, y in zip(all_x.split(EVALUATION_BATCH), all_y.split(EVALUATION_BATCH), strict=True):
+                pause()
+                yield self.bench.data.prepared(x), y
+
+        errors, losses = self.steps.test(parts())
         return 100 * errors / len(all_x), losses / len(all_x)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -148,7 +189,7 @@ class Chunk:
     def state(self) -> State:
         """What a checkpoint keeps."""
         plain = {"diverged_at": self.diverged_at, "curves": [asdict(curve) for curve in self.curves]}
-        return self._tensors(), plain
+        return self._tensors() | {"losses": self.losses}, plain
 
     def restore(self, state: State) -> None:
         """Goes back to a kept state."""
@@ -156,7 +197,8 @@ class Chunk:
         for name, tensor in self._tensors().items():
             if name in tensors:  # checkpoints from before losses were followed have no trace
                 tensor.copy_(tensors[name])
-        self.steps.freeze(~self.alive)
+        self.losses = tensors.get("losses", self.losses)
+        self.steps.freeze(~(self.alive & self.losses.isfinite().all(0)))
         self.diverged_at = plain["diverged_at"]
         self.curves = [Curve(**curve) for curve in plain["curves"]]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from wdgrid.errors import MachineError, UsersFaultError
 from wdgrid.runner import environment
-from wdgrid.runner.crew import Crew, Member
+from wdgrid.runner.crew import WATCH_S, Crew, Member
 from wdgrid.runner.environment import remember
 from wdgrid.runner.eta import Pace, chunk_epochs
 from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Progress
 from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker
-from wdgrid.runner.messages import Done, Epoch, Fault, Message, Order, OutOfMemory, Ready, Restart
+from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Message, Order, OutOfMemory, Ready, Restart, Stopped
 from wdgrid.runner.naming import summary
 from wdgrid.runner.reconcile import keep_content, must_be_as_planned
 from wdgrid.store import Claim, Only, Store, owner_name
@@ -60,22 +60,38 @@ class Coordinator:
 
         An interrupt (Ctrl-C) passes through; the claimed cells are put back first.
         """
-        with Crew(self._start_worker, self._release) as crew:
-            for _ in range(self.workers):
-                crew.hire()
-            renewed = time.monotonic()
-            while crew.members:
-                for member, message in crew.messages(RENEW_S / 2):
-                    self._handle(message, member, crew)
-                if time.monotonic() - renewed > RENEW_S:
-                    self.store.renew(self.owner, LEASE_S)
-                    renewed = time.monotonic()
+        crew = Crew(self._start_worker, self._release, self._finish)
+        try:
+            self._train(crew)
+        finally:
+            if crew.saved:
+                self.listen(Notice(f"{crew.saved} cells in training are saved: the next sweep goes on from there"))
         self._remember_pace()
         now = summary(self.store, self.name)
         if now.n_complete == now.n_cells:
             shutil.rmtree(self.means.checkpoints, ignore_errors=True)
         if self.failures:
             raise MachineError(f"{len(self.failures)} chunks failed; the last one: {self.failures[-1]}")
+
+    def _train(self, crew: Crew) -> None:
+        with crew:
+            for _ in range(self.workers):
+                crew.hire()
+            renewed = watched = time.monotonic()
+            while crew.members:
+                for member, message in crew.messages(WATCH_S):
+                    self._handle(message, member, crew)
+                if time.monotonic() - watched >= WATCH_S:
+                    self._replace_hanging(crew)
+                    watched = time.monotonic()
+                if time.monotonic() - renewed > RENEW_S:
+                    self.store.renew(self.owner, LEASE_S)
+                    renewed = time.monotonic()
+
+    def _replace_hanging(self, crew: Crew) -> None:
+        for member, why in crew.hanging():
+            self.listen(Notice(f"a worker process hangs ({why}): another one takes its place"))
+            self._replace(member, crew)
 
     def _start_worker(self, variables: Mapping[str, str]) -> Worker:
         cells = math.prod(len(axis.values) for axis in self.study.axes.values())
@@ -102,6 +118,10 @@ class Coordinator:
                 self.listen(self._progress(crew))
             case Notice():
                 self._warn(message.text)
+            case Alive():
+                pass
+            case Stopped():  # somebody else sent SIGTERM to the worker
+                self._replace(member, crew)
             case Done():
                 self._store(message, member, crew)
                 self._assign(member, crew)
@@ -190,11 +210,15 @@ class Coordinator:
         crew.replace_dead(member)
         self.pending = self.store.pending(self.name, self.only)
 
-    def _store(self, message: Done, member: Member, crew: Crew) -> None:
-        results = list(zip(member.claims, message.outcomes, strict=True))
-        self.done += self.store.finish(results, self.owner)
-        cell, seconds = member.claims[0].cell, time.monotonic() - member.started
+    def _finish(self, member: Member, message: Done) -> None:
+        """Stores a chunk's outcomes."""
+        self.done += self.store.finish(list(zip(member.claims, message.outcomes, strict=True)), self.owner)
         member.claims = []
+
+    def _store(self, message: Done, member: Member, crew: Crew) -> None:
+        cell, seconds = member.claims[0].cell, time.monotonic() - member.started
+        self._finish(member, message)
+        crew.chunk_finished()
         self.listen(ChunkFinished(cell.panel, cell.seed, message.outcomes, seconds, self._progress(crew)))
 
     def _fail(self, member: Member, why: str) -> None:

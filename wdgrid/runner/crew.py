@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from wdgrid.errors import MachineError
-from wdgrid.runner.handle import Worker, wait_for_piped
-from wdgrid.runner.messages import Message, Order
+from wdgrid.runner.handle import END_S, Worker, signals_deferred, wait_for_piped
+from wdgrid.runner.messages import Done, Message, Order, Stopped
 from wdgrid.runner.reconcile import Content
 from wdgrid.store import Claim
 
-MAX_DEATHS = 3  # workers that may die before the sweep gives up
+MAX_DEATHS = 3  # workers that may die, with no chunk finished in between, before the sweep gives up
+IDLE_S = 60.0  # without a message and any use of the processor: a worker hangs; five times as long in preparation
+SILENT_S = 3600.0  # without a message: a worker hangs, whatever it does; in each step of a chunk it may send one
+WATCH_S = 15.0  # at most between two looks at the workers
 Start = Callable[[Mapping[str, str]], Worker]  # starts a worker with these environment variables
 Wait = Callable[[Sequence[Worker], float], Iterable[Worker]]  # those that sent something within so many seconds
 
@@ -28,12 +31,28 @@ class Member:
     started: float = 0.0
     epoch_ended: float = 0.0
     content: Content = None  # what its images came from
+    silent_s: float = 0.0  # since its last message
+    idle_s: float = 0.0  # the same, or since it last used the processor
+    used_s: float | None = None  # of the processor
 
     def train(self, order: Order, claims: list[Claim]) -> None:
         """Sends a chunk. Raises OSError if the worker is gone; it holds the claims all the same."""
         self.claims, self.size, self.epochs, self.epochs_done = claims, order.size, order.epochs, 0
         self.started = self.epoch_ended = time.monotonic()
         self.worker.send(order)
+
+    def heard(self) -> None:
+        """It sent a message."""
+        self.silent_s = self.idle_s = 0.0
+
+    def watched(self, seconds: float) -> str | None:
+        """So many seconds passed in which this process watched it. Why it is taken to hang, None where it is not."""
+        used = self.worker.processor_seconds()
+        self.idle_s = self.idle_s + seconds if used is not None and used == self.used_s else 0.0
+        self.silent_s, self.used_s = self.silent_s + seconds, used
+        if self.idle_s > IDLE_S * (1 if self.claims else 5):
+            return f"no sign of life for {self.idle_s:.0f} s, and no use of the processor"
+        return f"no step done in {self.silent_s / 60:.0f} minutes" if self.silent_s > SILENT_S else None
 
     @property
     def cells_done(self) -> float:
@@ -42,34 +61,83 @@ class Member:
 
 
 class Crew:
-    """The workers at work. As a context manager it ends them; cells that nobody finished are put back."""
+    """The workers at work. As a context manager it ends them; cells that nobody finished are put back.
 
-    def __init__(self, start: Start, release: Callable[[list[Claim]], object], wait: Wait = wait_for_piped) -> None:
-        self._start, self._release, self._wait = start, release, wait
+    `finish` is called with a chunk that a worker finishes while it is asked to end. `saved` are the cells whose
+    training is kept in a checkpoint then.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        release: Callable[[list[Claim]], object],
+        finish: Callable[[Member, Done], object],
+        wait: Wait = wait_for_piped,
+    ) -> None:
+        self._start, self._release, self._finish, self._wait = start, release, finish, wait
         self.members: list[Member] = []
+        self.saved = 0
         self._deaths = 0
+        self._watched = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for member in self.members:
-            member.worker.ask_to_end()  # all at once, so that several which tidy up take no longer than one
-        for member in self.members:
-            member.worker.stop()
-        for member in self.members:
-            self.put_back(member)
+        with signals_deferred():
+            for member in self.members:
+                member.worker.ask_to_end()  # all at once, so that several take no longer than one
+            try:
+                self._last_messages()
+            finally:
+                for member in self.members:
+                    member.worker.stop()
+            for member in self.members:
+                self.put_back(member)
+
+    def _last_messages(self) -> None:
+        """Reads what workers that were asked to end still send, for END_S seconds at most."""
+        ends = time.monotonic() + END_S
+        members = {member.worker: member for member in self.members}
+        while members and (left := ends - time.monotonic()) > 0:
+            for worker in self._wait(list(members), left):
+                for message in worker.receive():
+                    match message:
+                        case None:
+                            members.pop(worker)
+                        case Done():
+                            self._finish(members[worker], message)
+                        case Stopped(saved=True):
+                            self.saved += len(members[worker].claims)
+                        case _:
+                            pass
 
     def hire(self, environment: Mapping[str, str] | None = None) -> None:
         """Starts one more worker."""
-        self.members.append(Member(self._start(environment or {})))
+        with signals_deferred():
+            self.members.append(Member(self._start(environment or {})))
 
     def messages(self, timeout: float) -> Iterator[tuple[Member, Message | None]]:
         """What workers send within `timeout` seconds; None stands for the death of one."""
         by_worker = {member.worker: member for member in self.members}
         for worker in self._wait(list(by_worker), timeout):
+            by_worker[worker].heard()
             for message in worker.receive():
                 yield by_worker[worker], message
+
+    def hanging(self) -> Iterator[tuple[Member, str]]:
+        """The workers that are taken to hang, with the reason. To be called every few seconds.
+
+        Time in which this process was stopped itself counts as one such call.
+        """
+        seconds, self._watched = time.monotonic() - self._watched, time.monotonic()
+        for member in list(self.members):
+            if why := member.watched(min(seconds, 2 * WATCH_S)):
+                yield member, why
+
+    def chunk_finished(self) -> None:
+        """Workers that died before count no longer."""
+        self._deaths = 0
 
     def put_back(self, member: Member) -> None:
         """Releases the cells that a worker holds."""
@@ -84,9 +152,13 @@ class Crew:
         self.put_back(member)
 
     def replace_dead(self, member: Member) -> None:
-        """Starts a worker in the place of one that died. Raises MachineError when too many have."""
+        """Starts a worker in the place of one that died or hangs. Raises MachineError when too many have."""
         self._deaths += 1
-        self.dismiss(member)
+        self.members.remove(member)
+        member.worker.kill()
+        self.put_back(member)
         if self._deaths >= MAX_DEATHS:
-            raise MachineError(f"{self._deaths} worker processes died (out of memory?); finished cells are stored")
+            raise MachineError(
+                f"{self._deaths} worker processes died or hung (out of memory?); finished cells are stored"
+            )
         self.hire()

@@ -9,18 +9,19 @@ import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
 
 from wdgrid.runner.messages import Message, Order
-from wdgrid.runner.worker import Pipe, serve_process, serve_thread
+from wdgrid.runner.worker import Ending, Pipe, serve_process, serve_thread
 from wdgrid.study.sections import Task
 
 # glibc gives large blocks back to the system after every step otherwise, and asks for them again in the next.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "67108864"}
 # Otherwise Python looks in the working directory first, even for its own modules; any file there may have such a name.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-TIDY_S = 5.0  # for a worker that is told to end while it prepares data
+END_S = 6.0  # for a worker that is asked to end: it saves a checkpoint, or removes what it was preparing
 
 
 class Worker(Protocol):
@@ -35,11 +36,19 @@ class Worker(Protocol):
         ...
 
     def ask_to_end(self) -> None:
-        """Asks the worker to end, and returns at once."""
+        """Asks the worker to save what it is training and to end; returns at once. Its last messages can be read."""
         ...
 
     def stop(self) -> None:
-        """Ends the worker and closes the connection; what it was training is lost."""
+        """Ends the worker, by force END_S seconds after it was first asked to, and closes the connection."""
+        ...
+
+    def kill(self) -> None:
+        """Ends the worker by force, and closes the connection; what it was training is lost."""
+        ...
+
+    def processor_seconds(self) -> float | None:
+        """Processor time that the worker has used; None where that is unknown."""
         ...
 
 
@@ -80,26 +89,38 @@ class ProcessWorker(_Piped):
         self.connection, child = context.Pipe()
         self._process = context.Process(target=serve_process, args=(child, task, cells, chunk), daemon=True)
         variables = MALLOC | SAFE_PATH | dict(environment or {})
-        with _child_environment(variables), _without_main(), _without_working_directory(), _signals_deferred():
+        with _child_environment(variables), _without_main(), _without_working_directory():
             self._process.start()
         child.close()
         self._asked: float | None = None
 
     def ask_to_end(self) -> None:
-        """Ends the process at once, or, where it is preparing data, as soon as it has tidied up."""
+        """As in Worker. A process that neither trains nor prepares data ends at once."""
         if self._asked is None:
             self._process.terminate()
             self._asked = time.monotonic()
 
     def stop(self) -> None:
-        """Ends the process; it is killed where it is still there TIDY_S seconds after it was first asked to end."""
+        """As in Worker."""
         self.ask_to_end()
-        self._process.join(max(0.0, (self._asked or 0.0) + TIDY_S - time.monotonic()))
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self._process.join(max(0.0, (self._asked or 0.0) + END_S - time.monotonic()))
+        self.kill()
+
+    def kill(self) -> None:
+        """As in Worker."""
+        self._process.kill()
+        self._process.join(END_S)  # a process that waits for a disk for ever cannot be ended
         self.connection.close()
-        self._process.close()
+        if not self._process.is_alive():
+            self._process.close()
+
+    def processor_seconds(self) -> float | None:
+        """As in Worker; on Linux."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class ThreadWorker(_Piped):
@@ -107,17 +128,31 @@ class ThreadWorker(_Piped):
 
     def __init__(self, task: Task, cells: int, chunk: int | None = None) -> None:
         self.connection, child = multiprocessing.Pipe()
-        self._thread = threading.Thread(target=serve_thread, args=(child, task, cells, chunk), daemon=True)
+        self._ending = Ending()
+        given = child, task, cells, chunk, self._ending
+        self._thread = threading.Thread(target=serve_thread, args=given, daemon=True)
         self._thread.start()
 
     def ask_to_end(self) -> None:
-        """Closes the connection, which ends the thread at the end of its current epoch."""
-        self.connection.close()
+        """As in Worker."""
+        if not self._ending.asked:
+            self._ending.asked = True
+            with contextlib.suppress(OSError):  # it ended already
+                self.connection.send(None)
 
     def stop(self) -> None:
-        """Ends the thread at the end of its current epoch, and waits for that."""
+        """Ends the thread after its current step, however long that takes: a thread cannot be ended by force."""
+        self.ask_to_end()
         self.connection.close()
         self._thread.join()
+
+    def kill(self) -> None:
+        """As `stop`."""
+        self.stop()
+
+    def processor_seconds(self) -> float | None:
+        """As in Worker: that of the whole process."""
+        return time.process_time()
 
 
 @contextlib.contextmanager
@@ -134,23 +169,25 @@ def _child_environment(wanted: Mapping[str, str]) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _signals_deferred() -> Generator[None]:
-    """A child that starts meanwhile ignores Ctrl-C from its first moment; no signal leaves it half started.
+def signals_deferred() -> Generator[None]:
+    """SIGINT, SIGTERM and SIGHUP reach this process' own handlers afterwards.
 
-    SIGTERM and SIGHUP reach this process' own handlers afterwards.
+    In a child that starts meanwhile SIGINT is blocked from its first moment: a terminal sends it to every process.
     """
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in that thread only
         yield
         return
     arrived: list[int] = []
-    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
-    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
-        if callable(signal.getsignal(number)):
-            before[number] = signal.signal(number, lambda number, _frame: arrived.append(number))
+    numbers = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, lambda number, _frame: arrived.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        for number, handler in before.items():
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in handlers.items():
             signal.signal(number, handler)
         for number in arrived:
             signal.raise_signal(number)

@@ -64,6 +64,18 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """From a worker: it did a step."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """From a worker that was asked to end: it left its chunk. `saved`: a checkpoint has what was done."""
+
+    saved: bool
+
+
+@dataclass(frozen=True)
 class Done:
     """From a worker: the outcomes of its chunk."""
 
@@ -85,4 +97,4 @@ class OutOfMemory:
     why: str
 
 
-Message = Preparing | Restart | Ready | Epoch | Notice | Done | Fault | OutOfMemory
+Message = Preparing | Restart | Ready | Epoch | Alive | Notice | Stopped | Done | Fault | OutOfMemory

@@ -15,14 +15,16 @@ import os
 import platform
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from wdgrid.runner.eta import even_chunk
 from wdgrid.runner.events import Notice, Preparing
-from wdgrid.runner.messages import Done, Epoch, Fault, Order, OutOfMemory, Ready, Restart
+from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Order, OutOfMemory, Ready, Restart, Stopped
 from wdgrid.study.sections import Task
 
 if TYPE_CHECKING:
@@ -33,14 +35,32 @@ else:
     Pipe = Connection
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+ALIVE_S = 5.0  # between two signs of life
+
+
+@dataclass
+class Ending:
+    """Whether a worker was asked to end. A plain attribute: a signal's handler must not wait for a lock."""
+
+    asked: bool = False
+
+    def ask(self, _signal: int, _frame: object) -> None:
+        """Asks it, as a signal's handler."""
+        self.asked = True
 
 
 def serve_process(connection: Pipe, task: Task, cells: int, chunk: int | None) -> None:
-    """Works as the only job of a process, until the pipe closes; on Linux, no longer than its parent lives."""
+    """Works as the only job of a process, until the pipe closes; on Linux, no longer than its parent lives.
+
+    SIGTERM asks it to end: within a chunk it saves a checkpoint first.
+    """
     _end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to every process; the parent decides what they mean
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.dup2(2, 1)  # stdout carries results only, and a user's own code may print
-    _serve(connection, task, cells, chunk, own_process=True)
+    _serve(connection, task, cells, chunk, Ending(), own_process=True)
 
 
 def _end_with_parent() -> None:
@@ -53,17 +73,20 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def serve_thread(connection: Pipe, task: Task, cells: int, chunk: int | None) -> None:
-    """Works in a thread of the caller's process, until the pipe closes; torch's settings are restored at the end."""
+def serve_thread(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: Ending) -> None:
+    """Works in a thread of the caller's process, until it is asked to end; restores torch's settings then.
+
+    Whoever asks sets `ending` and sends None in the place of an order.
+    """
     with connection, _settings_restored():
-        _serve(connection, task, cells, chunk, own_process=False)
+        _serve(connection, task, cells, chunk, ending, own_process=False)
 
 
-def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, *, own_process: bool) -> None:
+def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: Ending, *, own_process: bool) -> None:
     # A parent that was killed shows as a closed pipe, at the next epoch's end at the latest.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            with _tidying() if own_process else contextlib.nullcontext():
+            with _on_sigterm(_leave) if own_process else contextlib.nullcontext():
                 bench = _workbench(task, lambda what, done, of: connection.send(Preparing(what, done, of)))
                 ready = _probe(bench, cells, chunk)
             restart = _restart(bench, ready.chunk) if own_process else None
@@ -74,25 +97,19 @@ def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, *, own_p
         if restart:
             return
         finished = None
-        while True:
-            order: Order = connection.recv()
+        order: Order | None
+        while not ending.asked and (order := connection.recv()):
             if finished:
                 finished.clear()  # its outcomes are stored: the parent asks for more only then
             finished = _checkpoint(bench, order, lambda text: connection.send(Notice(text)))
-            try:
-                connection.send(_train(bench, order, connection, finished))
-            except (BrokenPipeError, ConnectionResetError):
-                raise
-            except Exception as error:
-                fault = _fault(error, task, setting_up=False)
-                _free_gpu_memory(error)
-                connection.send(OutOfMemory(fault.why) if _is_memory(error) else fault)
+            with _on_sigterm(ending.ask) if own_process else contextlib.nullcontext():
+                connection.send(_trained(bench, order, task, connection, finished, ending))
 
 
 @contextlib.contextmanager
-def _tidying() -> Generator[None]:
-    """Within it, SIGTERM is an exception: what was half downloaded or half prepared is removed on the way out."""
-    before = signal.signal(signal.SIGTERM, _leave)
+def _on_sigterm(handler: Callable[[int, object], None]) -> Generator[None]:
+    """Within it, SIGTERM does not end the process at once."""
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
@@ -100,6 +117,7 @@ def _tidying() -> Generator[None]:
 
 
 def _leave(_signal: int, _frame: object) -> None:
+    """Ends the process by an exception: what was half downloaded or half prepared is removed on the way out."""
     sys.exit(1)
 
 
@@ -165,11 +183,38 @@ def _restart(bench: "Workbench", size: int) -> Restart | None:
     return None
 
 
-def _train(bench: "Workbench", order: Order, connection: Pipe, checkpoint: "Checkpoint") -> Done:
+def _trained(
+    bench: "Workbench", order: Order, task: Task, connection: Pipe, checkpoint: "Checkpoint", ending: Ending
+) -> Done | Stopped | OutOfMemory | Fault:
+    """Trains a chunk. What became of it. Raises OSError where the parent is gone."""
+    from wdgrid.engine import StoppedError
+
+    try:
+        return _train(bench, order, connection, checkpoint, ending)
+    except StoppedError as stopped:
+        return Stopped(stopped.saved)
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:
+        fault = _fault(error, task, setting_up=False)
+        _free_gpu_memory(error)
+        return OutOfMemory(fault.why) if _is_memory(error) else fault
+
+
+def _train(bench: "Workbench", order: Order, connection: Pipe, checkpoint: "Checkpoint", ending: Ending) -> Done:
     from wdgrid.engine import Job, train
 
+    last = time.monotonic()
+
+    def stop() -> bool:
+        nonlocal last
+        if time.monotonic() - last >= ALIVE_S:
+            last = time.monotonic()
+            connection.send(Alive())
+        return ending.asked
+
     job = Job(order.optimizer, order.schedule, order.epochs, order.normalized)
-    return Done(train(bench, job, order.cells, order.size, lambda done: connection.send(Epoch(done)), checkpoint))
+    return Done(train(bench, job, order.cells, order.size, lambda done: connection.send(Epoch(done)), checkpoint, stop))
 
 
 def _checkpoint(bench: "Workbench", order: Order, warn: Callable[[str], None]) -> "Checkpoint":
