@@ -14,12 +14,14 @@ from wdgrid.errors import MachineError, StoreError, StudyFileError, UsageError, 
 
 if TYPE_CHECKING:
     from wdgrid.results import Best, Results, TorchOptimizer
+    from wdgrid.runner.check import Checked
     from wdgrid.runner.events import Event
     from wdgrid.study import Study
 
 __version__ = version("wdgrid")
 __all__ = [
     "Best",
+    "Checked",
     "Event",
     "MachineError",
     "Results",
@@ -31,12 +33,14 @@ __all__ = [
     "UsersFaultError",
     "WdgridError",
     "__version__",
+    "check",
     "load",
     "load_study",
     "sweep",
 ]
 _TYPES = {
     "Best": "wdgrid.results",
+    "Checked": "wdgrid.runner.check",
     "Event": "wdgrid.runner.events",
     "Results": "wdgrid.results",
     "Study": "wdgrid.study",
@@ -81,6 +85,34 @@ def load_study(
     if not allow_code:
         refuse_code(study)
     return study
+
+
+def check(
+    study: "Study | str | Path | Mapping[str, Any]",
+    *,
+    overrides: Sequence[str] = (),
+    model: Callable[..., Any] | None = None,
+    data: object = None,
+) -> "Checked":
+    """Tries a study's network and data: a minibatch forward and backward, and a test pass; nothing is stored.
+
+    The arguments are as in `sweep`, which does the same before it plans a cell. Raises StudyFileError, UsageError or
+    another WdgridError, which names the user's file and line, where the study cannot be trained.
+
+    >>> import torch, wdgrid
+    >>> axes = {"lr": {"values": "1, 1/2"}, "weight_decay": {"values": "0, 1"}}
+    >>> study = {"axes": axes, "panels": [{"optimizer": "sgdw"}], "task": {}}
+    >>> found = wdgrid.check(study, model=lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
+    >>> found.inputs, found.outputs, found.classes, found.parameters, found.cells
+    ((1, 8, 8), 10, 10, 650, 4)
+    """
+    from wdgrid.runner import objects
+    from wdgrid.runner.check import check as try_out
+    from wdgrid.study import Study
+
+    definition = study if isinstance(study, Study) else load_study(study, overrides)
+    with objects.named(definition, model, data) as tried:
+        return try_out(tried)
 
 
 def sweep(

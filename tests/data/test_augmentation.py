@@ -129,5 +129,5 @@ def test_a_users_own_bytes_are_normalised(monkeypatch):
     data = datasets.load(Task(dataset="test_augmentation:photographs", dataset_args={"n": 50}), CPU, torch.float32)
     assert data.train_x.dtype == torch.uint8
     assert data.prepared(data.train_x).mean().abs() < 1e-5
-    with pytest.raises(DataError, match=r"must be floating point or uint8 images \[N, C, H, W\], .* not torch.int32"):
+    with pytest.raises(DataError, match=r"must be alike but for the number of rows, not int32 .* and uint8 "):
         datasets.load(Task(dataset="test_augmentation:integers"), CPU, torch.float32)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wdgrid import __version__
-from wdgrid.cli import backup, compare, convert, doctor, plan, results, studies, sweep
+from wdgrid.cli import backup, check, compare, convert, doctor, plan, results, studies, sweep
 from wdgrid.errors import WdgridError
 from wdgrid.printable import printable
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(sweep.sweep)
+app.command()(check.check)
 app.command()(studies.studies)
 app.command()(studies.fields)
 app.command("list")(results.list_studies)

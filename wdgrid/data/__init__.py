@@ -16,10 +16,11 @@ from wdgrid.data.cache import Content
 from wdgrid.data.cifar import cifar
 from wdgrid.data.digits import digits
 from wdgrid.data.folder import image_folder
+from wdgrid.data.given import checked, four_tensors
 from wdgrid.data.imagenet32 import imagenet32
 from wdgrid.data.locations import Tell, silent
-from wdgrid.errors import DataError
-from wdgrid.study.import_by_name import load_object
+from wdgrid.errors import DataError, WdgridError
+from wdgrid.study.import_by_name import defined_at, failed_at, in_words, load_object
 from wdgrid.study.sections import BUILT_IN_DATASETS, Task
 
 __all__ = [
@@ -44,7 +45,8 @@ Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 class Dataset:
     """Training, test and validation images or features, and their classes.
 
-    `train_x` [N, …] and `test_x` [M, …] are as stored, floating point or uint8 images [N, C, H, W]; `train_y` [N] and
+    `train_x` [N, …] and `test_x` [M, …] are as stored, floating point (also integers such as tokens, which `integers`
+    says: the network gets them as int64) or uint8 images [N, C, H, W]; `train_y` [N] and
     `test_y` [M] are int64 classes from 0 to `classes` − 1. `val_x` [V, …] and `val_y` [V] are the validation images,
     None without a validation split. `mean` and `std` [C, 1, 1] normalise uint8 images; both None: nothing to do.
     `content` is the SHA-256 of the files behind the training and the test images, None if a function made them.
@@ -61,6 +63,7 @@ class Dataset:
     val_x: Tensor | None = None
     val_y: Tensor | None = None
     content: Content | None = None
+    integers: bool = False
 
     def normalised(self, x: Tensor) -> Tensor:
         """Stored images x [B, …] as normalised floating point numbers."""
@@ -74,35 +77,55 @@ class Dataset:
 def load(task: Task, device: torch.device, dtype: torch.dtype, tell: Tell = silent) -> Dataset:
     """The task's dataset on the device; `tell` reports progress. Raises DataError if it cannot be used."""
     tensors, augmentation, scale, content = _read(task, tell)
-    train_x, train_y, test_x, test_y = _checked(task.dataset, tensors)
+    train_x, train_y, test_x, test_y = tensors
     if augmentation.size and augmentation.size > min(train_x.shape[2:]):
         side = f"{train_x.shape[3]}×{train_x.shape[2]}"
         raise DataError(f"task.dataset_args.crop_size = {augmentation.size}: the images have only {side} pixels")
     classes = 1 + max(int(train_y.max()), int(test_y.max()))
     mean = std = None
-    if not train_x.is_floating_point():
+    if train_x.dtype == torch.uint8:
         mean, std = (t[:, None, None].to(device, dtype) for t in scale or moments(train_x))
     most = len(train_x) - task.validation_size  # validation images are the last ones, for every train_size
     n = most if task.train_size is None else task.train_size
     if n > most or n < 1:
         sizes = {"train_size": task.train_size, "validation_size": task.validation_size}
         asked = ", ".join(f"task.{name} = {size}" for name, size in sizes.items() if size)
-        raise DataError(f"{asked}: {task.dataset} has only {len(train_x)} training images")
+        raise DataError(f"{asked}: {task.dataset} has only {len(train_x)} training {examples(train_x)}")
     m = task.test_size or len(test_x)
     if m > len(test_x):
-        raise DataError(f"task.test_size = {m}: {task.dataset} has only {len(test_x)} test images")
+        raise DataError(f"task.test_size = {m}: {task.dataset} has only {len(test_x)} test {examples(test_x)}")
+    integers = train_x.dtype == torch.int64
     stored = dtype if mean is None else torch.uint8
     train = train_x[:n].to(device, stored), train_y[:n].to(device)
     test = test_x[:m].to(device, stored), test_y[:m].to(device)
     split = (train_x[most:].to(device, stored), train_y[most:].to(device)) if task.validation_size else (None, None)
-    return Dataset(*train, *test, classes, augmentation, mean, std, *split, content)
+    return Dataset(*train, *test, classes, augmentation, mean, std, *split, content, integers)
 
 
-def _read(task: Task, tell: Tell) -> tuple[object, Augmentation, tuple[Tensor, Tensor] | None, Content | None]:
+def examples(x: Tensor) -> str:
+    """What a user calls the rows of x: images [N, C, H, W], else examples."""
+    return "images" if x.dim() == 4 else "examples"
+
+
+def _own(task: Task) -> Tensors:
+    """What the user's own function returned, as four tensors that were checked."""
+    function = load_object(task.dataset)
+    place = defined_at(function)
+    name = f"{place}: {task.dataset}" if place else task.dataset
+    try:
+        returned = function(**task.dataset_args)
+        return checked(name, four_tensors(name, returned))
+    except WdgridError:
+        raise
+    except Exception as error:
+        raise DataError(f"{failed_at(error) or name}: {in_words(error)}") from error
+
+
+def _read(task: Task, tell: Tell) -> tuple[Tensors, Augmentation, tuple[Tensor, Tensor] | None, Content | None]:
     """A dataset's four tensors, its augmentation and, if known, mean and standard deviation [C], and content."""
     args = task.dataset_args
     if task.dataset not in BUILT_IN_DATASETS:
-        return load_object(task.dataset)(**args), Augmentation(), None, None
+        return _own(task), Augmentation(), None, None
     if task.dataset == "digits":
         return digits(), Augmentation(padding=args["shift"]), None, None
     match task.dataset:
@@ -115,30 +138,6 @@ def _read(task: Task, tell: Tell) -> tuple[object, Augmentation, tuple[Tensor, T
     augmentation = Augmentation(args["crop"], args["flip"], args["crop_size"])
     tensors = images.train_x, images.train_y, images.test_x, images.test_y
     return tensors, augmentation, (images.mean, images.std), images.content
-
-
-def _checked(name: str, tensors: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(train_x, train_y, test_x, test_y), checked for what Dataset requires."""
-    if not isinstance(tensors, tuple | list) or len(tensors) != 4 or not all(isinstance(t, Tensor) for t in tensors):
-        raise DataError(f"{name} must return four tensors: train_x, train_y, test_x, test_y")
-    train_x, train_y, test_x, test_y = tensors
-    for part, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
-        images = x.dtype == torch.uint8 and x.dim() == 4
-        if not (x.is_floating_point() or images) or y.is_floating_point():
-            raise DataError(
-                f"{name}: {part}_x must be floating point or uint8 images [N, C, H, W], and {part}_y integers, "
-                f"not {x.dtype} {list(x.shape)}, {y.dtype}"
-            )
-        if y.dim() != 1 or len(x) != len(y) or len(x) == 0:
-            raise DataError(
-                f"{name}: {part}_x {list(x.shape)} and {part}_y {list(y.shape)} must have one row for each image"
-            )
-        if int(y.min()) < 0:
-            raise DataError(f"{name}: {part}_y has negative classes; classes are numbered from 0")
-    if train_x.shape[1:] != test_x.shape[1:] or train_x.dtype != test_x.dtype:
-        parts = " and ".join(f"{x.dtype} {list(x.shape)}" for x in (train_x, test_x))
-        raise DataError(f"{name}: train_x and test_x must have the same dtype and image shape, not {parts}")
-    return train_x, train_y.long(), test_x, test_y.long()
 
 
 def generator(seed: int, epoch: int, stream: int) -> torch.Generator:

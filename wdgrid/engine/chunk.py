@@ -10,7 +10,6 @@ import os
 import torch
 from torch import Tensor
 
-from wdgrid import models
 from wdgrid.engine import memory
 from wdgrid.engine.fused.kernels import LANES
 from wdgrid.engine.loop import EVALUATION_BATCH
@@ -36,7 +35,7 @@ def chunk_size(bench: Workbench) -> int:
     """
     data = bench.data
     x = data.prepared(data.train_x[:2])
-    module = models.build(bench.task, x.shape[1:], data.classes, seed=0).to(x)
+    module = bench.module(seed=0).to(x)
     largest, channels, tokens = _activations(module, x)
     most = min(MAX_CELLS[bench.device.type], _fitting(bench, module, x, largest))
     per_cell = largest * bench.batch * (bench.products or x.dtype).itemsize

@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from wdgrid import data as datasets
-from wdgrid import models
 from wdgrid.engine.loop import EVALUATION_BATCH, Chunk, Job
 from wdgrid.engine.workbench import Workbench
 from wdgrid.study import Cell
@@ -66,7 +65,7 @@ def _flops(bench: Workbench) -> tuple[int, int]:
     """Model FLOPs of one cell: an epoch of training, a pass over the test set."""
     data, batch = bench.data, bench.batch
     x = data.prepared(data.train_x[:batch])
-    module = models.build(bench.task, x.shape[1:], data.classes, seed=0).to(x)
+    module = bench.module(seed=0).to(x)
     counter = FlopCounterMode(display=False)
     with counter:
         torch.nn.functional.cross_entropy(module(x), data.train_y[:batch]).backward()

@@ -1,6 +1,5 @@
 """What all chunks of a task share: its data on the device, and how its network is computed."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,8 @@ from wdgrid.engine.fused.verification import same_bits_in_all_slots
 from wdgrid.engine.native.backend import Chain, Native, code
 from wdgrid.engine.native.matcher import chain, computed
 from wdgrid.engine.steps import Stepwise
+from wdgrid.engine.trial import tried
+from wdgrid.models.adapted import adapted
 from wdgrid.models.decay import multipliers
 from wdgrid.optim.fused import Rule
 from wdgrid.study.sections import Task
@@ -54,7 +55,10 @@ class Probe:
 
 
 class Workbench:
-    """What all chunks of a task share: the data on the device, and how a network is built."""
+    """What all chunks of a task share: the data on the device, and how a network is built.
+
+    Raises DataError or ModelError, naming the user's file and line, where data or network cannot be trained.
+    """
 
     def __init__(self, task: Task, tell: datasets.Tell = datasets.silent) -> None:
         self.task = task
@@ -70,6 +74,7 @@ class Workbench:
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
         self.chance = divergence.chance(self.data.train_y.cpu(), self.data.test_y.cpu())
         self._probes: dict[int, Probe] = {}
+        self.outputs = self._outputs()
 
     @property
     def batch(self) -> int:
@@ -92,21 +97,29 @@ class Workbench:
         """K copies of the task's network, all initialised by the seed; raises what `probe` raises."""
         kind = self.probe(cells).kind
         _tf32(allowed=self.task.precision == "tf32")
-        return FusedNetwork(self._module(seed), cells, self._images(), kind, self.products)
+        return FusedNetwork(self.module(seed), cells, self._images(), kind, self.products)
 
     def _images(self) -> Tensor:
         return self.data.prepared(self.data.train_x[:8])
 
-    def _module(self, seed: int) -> nn.Module:
+    def module(self, seed: int) -> nn.Module:
+        """The task's network, ready for the engine: x [B, …] → logits [B, C]."""
+        return adapted(self._built(seed), integers=self.data.integers, output=self.task.output)
+
+    def _built(self, seed: int) -> nn.Module:
         return models.build(self.task, self._images().shape[1:], self.data.classes, seed)
+
+    def _outputs(self) -> int:
+        """How many outputs the task's network has, by trying it on a minibatch. Raises ModelError where that fails."""
+        at = slice(None, self.batch)
+        batch, test = self.data.prepared(self.data.train_x[at]), self.data.prepared(self.data.test_x[at])
+        return tried(self.task, self._built(seed=0), (batch, self.data.train_y[at]), test, self.data)
 
     def _tried(self) -> Probe:
         """The fastest backend that computes what the network itself does, whatever K."""
-        module, x = self._module(seed=0), self._images()
+        module, x = self.module(seed=0), self._images()
         decays = multipliers(module, self.task.decay_multipliers)
         network = FusedNetwork(module, 1, x, None, self.products)
-        if self.batch == 1:
-            copy.deepcopy(module).to(x).train()(x[:1])  # batch norm of features refuses a single image
         fallback = nodes_without_rule(network, x)
         layers = remark = None
         if network.backend == "stacked" and not network.kind.random and not self.products:
@@ -121,7 +134,7 @@ class Workbench:
         """A probe with the backend in which K equal cells end a step in equal bits."""
         if cells == 1 or probe.chain:
             return probe
-        module, kind = self._module(seed=0).to(self._images()), probe.kind
+        module, kind = self.module(seed=0).to(self._images()), probe.kind
         batch, y = self.data.prepared(self.data.train_x[: self.batch]), self.data.train_y[: self.batch]
         while kind.backend != BACKENDS[-1]:  # there, cells have nothing in common
             if same_bits_in_all_slots(FusedNetwork(module, cells, batch, kind, self.products), batch, y):

@@ -14,9 +14,10 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from wdgrid.errors import LoadingError, UsageError, UsersFaultError
+from wdgrid.errors import DataError, LoadingError, UsageError, UsersFaultError
 from wdgrid.study import Study
 from wdgrid.study.dataset_args import BUILT_IN_DATASETS
+from wdgrid.study.import_by_name import failed_at, in_words
 from wdgrid.study.model_args import BUILT_IN_MODELS
 
 if TYPE_CHECKING:
@@ -93,8 +94,15 @@ def _network(study: Study, model: object) -> tuple[str, dict[str, Any], Callable
 
 def _dataset(study: Study, data: object) -> tuple[str, dict[str, Any], Callable[..., Any]]:
     arguments = _own_arguments(study.task.dataset_args, study.task.dataset in BUILT_IN_DATASETS)
+    from wdgrid.data.given import four_tensors
+
     name = _name(data) if callable(data) else "data"
-    tensors = _tensors(_called(data, arguments, "data") if callable(data) else data)
+    given = _called(data, arguments, "data") if callable(data) else data
+    verb = "returned" if callable(data) else "is"
+    try:
+        tensors = tuple(part.contiguous() for part in four_tensors("data", given, verb))
+    except DataError as error:
+        raise UsageError(str(error)) from None
     return f"{__name__}:{name}", {**arguments, DIGEST: _content(tensors)}, _constant(tensors)
 
 
@@ -131,7 +139,7 @@ def _called(function: Callable[..., Any], arguments: Mapping[str, Any], what: st
             torch.manual_seed(0)
             return function(**arguments)
     except Exception as error:
-        raise UsersFaultError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UsersFaultError(f"{failed_at(error) or what}: {in_words(error)}") from error
 
 
 def _structure(network: Any) -> str:
@@ -145,22 +153,6 @@ def _structure(network: Any) -> str:
     shapes = [f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors]
     text = re.sub(r" at 0x[0-9a-f]+", "", "\n".join([*layers, *shapes]))  # of functions among the settings
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _tensors(data: Any) -> "tuple[torch.Tensor, ...]":
-    """(train_x, train_y, test_x, test_y) as tensors in this machine's memory; what they hold is checked later."""
-    import numpy as np
-    import torch
-
-    if not isinstance(data, tuple | list) or len(data) != 4:
-        raise UsageError("data must be train_x, train_y, test_x, test_y, or a function that returns them")
-    try:
-        return tuple(
-            part.detach().cpu().contiguous() if isinstance(part, torch.Tensor) else torch.tensor(np.asarray(part))
-            for part in data
-        )
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"data: {' '.join(str(error).split())}") from None
 
 
 def _content(tensors: "tuple[torch.Tensor, ...]") -> str:

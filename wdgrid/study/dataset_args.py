@@ -1,5 +1,7 @@
 """Defines the arguments of the built-in datasets (loaded in `wdgrid.data`), and the base class of all sections."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +13,12 @@ class FaultsError(ValueError):
     def __init__(self, faults: list[tuple[str, object, str]]) -> None:
         super().__init__("; ".join(f"{path}: {why}" for path, _, why in faults))
         self.faults = faults
+
+
+def did_you_mean(word: str, among: Iterable[str]) -> str:
+    """`; did you mean width?`, or nothing where no name is similar."""
+    near = get_close_matches(word, list(among), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class Frozen(BaseModel):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from wdgrid.errors import StudyFileError
 from wdgrid.printable import printable
+from wdgrid.study.dataset_args import did_you_mean
 from wdgrid.study.model import Study
 from wdgrid.study.sections import SCHEDULES, FaultsError
 
@@ -133,8 +134,9 @@ def fault_lines(error: ValidationError) -> Iterator[str]:
         elif fault["type"] == "missing":
             yield f"{_short('.'.join(place))}: is required"
         elif fault["type"] == "extra_forbidden":
-            allowed = ", ".join(_section_of(fault["loc"]).model_fields)
-            yield _line(".".join(place), fault["input"], f"unknown key; allowed: {allowed}")
+            fields = _section_of(fault["loc"]).model_fields
+            near = did_you_mean(str(fault["loc"][-1]), fields)
+            yield _line(".".join(place), fault["input"], f"unknown key{near or '; allowed: ' + ', '.join(fields)}")
         else:
             why = fault["msg"].removeprefix("Value error, ")
             yield _line(".".join(place), fault["input"], why[0].lower() + why[1:])

@@ -1,8 +1,10 @@
-"""Finding a user's own function by "package.module:function"."""
+"""Finds a user's own function by "package.module:function", and where in the user's files something is or failed."""
 
 import importlib
 import importlib.util
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -10,6 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from wdgrid.errors import LoadingError
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 def load_object(spec: str) -> Callable[..., Any]:
@@ -46,3 +50,37 @@ def _module(name: str) -> ModuleType:
             del sys.modules[top]
             raise
     return importlib.import_module(name)
+
+
+def shown_path(path: str | Path) -> str:
+    """A file as a user knows it: from the working directory where it lies below it."""
+    whole = Path(path)
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
+
+
+def defined_at(thing: object) -> str | None:
+    """`mine.py, line 12`: where a user defined a function, or the class or function of an object; else None."""
+    for candidate in (thing, getattr(thing, "__init__", None), type(thing).__call__):
+        code = getattr(candidate, "__code__", None)
+        if code is not None and _is_users(code.co_filename):
+            return f"{shown_path(code.co_filename)}, line {code.co_firstlineno}"
+    return None
+
+
+def failed_at(error: BaseException) -> str | None:
+    """`mine.py, line 12`: the last line of the user's own code on an error's way; None where there is none."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    return f"{shown_path(own[-1].filename)}, line {own[-1].lineno}" if own else None
+
+
+def in_words(error: BaseException) -> str:
+    """An error of the user's code in one line: its type and message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is neither wdgrid's, nor Python's, nor of an installed package."""
+    if not file.endswith(".py"):
+        return False
+    others = [_PACKAGE, *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))]
+    return not any(Path(file).is_relative_to(place) for place in others)

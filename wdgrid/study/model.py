@@ -127,6 +127,8 @@ class Study(Frozen):
         for later in ("validation_size", "test_size", "decay_multipliers"):
             if not canonical["task"][later]:
                 del canonical["task"][later]
+        if self.task.output is None:
+            del canonical["task"]["output"]
         for name in WHERE.get(self.task.dataset, ()):
             del canonical["task"]["dataset_args"][name]
         return canonical

@@ -22,7 +22,7 @@ from pydantic import (
 
 from wdgrid.optim.variants import VARIANTS, Decay, names
 from wdgrid.study.axes import parse_multiples
-from wdgrid.study.dataset_args import BUILT_IN_DATASETS, FaultsError, Frozen
+from wdgrid.study.dataset_args import BUILT_IN_DATASETS, FaultsError, Frozen, did_you_mean
 from wdgrid.study.model_args import BUILT_IN_MODELS
 
 HyperparameterName = Literal["lr", "weight_decay", "eps", "beta1", "beta2", "momentum"]
@@ -133,8 +133,16 @@ def _allowed(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"{error['loc'][0]} is required: {model.model_fields[error['loc'][0]].description}"
     if error["type"] == "extra_forbidden":
-        return f"unknown; allowed: {', '.join(model.model_fields) or 'none'}"
+        near = did_you_mean(str(error["loc"][-1]), model.model_fields)
+        return f"unknown{near or '; allowed: ' + (', '.join(model.model_fields) or 'none')}"
     return error["msg"].removeprefix("Value error, ")
+
+
+def _key_or_position(given: object) -> object:
+    position = isinstance(given, int) and not isinstance(given, bool) and given >= 0
+    if not position and not (isinstance(given, str) and given):
+        raise ValueError("must be a key (text) or a position (a whole number from 0)")
+    return given
 
 
 class Task(Frozen):
@@ -143,7 +151,8 @@ class Task(Frozen):
     dataset: str = Field(
         "digits",
         description="images and their classes; your own is a function that returns the tensors train_x, train_y, "
-        "test_x, test_y: floating point numbers, or uint8 images [N, C, H, W], which wdgrid normalises; classes from 0",
+        "test_x, test_y, or (train, test) as torch Datasets or pairs of x and y: floating point numbers, integers "
+        "(tokens), or uint8 images [N, C, H, W], which wdgrid normalises; classes from 0",
         json_schema_extra={"allowed": _names(BUILT_IN_DATASETS)},
     )
     dataset_args: dict[str, Any] = Field(
@@ -156,6 +165,12 @@ class Task(Frozen):
     )
     model_args: dict[str, Any] = Field(
         {}, validate_default=True, description="arguments of the network; your own function gets them as keywords"
+    )
+    output: Annotated[str | int, BeforeValidator(_key_or_position)] | None = Field(
+        None,
+        description="where the logits are in what your own network returns, if that is a dict or a tuple: the key, or "
+        "the position from 0; if not given, the network returns the logits themselves",
+        json_schema_extra={"allowed": "text or whole number ≥ 0"},
     )
     batch_size: Annotated[int, Field(ge=1, le=MAX_IMAGES, strict=True)] = Field(
         128, description="images in a minibatch (b)"
