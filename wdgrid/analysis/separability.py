@@ -1,8 +1,7 @@
-"""Is a panel's space separable? The numbers with intervals, the verdict and the alarms, per panel of one study.
+"""Computes whether each panel of a study is separable: the numbers with their intervals, the verdict and the alarms.
 
-Definitions and the paper's values under them: docs/separability.md (Loshchilov & Hutter,
-ICLR 2019, Figures 1 and 2). Surfaces in, frozen dataclasses out; a surface that defines no number gets a
-reason, not an error.
+docs/separability.md defines the numbers and lists those of the paper's Figures 1 and 2 (Loshchilov & Hutter, ICLR
+2019). A surface that does not define a number gets a reason instead; it is not an error.
 """
 
 import math
@@ -17,17 +16,13 @@ from wdgrid.analysis import measures
 from wdgrid.analysis.advice import Advice, advised
 from wdgrid.analysis.boundary import Boundary, boundaries
 from wdgrid.analysis.draws import UNSURE, measure, noise_free, of_draws, optimism
+from wdgrid.analysis.enough import why_not
 from wdgrid.analysis.selection import Certainty, pick
 from wdgrid.analysis.slope import Cells, Posterior, informative
 from wdgrid.analysis.surface import Surface, mean_over_seeds
 from wdgrid.analysis.valley import Valley, valley
 from wdgrid.analysis.verdict import Verdict, sentence_of, verdict_of
-from wdgrid.analysis.words import HYPERPARAMETERS, Interval, percent
-
-MISSING_SHARE = 0.25
-# Errors near guessing tell how fast cells begin to learn, not where they end. 1 − best/chance is accuracy corrected for
-# chance (Cohen's κ where classes are balanced), of which less than 0.2 counts as slight (Landis & Koch, 1977).
-LEAST_SKILL = 0.2
+from wdgrid.analysis.words import HYPERPARAMETERS, Interval
 
 
 @dataclass(frozen=True)
@@ -86,12 +81,12 @@ class Separability:
 
 
 def error_cap(best: float, chance: float = 90.0) -> float:
-    """The default cap in percent: the larger of 1.75 · best and best + 3 points, never above chance."""
+    """The default cap in percent: the larger of 1.75 · best and best + 3 points, but at most `chance`."""
     return min(max(1.75 * best, best + 3.0), chance)
 
 
 def study_best(surfaces: Mapping[str, Surface]) -> float | None:
-    """e*: the lowest mean error over all panels, in percent; None where no cell has a finite mean."""
+    """e*: the lowest mean error over all panels, in percent; None if no cell has a finite mean."""
     means = [mean_over_seeds(surface.errors, np.inf) for surface in surfaces.values() if surface.errors.size]
     lowest = min((float(np.nanmin(mean)) for mean in means if not np.isnan(mean).all()), default=np.inf)
     return lowest if np.isfinite(lowest) else None
@@ -111,12 +106,6 @@ class _Fitted:
     optimism: np.ndarray | None = None
 
 
-def study_cap(surfaces: Mapping[str, Surface], chance: float = 90.0) -> float | None:
-    """The default cap of a study in percent; None where no cell has a finite mean."""
-    best = study_best(surfaces)
-    return None if best is None else error_cap(best, chance)
-
-
 def analyse(
     surfaces: Mapping[str, Surface],
     cap: float | None = None,
@@ -126,16 +115,17 @@ def analyse(
     multiples: Mapping[str, Iterable[Fraction]] | None = None,
     test_images: int | None = None,
 ) -> dict[str, Separability]:
-    """Every panel of one study, by name; `cap` and e* are the study's, over all panels given.
+    """The numbers of every panel of one study, by name. `cap` and e* are those of the study, over all panels given.
 
-    `chance` is the error in percent of guessing, above which no default cap goes. `draws` is the number of noise-free
-    surfaces drawn (0: cost, regrets and interaction are those of the measured errors, without intervals); each has a
-    best error, and so a cap, of its own, unless `cap` is given. The same input and `rng_seed` give the same intervals.
-    `multiples` holds an axis' exact multiples by its name, for alarms that go on where labels are rounded;
-    `test_images` is how many a test error is over.
+    `chance` is the error of guessing in percent; the default cap is at most that. `draws` is the number of noise-free
+    surfaces drawn (0: cost, regrets and interaction are those of the measured errors, without intervals). Unless `cap`
+    is given, each drawn surface has its own best error and cap. The same input and `rng_seed` give the same intervals.
+    `multiples` holds the exact multiples of an axis by its name, for alarms that propose values on axes with rounded
+    labels. `test_images` is the number of test images.
     """
     best, given_cap = study_best(surfaces), cap
-    cap = study_cap(surfaces, chance) if cap is None else cap
+    if cap is None and best is not None:
+        cap = error_cap(best, chance)
     printed = {name: surface.as_printed() for name, surface in surfaces.items()}
     fitted = {
         name: _fit(one, best, cap, chance, test_images, draws, np.random.default_rng([rng_seed, place]))
@@ -160,7 +150,7 @@ def _fit(
 ) -> _Fitted:
     errors = surface.errors
     mean = mean_over_seeds(errors, np.inf if cap is None else cap)
-    why = _why_not(mean_over_seeds(errors, np.inf), surface, best, cap, chance)
+    why = why_not(mean_over_seeds(errors, np.inf), surface, best, cap, chance)
     if why is not None or best is None or cap is None:
         return _Fitted(surface, mean, why or "")
     seeds = (~np.isnan(errors)).sum(-1).astype(float)
@@ -182,48 +172,6 @@ def _fit(
         return _Fitted(surface, mean, None, cells, line, found)
     drawn, spread = noise_free(cells, found, whole, seeds, count, rng)
     return _Fitted(surface, mean, None, cells, line, found, drawn, optimism(drawn, spread, rng))
-
-
-def _holes(mean: np.ndarray, planned: np.ndarray | None) -> np.ndarray:
-    """Cells of mean [R, C] still to be run: those planned that are missing.
-
-    Where it is not known which were planned, all missing ones but those beyond a row's ends in a column of others: a
-    map re-plotted on λ/α is a slanted band with empty corners; its rows are whole all the same.
-    """
-    there = ~np.isnan(mean)
-    if planned is not None:
-        return planned & ~there
-    within = np.logical_or.accumulate(there, 1) & np.logical_or.accumulate(there[:, ::-1], 1)[:, ::-1]
-    return ~there & (within | ~there.any(1, keepdims=True) | ~there.any(0, keepdims=True))
-
-
-def _why_not(mean: np.ndarray, surface: Surface, best: float | None, cap: float | None, chance: float) -> str | None:
-    """Why mean errors [R, C] carry no number at all, or None."""
-    row, col = (HYPERPARAMETERS.get(name, name) for name in (surface.row_name, surface.col_name))
-    if mean.size == 0 or np.isnan(mean).all():
-        return "no cell is finished"
-    if not np.isfinite(np.where(np.isnan(mean), np.inf, mean)).any():
-        return "every finished cell diverged"
-    lowest, needed = float(np.nanmin(mean)), (1 - LEAST_SKILL) * chance
-    if lowest > needed:
-        return (
-            f"nothing learns well enough: the best cell errs on {percent(lowest)}, guessing on {chance:g} %; "
-            f"a verdict needs {needed:g} % or less; train longer or try other values"
-        )
-    if best is None or cap is None or not best < cap:
-        return f"the study's best error, {percent(best)}, is not below the cap, {percent(cap)}"
-    if not (mean < cap).any():
-        return f"no cell comes below the cap, {percent(cap)}"
-    for name, values in ((row, surface.rows), (col, surface.cols)):
-        if len(values) < 2:
-            return f"the grid has a single {name}; it needs three or more"
-    missing = int(_holes(mean, surface.planned).sum())
-    if missing > MISSING_SHARE * mean.size:
-        return f"{missing} of {mean.size} cells are missing; finish the sweep"
-    seen = np.minimum(mean[~np.isnan(mean)], cap)
-    if np.ptp(seen) < 1e-9:
-        return "every cell has the same error"
-    return None
 
 
 def _numbers(
