@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class WdgridError(Exception):
-    """Base of all of them; each line of the message names one fault."""
+    """Base class; each line of the message names one fault."""
 
     exit_status = 2
 
@@ -59,4 +59,4 @@ class OutputError(WdgridError):
 
 
 class StorageWarning(UserWarning):
-    """The storage does not answer for now, in one line; the same call is tried again."""
+    """The storage does not answer at present, in one line; the call is repeated."""

@@ -1,4 +1,4 @@
-"""A stored study's results for Python: tables, numbers, the best cell, the figure and the report."""
+"""Gives Python a stored study's results: tables, numbers, the best cell, the figure and the report."""
 
 # pandas has no type stubs, and those of matplotlib are not complete.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -49,8 +49,9 @@ class Best:
     """The cell of the lowest mean error over seeds.
 
     `hyperparameters` are those of the optimizer variant `optimizer`, as its algorithm takes them: the learning rate
-    `lr`, the `weight_decay` λ itself (not λ_norm), and momentum, or β1, β2 and ε. `error` is in percent, over the
-    images by which cells are picked; `test_error` is the same cell's on test; `test_interval` its 90 % interval.
+    `lr`, the `weight_decay` λ itself (not λ_norm), and momentum, or β1, β2 and ε. `error` is in percent, on the images
+    by which cells are picked; `test_error` is the error of the same cell on the test images, and `test_interval` its 90
+    % interval.
     """
 
     panel: str
@@ -64,9 +65,9 @@ class Best:
     warnings: tuple[str, ...] = field(default=())
 
     def torch(self) -> TorchOptimizer:
-        """The same in PyTorch's terms, whose decoupled decay is multiplied by the rate: `weight_decay` = λ / lr there.
+        """The same in PyTorch's terms. Its decoupled decay is multiplied by the rate, so `weight_decay` is λ / lr.
 
-        The schedule is not part of it. Raises UsageError where PyTorch has no such optimizer.
+        The schedule is not part of it. Raises UsageError if PyTorch has no such optimizer.
         """
         from wdgrid.optim.conversion import convert_cell
 
@@ -79,10 +80,10 @@ class Best:
 
 
 class Results:
-    """The results of one stored study. Each method reads the storage anew, so that a running sweep can be followed."""
+    """The results of one stored study. Each method reads the storage again, so a running sweep can be followed."""
 
     def __init__(self, name: str, url: str) -> None:
-        """`url` is a storage as in `wdgrid.load`. Raises UsageError where it holds no such study."""
+        """`url` is a storage as in `wdgrid.load`. Raises UsageError if it does not hold the study."""
         self.name = name
         self._url = url
         with open_store(url) as store:
@@ -94,20 +95,20 @@ class Results:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What training stored of itself: device, versions, backend, numbers of images, times."""
+        """What was stored about the training: device, versions, backend, numbers of images, times."""
         with open_store(self._url) as store:
             return stored_environment(store.attrs(self.name))
 
     def table(self) -> "pd.DataFrame":
-        """One row a cell and seed; the columns of `wdgrid.study.cells.TABLE_COLUMNS`, then the hyperparameters.
+        """One row for each cell and seed; the columns of `wdgrid.study.cells.TABLE_COLUMNS`, then the hyperparameters.
 
-        Errors are in percent: +inf where training diverged, NaN where `state` is not complete.
+        Errors are in percent: +inf if training diverged, NaN if `state` is not complete.
         """
         with open_store(self._url) as store:
             return store.table(self.name)
 
     def curves(self) -> "pd.DataFrame":
-        """One row a finished cell, seed and epoch: panel, number, epoch, errors in percent, losses in nats."""
+        """One row for each finished cell, seed and epoch: panel, number, epoch, errors in percent, losses in nats."""
         with open_store(self._url) as store:
             return store.curves(self.name)
 
@@ -117,7 +118,7 @@ class Results:
         return analyse_table(self.study, table, attrs)
 
     def best(self, panel: str | None = None) -> Best:
-        """The best cell of a panel, or of all panels. Raises UsageError where there is none."""
+        """The best cell of a panel, or of all panels. Raises UsageError if there is none."""
         from wdgrid.analysis.selection import pick
         from wdgrid.analysis.surface import surfaces
 
@@ -177,7 +178,7 @@ class Results:
 
 
 def write_stored(store: Store, name: str, out: Path, style: Style = "cells") -> Written:
-    """Writes a stored study's report into the folder `out`; with that of its coarse pass, where there is one."""
+    """Writes a stored study's report into the folder `out`, with that of its coarse pass if there is one."""
     study, attrs, coarse = stored_study(store, name), store.attrs(name), None
     attrs["environment"] = {**attrs.get("environment", {}), "storage": store.url}
     if store.definition(coarse_name(name)):

@@ -48,6 +48,6 @@ def test_without_a_valley_seeds_are_advised():
 def test_advice_becomes_axis_values_and_seeds_of_the_study():
     rng, study = np.random.default_rng(0), make_study(seeds=[0, 2])
     noise = alone(20 + 2 * rng.standard_normal((7, 6, 2)), rows=LR[:7], cols=DECAY[:6], draws=0)
-    assert noise.advice.text == "2 more seeds would tell most"
+    assert noise.advice.text == "train 2 more seeds"
     assert more_seeds({"p": noise}, study) == "[0, 2, 1, 3]"
     assert extended_axes({}, study) == {} and more_seeds({}, study) is None

@@ -68,7 +68,7 @@ EMPTY = np.full((11, 11), np.nan)
         (WHOLE[:, :1], LR, DECAY[:1], "a single decay"),
         (np.where(np.arange(11) < 4, WHOLE, np.nan), LR, DECAY, "77 of 121 cells are missing"),
         (WHOLE * 0 + 12, LR, DECAY, "every cell has the same error"),
-        (WHOLE * 0 + 90, LR, DECAY, "nothing learns well enough"),
+        (WHOLE * 0 + 90, LR, DECAY, "no cell learns enough"),
         (WHOLE[:2], LR[:2], DECAY, "three values of rate"),
         (WHOLE[:, :1] + np.zeros(2), LR, np.array([0.0, 1e-3]), "positive values of decay"),
         (WHOLE[3:6, 4:6], LR[3:6], DECAY[4:6], "three values of rate"),
@@ -89,8 +89,7 @@ def test_a_surface_near_chance_is_no_ground_for_a_verdict(slope):
     assert 82.5 < found.best_error < 83.5 and found.cap == 90
     assert found.verdict == "can't tell" and found.slope is None
     assert (
-        "nothing learns well enough" in found.sentence
-        and "guessing on 90 %; a verdict needs 72 % or less" in found.sentence
+        "no cell learns enough" in found.sentence and "guessing on 90 %; a verdict needs 72 % or less" in found.sentence
     )
     assert alone(near, chance=99.9).verdict == "can't tell"  # a thousand classes: 17 % right is still too little
     assert alone(near - 5, chance=99.9).verdict != "can't tell"  # 22 % is not
@@ -103,7 +102,7 @@ def test_noise_alone_is_no_ground_for_a_verdict(seeds):
     rng = np.random.default_rng(seeds)
     for _ in range(3):
         found = alone(20 + 2 * rng.standard_normal((11, 11, seeds)), draws=0)
-        assert found.verdict == "can't tell" and "stands out of the noise" in found.sentence
+        assert found.verdict == "can't tell" and "by more than the noise" in found.sentence
         assert found.advice.axis is None and found.advice.seeds == seeds
 
 
@@ -143,7 +142,7 @@ def test_axes_other_than_rate_and_decay():
 
 def test_best_axes_in_the_libraries_terms():
     product = alone(bowl(-1))
-    assert "only the product counts" in best_axes(product, "adam").sentence
+    assert "only the product matters" in best_axes(product, "adam").sentence
     assert "paper's form" in best_axes(product, "adamw-torch").sentence
     ratio = alone(4 + 2 * (bowl(1, a=0.01) - 4), cap=7.0)
     assert "torch" in best_axes(ratio, "adamw").sentence and "divided by" in best_axes(ratio, "adamw").sentence

@@ -1,8 +1,8 @@
-"""What to train next so that the slope becomes known: more rows, columns or seeds, by what the fit expects to learn.
+"""Advises what to train next to learn the slope: more rows, columns or seeds, by their expected information.
 
-Every design is simulated: a slope is drawn from the posterior, new errors from the fitted process under that slope
-(Lindley, *Annals of Mathematical Statistics* 27, 1956: the expected information of an experiment), and the posterior
-taken again. The design with the largest expected gain, weighed against its training runs, is advised.
+Each design is simulated: a slope is drawn from the posterior and new errors from the fitted process with that slope,
+and the posterior is computed again (the expected information of an experiment: Lindley, *Annals of Mathematical
+Statistics* 27, 1956). The design with the largest expected gain for its number of training runs is advised.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,8 +27,8 @@ BEYOND = 2  # rows or columns added at an edge
 class Design:
     """Training runs to add, and the expected information on the slope in nats that they bring.
 
-    `axis` 0 and 1: so many `steps` of rows or columns beyond the highest edge, or below zero beyond the lowest.
-    `axis` 2: so many more seeds of every cell.
+    `axis` 0 and 1: `steps` is the number of rows or columns to add beyond the highest edge or, if negative, beyond the
+    lowest one. `axis` 2: it is the number of seeds to add to every cell.
     """
 
     axis: int
@@ -39,7 +39,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to train so that the verdict can be decided: multiples to `add` to an `axis`, or so many more `seeds`."""
+    """What to train to decide the verdict: multiples to `add` to an `axis`, or a number of `seeds` to add."""
 
     axis: str | None
     add: tuple[str, ...]
@@ -49,8 +49,9 @@ class Advice:
     def text(self) -> str:
         """In words."""
         if self.axis is None:
-            return f"{self.seeds} more seed{'s' * (self.seeds > 1)} would tell most"
-        return f"{HYPERPARAMETERS.get(self.axis, self.axis)} {', '.join(self.add)} would tell most of the slope"
+            return f"train {self.seeds} more seed{'s' * (self.seeds > 1)}"
+        word = HYPERPARAMETERS.get(self.axis, self.axis)
+        return f"add {word} {', '.join(self.add)} (most information on the slope)"
 
 
 def advised(
@@ -61,7 +62,7 @@ def advised(
     surface: Surface,
     multiples: Mapping[str, Iterable[Fraction]],
 ) -> Advice | None:
-    """The design that tells most, in a study's terms; None where no design tells anything or an axis has no ratio."""
+    """The best design, in a study's terms; None if no design gains anything, or if an axis has no constant ratio."""
     design = advise(cells, found, cap, surface.errors.shape[2], seen)
     if design is None or design.axis == 2:
         return None if design is None else Advice(None, (), design.steps)
@@ -72,10 +73,10 @@ def advised(
 
 
 def advise(cells: Cells, found: Posterior, cap: float, seeds: int, seen: bool) -> Design | None:
-    """The design with the largest gain over the square root of its runs; None where none gains anything.
+    """The design with the largest gain divided by the square root of its runs; None if none gains anything.
 
-    Where no valley is `seen` in the noise, twice the seeds: a slope is not what is missing.
-    Row effects of new rows are extrapolated by a parabola in x, so rows that will end above the cap are not asked for.
+    If no valley is `seen` in the noise, the design is twice the seeds. Row effects of new rows are extrapolated by a
+    parabola in x, so that rows expected above the cap are not advised.
     """
     options = [(axis, sign * BEYOND) for axis in (0, 1) for sign in (-1, 1)] + [(2, seeds)]
     if not seen:
@@ -119,7 +120,7 @@ def _simulated(
 ) -> Design:
     """The design with its expected gain: the mutual information of slope and new errors, by simulation.
 
-    New cells that the fit expects above the cap would tell nothing and are left out, though they must be paid for.
+    New cells that the fit expects above the cap bring no information and are left out, but their runs are counted.
     """
     added = _added(cells, axis, steps)
     runs = len(added.error) * seeds

@@ -38,9 +38,9 @@ class Boundary:
 def beyond(
     labels: Sequence[str], exact: Iterable[Fraction], values: np.ndarray, name: str, edge: Edge, count: int = 2
 ) -> tuple[str, ...]:
-    """Multiples that go on in the axis' own ratio: `16` after `8` gives `32`, `64`; nothing where there is no ratio.
+    """Multiples that continue an axis in its own ratio: `16` after `8` gives `32`, `64`; none if there is no ratio.
 
-    Where a label is rounded, as `0.333333` is, the one of the `exact` multiples that it prints counts.
+    If a label is rounded, as `0.333333` is, the `exact` multiple with this label is used.
     """
     known = {label(multiple): multiple for multiple in exact}
     order = [int(i) for i in np.argsort(values)]
@@ -69,11 +69,10 @@ def boundaries(
 ) -> tuple[Boundary, ...]:
     """Alarms for capped errors [R, C] and the two axes as (name, values, labels).
 
-    `multiples` holds an axis' exact multiples by its name, where labels may be rounded.
+    `multiples` holds the exact multiples of an axis by its name, since labels may be rounded.
 
-    An edge raises one when it holds the best cell, or three of the ten best (of fewer on a grid under 80
-    cells). An axis of one value has no edge. The smallest positive value beside a 0 is no edge: the 0 lies
-    beyond it.
+    There is an alarm if an edge holds the best cell, or three of the ten best (of fewer on a grid of less than 80
+    cells). An axis of one value has no edge. The smallest positive value is no edge if the axis has a 0.
     """
     k = int(np.clip(errors.size // 8, 1, 10))
     best, top = best_cells(errors, cap, 1), best_cells(errors, cap, k)

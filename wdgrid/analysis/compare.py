@@ -1,7 +1,7 @@
-"""Two panels held side by side: best errors and their difference, rank correlation, shared circles.
+"""Compares two panels: best errors and their difference, rank correlation, shared circles.
 
-Cells of two grids
-are the same cell where their axis multiples are, as printed: `1/4` of SGD's unit stands beside `1/4` of Adam's.
+Cells of two grids correspond if their axis multiples are the same as printed: `1/4` of SGD's unit corresponds to `1/4`
+of Adam's.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from wdgrid.analysis.words import Interval
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One panel to be compared: its surface as printed, its numbers, and how many best cells count as its circles."""
+    """One panel to be compared: its surface as printed, its numbers, and the number of its circled best cells."""
 
     label: str
     panel: str
@@ -30,13 +30,13 @@ class Side:
 
     @property
     def tested(self) -> Surface:
-        """The surface of test errors, whatever cells are picked on: what is compared."""
+        """The surface of test errors, which are compared also if cells are picked on validation images."""
         errors = self.surface.errors if self.surface.test_errors is None else self.surface.test_errors
         return replace(self.surface, errors=errors, circled=None, test_errors=None, planned=None, columns={})
 
     @property
     def mean(self) -> np.ndarray:
-        """Test error [R, C] in percent: +inf where any seed diverged, NaN where none is complete."""
+        """Test error [R, C] in percent: +inf if any seed diverged, NaN if none is complete."""
         return mean_over_seeds(self.tested.errors, np.inf)
 
     @property
@@ -50,13 +50,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What B is against A. Differences are B − A: below zero, B is better.
+    """The comparison of B with A. Differences are B − A: if they are negative, B is better.
 
-    Test errors stand against test errors: `best` are those of the cells that each side picked,
-    corrected for the picking (see `selection`) where that could be done. `difference` is in percent points,
-    `relative` in percent of A's; intervals are 90 %, from the same distributions as each side's own
-    `test_interval`, taken as independent; None where a side has none. `rank_correlation` is Spearman's over
-    `common_cells`, diverged cells ranking last; None for the reason in `why_no_correlation`. Circles are counts.
+    Test errors are compared with test errors: `best` has those of the cell that each side picked, corrected for the
+    picking (see `selection`) if that was possible. `difference` is in percentage points, `relative` in percent of A's
+    error. Intervals are 90 %, from the same distributions as each side's `test_interval`, taken as independent; None if
+    a side has none. `rank_correlation` is Spearman's over `common_cells`, with diverged cells last; None for the reason
+    in `why_no_correlation`. `circles` and `circles_shared` are numbers of cells.
     """
 
     a: str
@@ -78,7 +78,7 @@ class Comparison:
 
 
 def common(a: Side, b: Side) -> tuple[Surface, Surface, tuple[np.ndarray, np.ndarray]] | None:
-    """Both sides' test errors over the rows and columns they share, in A's order, and circles; None for none."""
+    """Both sides' test errors and circles over the rows and columns that both have, in A's order; None without any."""
     first, second, circled = a.tested, b.tested, b.circled
     if {first.row_name, first.col_name} != {second.row_name, second.col_name}:
         return None
@@ -107,7 +107,7 @@ def _places(surface: Surface, rows: list[str], cols: list[str]) -> tuple[list[in
 
 
 def compare(a: Side, b: Side, draws: int = 4000, rng_seed: int = 0) -> Comparison:
-    """B against A; the same input and `rng_seed` give the same intervals, each from so many `draws`."""
+    """Compares B with A. Intervals are from `draws` draws; the same input and `rng_seed` give the same intervals."""
     certain = [side.found.certainty for side in (a, b)]
     picked = [pick(side.surface) for side in (a, b)]
     errors = [
@@ -185,7 +185,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> tuple[float | None, str |
 
 
 def pairs(a: Mapping[str, Side], b: Mapping[str, Side]) -> list[tuple[Side, Side]]:
-    """Which panels stand side by side: one against one always; else by name, by variant and schedule, by variant."""
+    """Which panels are compared: the only one of each side; else those of equal name, variant and schedule, or variant."""
     if len(a) == len(b) == 1:
         return [(next(iter(a.values())), next(iter(b.values())))]
     left, right = list(a.values()), list(b.values())

@@ -1,7 +1,7 @@
-"""Draws of a panel's noise-free errors, given what was measured: for intervals of numbers that any surface defines.
+"""Draws noise-free errors of a panel, given the measured ones, for the intervals of cost, regrets and interaction.
 
-Cells that tell of the valley are drawn from the Gaussian process that was fitted to them (`slope`), every draw with a
-slope, a setting and a scale of its own; all others from a normal distribution around what was measured.
+The cells to which a Gaussian process was fitted (`slope`) are drawn from it, with a slope, a setting and a scale for
+each draw. All others are drawn from a normal distribution around the measured error.
 """
 
 from collections.abc import Iterator
@@ -108,8 +108,8 @@ def measure(errors: np.ndarray) -> dict[str, np.ndarray]:
 def of_draws(draws: np.ndarray, caps: np.ndarray) -> tuple[dict[str, float], dict[str, Interval]]:
     """The numbers of the mean of the draws [D, R, C], each at most at its cap [D], and their 90 % intervals.
 
-    An interval runs from the least to the largest of the draws' quantiles and of the same mirrored at the estimate:
-    draws are rougher than the surface, which raises every number, and the mirrored ends take that back.
+    An interval reaches from the smallest to the largest of the draws' quantiles and of these quantiles mirrored at the
+    estimate. Draws are rougher than the surface, which raises every number; mirroring corrects for that.
     """
     smooth = np.where(np.isposinf(draws).any(0), np.inf, np.where(np.isfinite(draws), draws, 0.0).mean(0))
     smooth = np.where(np.isnan(draws[0]), np.nan, smooth)

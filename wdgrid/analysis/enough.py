@@ -12,10 +12,10 @@ LEAST_SKILL = 0.2
 
 
 def _holes(mean: np.ndarray, planned: np.ndarray | None) -> np.ndarray:
-    """Cells of mean [R, C] still to be run: those planned that are missing.
+    """Cells of mean [R, C] that are planned and missing.
 
-    Where it is not known which were planned, all missing ones but those beyond a row's ends in a column of others: a
-    map re-plotted on λ/α is a slanted band with empty corners; its rows are whole all the same.
+    If it is not known which cells are planned: all missing cells except those beyond a row's ends. A map re-plotted
+    over λ/α is a slanted band with empty corners, and its rows are complete.
     """
     there = ~np.isnan(mean)
     if planned is not None:
@@ -25,7 +25,7 @@ def _holes(mean: np.ndarray, planned: np.ndarray | None) -> np.ndarray:
 
 
 def why_not(mean: np.ndarray, surface: Surface, best: float | None, cap: float | None, chance: float) -> str | None:
-    """Why mean errors [R, C] carry no number at all, or None."""
+    """Why mean errors [R, C] define no slope and no verdict, or None if they may."""
     row, col = (HYPERPARAMETERS.get(name, name) for name in (surface.row_name, surface.col_name))
     if mean.size == 0 or np.isnan(mean).all():
         return "no cell is finished"
@@ -34,7 +34,7 @@ def why_not(mean: np.ndarray, surface: Surface, best: float | None, cap: float |
     lowest, needed = float(np.nanmin(mean)), (1 - LEAST_SKILL) * chance
     if lowest > needed:
         return (
-            f"nothing learns well enough: the best cell errs on {percent(lowest)}, guessing on {chance:g} %; "
+            f"no cell learns enough: the best error is {percent(lowest)}, that of guessing {chance:g} %; "
             f"a verdict needs {needed:g} % or less; train longer or try other values"
         )
     if best is None or cap is None or not best < cap:

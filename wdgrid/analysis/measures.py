@@ -1,8 +1,8 @@
-"""Numbers that any surface defines: interaction, regrets, cost of tuning in turn, correlation of the best cells.
+"""Computes numbers of a surface: interaction, regrets, cost of tuning in turn, correlation of the best cells.
 
-Every function takes capped errors E [..., R, C] in percent (NaN: missing) and answers [...], NaN where a
-grid does not define the number. Definitions: docs/separability.md. Ties go to the first
-cell, so callers hand in grids sorted as the paper prints them: row values falling, column values rising.
+Every function takes capped errors E [..., R, C] in percent (NaN: missing) and returns [...], NaN if a grid does not
+define the number. docs/separability.md has the definitions. Of equal errors the first one counts, so grids must be
+sorted as the paper prints them: row values falling, column values rising.
 """
 
 import numpy as np
@@ -20,8 +20,8 @@ def _argmin(errors: np.ndarray, axis: int) -> np.ndarray:
 def interaction(errors: np.ndarray) -> np.ndarray:
     """Residual sum of squares of the additive row + column model, over the total sum of squares: 0 to 1.
 
-    Missing cells are left out of both (all grids of a stack must miss the same ones). NaN where nothing
-    varies, or where too few cells are there to tell an additive model from a perfect fit.
+    Missing cells are left out of both (all grids of a stack must miss the same ones). NaN if all errors are equal, or
+    if there are so few cells that the additive model fits them exactly.
     """
     present = ~np.isnan(errors.reshape(-1, *errors.shape[-2:])[0])
     rows = len(present)
@@ -44,9 +44,9 @@ def interaction(errors: np.ndarray) -> np.ndarray:
 
 
 def regret(errors: np.ndarray) -> np.ndarray:
-    """Mean excess error, in points, at the best cell's row when the column was tuned at each other row.
+    """Mean excess error, in points, in the best cell's row if the column is tuned in each of the other rows.
 
-    Transpose the grids for the other way round. A choice whose cell in the best row is missing is left out.
+    Transpose the grids for rows tuned in columns. A choice whose cell in the best row is missing is left out.
     """
     stack = errors.reshape(-1, *errors.shape[-2:])
     at = np.arange(len(stack))
@@ -61,10 +61,10 @@ def regret(errors: np.ndarray) -> np.ndarray:
 
 
 def sequential(errors: np.ndarray) -> np.ndarray:
-    """What tuning one after the other costs: mean excess in points over the best cell after two searches in a line.
+    """The cost of tuning one after the other: mean excess error, in points, over the best cell after two line searches.
 
-    The column is tuned at a row, then the row at that column. This is averaged over the rows to start from that have a
-    cell below the largest error (the cap), done likewise with row and column exchanged, and the two are averaged.
+    The column is tuned in a row, then the row in that column. This is averaged over the rows that have a cell below the
+    largest error (the cap). The same is done with rows and columns exchanged, and the two are averaged.
     """
     stack = errors.reshape(-1, *errors.shape[-2:])
     best = np.where(np.isnan(stack), np.inf, stack).min((1, 2))

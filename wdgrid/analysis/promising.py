@@ -1,8 +1,8 @@
 """Chooses the cells that a search trains next, from its coarse pass and the cells that are trained in full.
 
-Errors are arrays over a grid, with neighbours one step apart. The surface is a Gaussian process with two
-levels, full = coarse + a change that varies slowly (Kennedy & O'Hagan, *Biometrika* 87, 2000): the coarse pass gives
-the shape, full results move it, and noise of a single seed is averaged over neighbours instead of being believed.
+Errors are arrays over a grid. The surface is modelled as a Gaussian process with two levels, full = coarse + a change
+that varies slowly (Kennedy & O'Hagan, *Biometrika* 87, 2000), which averages the noise of single seeds over
+neighbouring cells.
 """
 
 import numpy as np
@@ -23,11 +23,10 @@ def promising(
 ) -> list[tuple[int, int]]:
     """Up to n cells not trained in full yet, the most promising first, as (row, column).
 
-    `coarse` and `full` [R, C] are mean errors in percent on the low and on the whole budget: NaN where there is none,
-    +inf where the cell diverged. Each level enters capped as `error_cap` says for its own best error, `chance` being
-    the error of guessing. Cells nearer to one another than `apart` steps, along the longer way, come after all others:
-    neighbours tell the same, and first one wants to know where the budget has moved the best to. Raises ValueError
-    where shapes disagree.
+    `coarse` and `full` [R, C] are mean errors in percent on the low and on the whole budget: NaN if there is none, +inf
+    if the cell diverged. Each level is capped by `error_cap` of its own best error; `chance` is the error of guessing.
+    Cells that are less than `apart` steps from a better one, along both axes, come after all others, because neighbours
+    give similar information. Raises ValueError if shapes disagree.
     """
     if coarse.shape != full.shape or coarse.ndim != 2:
         raise ValueError(f"both levels must be [R, C], not {list(coarse.shape)} and {list(full.shape)}")

@@ -1,10 +1,10 @@
-"""The picked cell of a panel: where it stands, what it errs on test, and how certain that is.
+"""Picks the best cell of a panel, and says what its test error is and how certain that is.
 
-A cell picked on validation images has an honest test error: the mean over its seeds, with Student's t; with one seed,
-the binomial of its test images (Jeffreys' interval, which ends at 0 where no image is wrong and at 100 % where all are:
-Brown, Cai & DasGupta, Statistical Science 16, 2001). A cell picked on the test errors is the lowest of many noisy ones.
-Where a surface could be fitted, its error is corrected by a parametric bootstrap (`draws.optimism`); where not, it is
-as measured.
+If cells are picked on validation images, the test error of the picked cell is unbiased. Its interval is Student's t
+over its seeds or, with one seed, binomial over its test images (Jeffreys' interval, which includes 0 if no image is
+wrong and 100 % if all are: Brown, Cai & DasGupta, Statistical Science 16, 2001). A cell picked on the test images has
+the lowest of many noisy errors. If a surface could be fitted, this error is corrected by a parametric bootstrap
+(`draws.optimism`); else it is reported as measured.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ CertaintyKind = Literal["seeds", "binomial", "fit"]
 
 @dataclass(frozen=True)
 class Certainty:
-    """Where a true error may lie: `mean` in percent, with standard error `error` of n − 1 degrees of freedom.
+    """The distribution of a true error: `mean` in percent, with standard error `error` and n − 1 degrees of freedom.
 
-    "binomial" is of n test images instead.
+    If `kind` is "binomial", n is the number of test images instead.
     """
 
     kind: CertaintyKind
@@ -50,7 +50,7 @@ class Certainty:
 class Picked:
     """The cell [row, column] of the lowest mean error, that error, and its error on test; all in percent.
 
-    Cells are picked on the surface's `errors`: where those are validation errors, `test_error` is another number.
+    Cells are picked on the surface's `errors`; if those are validation errors, `test_error` differs from `error`.
     """
 
     row: int
@@ -61,7 +61,7 @@ class Picked:
 
 
 def pick(surface: Surface, test_images: int | None = None) -> Picked | None:
-    """The picked cell; None where no cell has a finite mean (a cell with a diverged seed has none)."""
+    """The cell with the lowest mean error; None if no cell has a finite mean (a cell with a diverged seed has none)."""
     mean = mean_over_seeds(surface.errors, np.inf)
     best = lowest(mean, 1)
     if not best:

@@ -98,7 +98,7 @@ class Surface:
 
 
 def mean_over_seeds(errors: np.ndarray, cap: float) -> np.ndarray:
-    """Mean over seeds [R, C] of errors [R, C, S], with diverged runs at the cap; NaN where every seed is missing.
+    """Mean over seeds [R, C] of errors [R, C, S], with diverged runs at the cap; NaN if every seed is missing.
 
     The mean itself is not capped.
     """
@@ -124,7 +124,7 @@ def mask_of(places: Iterable[tuple[int, int]], shape: tuple[int, ...]) -> np.nda
 
 
 def _labels(values: np.ndarray, printed: Iterable[object] | None) -> tuple[str, ...]:
-    """Printed multiples of the unique values; the values themselves where a value is printed in two ways."""
+    """Printed multiples of the unique values; the values themselves if a value is printed in two ways."""
     names: dict[float, str] = {}
     for value, name in zip(values, values if printed is None else printed, strict=True):
         if names.setdefault(float(value), str(name)) != str(name):
@@ -187,8 +187,8 @@ def surfaces(
 def paper_surfaces(csv_path: Path | str = PAPER_FIGURES, figure: int | None = None) -> dict[str, Surface]:
     """The paper's Figures 1 and 2 with their circles; one seed, errors in percent, clipped at 7.
 
-    Panels are named `figure2 SGDW`; with `figure` given, only that figure's, named `SGDW`. The two figures
-    are two studies: analyse them apart, since cap and e* are taken over all panels of a study. Raises DataError where
+    Panels are named `figure2 SGDW`; with `figure` given, only that figure's, named `SGDW`. The two figures are two
+    studies and must be analysed separately, because cap and e* are those of all panels of a study. Raises DataError if
     the file cannot be read or is no such table.
     """
     try:

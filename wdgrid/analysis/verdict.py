@@ -1,6 +1,6 @@
-"""The verdict on a panel and the sentence that says it: what tuning in turn costs first, then the slope.
+"""Derives the verdict on a panel, and phrases it: the cost of tuning in turn, then the slope.
 
-A doubled rate moves the best decay by a factor 2^|s|: 1.19 at |s| = ¼, 1.41 at |s| = ½.
+If the rate doubles, the best decay changes by a factor of 2^|s|: 1.19 for |s| = ¼, 1.41 for |s| = ½.
 """
 
 from typing import Literal
@@ -38,7 +38,7 @@ def sentence_of(
     slope = f"s = {number(valley.slope)}, 90 % interval {number(valley.interval[0])} to {number(valley.interval[1])}"
     price = "" if cost is None else f"tuning one after the other costs {with_interval(cost, within)} points"
     if verdict == "can't tell" and not valley.seen:
-        return f"can't tell: no best {col} stands out of the noise"
+        return f"can't tell: no {col} is better than the others by more than the noise"
     if verdict == "can't tell":
         return f"can't tell: the slope is too uncertain ({slope})"
     if verdict == "bent":
@@ -50,8 +50,8 @@ def sentence_of(
 
 
 def _move(slope: float, row: str, col: str) -> str:
-    """`halve the rate, double the decay`, or the factor that a slope far from ±1 asks for."""
+    """`if you halve the rate, double the decay`; if the slope is far from ±1, with its factor."""
     factor = 2.0 ** abs(slope)
     if 1.75 <= factor <= 2.3:
-        return f"halve {the(row)}, {'double' if slope < 0 else 'halve'} {the(col)}"
-    return f"halve {the(row)}, {'multiply' if slope < 0 else 'divide'} {the(col)} by {factor:.1f}"
+        return f"if you halve {the(row)}, {'double' if slope < 0 else 'halve'} {the(col)}"
+    return f"if you halve {the(row)}, {'multiply' if slope < 0 else 'divide'} {the(col)} by {factor:.1f}"

@@ -1,4 +1,4 @@
-"""How numbers and hyperparameters are worded, in every sentence and table: one minus sign, one dash, one rounding."""
+"""Formats numbers and hyperparameters, in the same way in every sentence and table."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def the(word: str) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number with a real minus sign, or a dash where there is none; never −0.00."""
+    """A number with a minus sign (U+2212), or a dash if there is none; never −0.00."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
@@ -58,10 +58,10 @@ def figures(value: float | None) -> str:
 
 
 def divergences(counts: Mapping[Divergence, int]) -> str:
-    """`1 non-finite, 13 stuck`: of how many cells training went wrong, by class; empty where of none."""
+    """`1 non-finite, 13 stuck`: the number of cells whose training went wrong, by class; empty if there are none."""
     return ", ".join(f"{counts[kind]} {words}" for kind, words in DIVERGENCES.items() if counts.get(kind))
 
 
 def multipliers(by_pattern: Mapping[str, float]) -> str:
-    """What decay is multiplied by for some parameters; empty where all decay alike."""
+    """The decay multipliers by pattern; empty if there are none."""
     return ", ".join(f"{pattern} × {m:g}" for pattern, m in by_pattern.items())

@@ -1,7 +1,7 @@
-"""The commands: parse, call, print, exit status. Results go to stdout, messages to stderr.
+"""Defines the commands: they parse, call, print, and set the exit status. Results go to stdout, messages to stderr.
 
-Exit status 2 is bad input (one line a fault), 1 a fault of the machine, 3 a sweep that misses cells at its
-end, 130 an interrupt (143 by SIGTERM, 129 by SIGHUP).
+Exit status: 2 for bad input (one line for each fault), 1 after a fault of the machine, 3 if a sweep ends with missing
+cells, 130 after an interrupt (143 after SIGTERM, 129 after SIGHUP).
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What the commands share: options and printing."""
+"""Options and printing that several commands share."""
 
 import json
 import sys
@@ -32,14 +32,14 @@ StudyName = Annotated[
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="Where trials are kept: sqlite:///path.db or postgresql+psycopg://…; by default NAME.db beside the study "
-        "file given; for a study given by name in studies/ if there is such a folder here, else here.",
+        help="Where trials are stored: sqlite:///path.db or postgresql+psycopg://…; by default NAME.db beside the "
+        "study file; for a study given by name, in studies/ if there is such a folder here, else here.",
         metavar="URL",
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for reports; a study's go to OUT/NAME.", metavar="DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk: only data and faults.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 Style = Annotated[
     Literal["cells", "paper"],
     typer.Option(help="cells: colour-blind safe, one square a cell. paper: jet, shaded, as in the published figures."),
@@ -49,7 +49,8 @@ Style = Annotated[
 NoCode = Annotated[
     bool,
     typer.Option(
-        "--no-code", help="Refuse a study file that names code (package.module:function), which would be run."
+        "--no-code",
+        help="Refuse a study file that names code (package.module:function), because training runs that code.",
     ),
 ]
 
@@ -60,7 +61,7 @@ def echo(text: str) -> None:
 
 
 def say(text: str, quiet: bool = False) -> None:
-    """Talk, on stderr, without control characters."""
+    """Prints a message to stderr, without control characters, unless `quiet`."""
     if not quiet:
         typer.echo(printable(text), err=True)
 

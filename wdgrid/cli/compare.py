@@ -1,4 +1,4 @@
-"""`wdgrid compare A B`: two studies, panels, or the paper's figures side by side."""
+"""`wdgrid compare A B`: compares two studies, two panels, or one with the paper's figures."""
 
 # pandas has no type stubs.
 # pyright: reportMissingTypeStubs=false
@@ -61,19 +61,19 @@ def compare(
         if all(side is not pair[place] for pair in pairs)
     ]
     if left:
-        say(f"without a counterpart: {', '.join(left)}", quiet)
+        say(f"not compared, because the other side has no such panel: {', '.join(left)}", quiet)
     say(f"written: {path}", quiet)
 
 
 def _slug(what: str) -> str:
-    """A name as part of a folder's: `paper:figure2/SGDW` is `paper-figure2-SGDW`, a study file its study."""
+    """A name that can be part of a folder's name: `paper-figure2-SGDW` for `paper:figure2/SGDW`."""
     head, toml, panel = what.partition(".toml")
     name = f"{Path(head).name}{panel}" if toml else what
     return re.sub(r"[^\w.+-]+", "-", name).strip("-")
 
 
 def _sides(what: str, storage: str | None) -> "dict[str, Side]":
-    """The panels that a user's word stands for, by name."""
+    """The panels that the user names, by their names."""
     if what.startswith("paper:"):
         name, _, panel = what.removeprefix("paper:").partition("/")
         found = _paper(name)

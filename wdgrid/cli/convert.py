@@ -1,4 +1,4 @@
-"""`wdgrid convert`: what a (rate, decay) is called in another library, with a line to paste. Starts at once."""
+"""`wdgrid convert`: converts (rate, decay) to another library's terms, with a line to paste."""
 
 import math
 from typing import Annotated
@@ -73,7 +73,7 @@ def convert(
 
 
 def _needs(steps_known: bool, epochs_known: bool) -> dict[str, str]:
-    """Targets that lack options, and which: left out where no `--to` asks for them, else an error."""
+    """Targets that need options which are not given, and which; left out without `--to`, else an error."""
     steps = [] if steps_known else ["--batch and --train-size (or --steps-per-epoch)"]
     lacking = {"normalised": steps + ([] if epochs_known else ["--epochs"]), "tau": steps}
     return {name: " and ".join(options) for name, options in lacking.items() if options}

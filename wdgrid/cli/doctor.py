@@ -1,4 +1,4 @@
-"""`wdgrid doctor`: prints what this machine offers, and what to beware of."""
+"""`wdgrid doctor`: prints what this machine has, and possible problems."""
 
 import os
 import shutil
@@ -34,9 +34,9 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look at this machine: device, cores, versions, memory, matrix speed, storage, and what to beware of.
+    """Check this machine: device, cores, versions, memory, matrix speed, storage, and possible problems.
 
-    With --storage: exit status 1 where something is found.
+    With --storage: check a storage, too; exit status 1 if it has a problem.
     """
     if storage is not None:
         _look_at(storage, as_json)

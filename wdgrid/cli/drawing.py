@@ -1,4 +1,4 @@
-"""Prints what a report says and where its files are."""
+"""Writes a report, and prints its summary and where its files are."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal

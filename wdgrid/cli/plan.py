@@ -1,4 +1,4 @@
-"""`wdgrid plan`: prints what a study will cost on this machine."""
+"""`wdgrid plan`: estimates what a study will cost on this machine."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""What long work looks like while it runs: a bar on a terminal, plain lines elsewhere; always on stderr."""
+"""Shows the progress of long work on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import math
@@ -41,7 +41,7 @@ LINE_S = 5.0  # seconds between two plain lines about the same work
 def show(quiet: bool, command: str | None = None) -> Generator[Listener]:
     """Yields the function that shows a sweep's events. `command` resumes it after an interrupt.
 
-    `quiet`: only an interrupt is shown, and what is missing at the end.
+    `quiet`: shows only an interrupt, and missing cells at the end.
     """
     resume = f". To resume:\n  {command}" if command else ""
     training = None if quiet else _Bars() if sys.stderr.isatty() else _Lines()
@@ -66,7 +66,7 @@ def show(quiet: bool, command: str | None = None) -> Generator[Listener]:
 
 @contextmanager
 def show_preparing() -> Generator[TellPreparing]:
-    """Yields the function that is called with what is done to the data, how much of it, of how much."""
+    """Yields the function to be called with the kind of work on the data, how much is done, and of how much."""
     if sys.stderr.isatty():
         with _new_bar() as bar:
             yield _preparing_bar(bar)
@@ -79,17 +79,17 @@ def _print(text: str) -> None:
 
 
 def message(event: Event) -> str | None:
-    """An event in words, None where it says nothing."""
+    """The message for an event; None if it has none."""
     match event:
         case Replaced():
-            return f"{event.study}: no cell of the stored study was trained yet: this study replaces it"
+            return f"{event.study}: this study replaces the stored one, of which no cell was trained"
         case Planned():
             return _planned(event)
         case SlowSearch():
             share = f"about {100 * event.share:.0f} % of the whole grid's time"
-            return f"{event.study}: this network's cells train many at once, so that the search takes {share}"
+            return f"{event.study}: this network trains many cells at once, so the search takes {share}"
         case RoundChosen():
-            return f"{event.study}: the next {event.chosen} of {event.cells} cells in full, where the best may be"
+            return f"{event.study}: training the {event.chosen} most promising of {event.cells} cells in full"
         case Waiting():
             return f"{event.study}: waiting for {event.cells} cells {_held(event.until)}"
         case SweepEnded():
@@ -137,7 +137,7 @@ def _ended(event: SweepEnded) -> str:
 
 
 class _Best:
-    """The best error so far, in words; on validation where there is a split."""
+    """The best error so far, as text; on the validation images if there is a split."""
 
     def __init__(self) -> None:
         self.error, self.panel = math.inf, ""
@@ -167,7 +167,7 @@ def _new_bar() -> "Bar":
 
 
 class _Bars:
-    """A bar for the cells while they are trained, one for each piece of work on the data before."""
+    """A progress bar for the cells and, before, one for each kind of work on the data."""
 
     def __init__(self) -> None:
         self.bar: Bar | None = None
@@ -212,7 +212,7 @@ class _Bars:
 
 
 def _preparing_bar(bar: "Bar") -> TellPreparing:
-    """A bar of its own for each piece of work, which goes when it is done."""
+    """A bar for each kind of work, which is hidden when the work is done."""
     tasks: dict[str, TaskID] = {}
 
     def tell(what: str, done: int, of: int) -> None:
@@ -237,7 +237,7 @@ def _preparing_lines() -> TellPreparing:
 
 
 class _Lines:
-    """One plain line a chunk."""
+    """One plain line for each chunk."""
 
     def __init__(self) -> None:
         self.best, self.prepare = _Best(), _preparing_lines()
@@ -275,7 +275,7 @@ class _Lines:
 
 
 def _span(seconds: float) -> str:
-    """A time to go, to two figures at most: 40 s, 12 min, 3 h 20 min."""
+    """The remaining time, rounded: 40 s, 12 min, 3 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""`wdgrid list`, `show`, `report` and `export`: what is stored, read again."""
+"""`wdgrid list`, `show`, `report` and `export`: show, draw and write stored results."""
 
 # pandas has no type stubs.
 # pyright: reportUnknownArgumentType=false
@@ -44,12 +44,12 @@ def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
         except UsageError as error:
             if storage or url.startswith("sqlite:///studies/"):
                 raise
-            say(f"left out, as it holds no studies: {error}")
+            say(f"left out, because it holds no studies: {error}")
     if as_json:
         print_json(found)
         return
     if not found:
-        say("no studies here yet; begin with: wdgrid sweep digits")
+        say("no stored studies here; to train one: wdgrid sweep digits")
     for s in found:
         best = "–" if s["best_error"] is None else f"{s['best_error']:.2f} %"
         best += " on validation" if s["selected_on"] == "validation" else ""
@@ -100,10 +100,10 @@ def report(
     as_json: AsJson = False,
     quiet: Quiet = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Draw again while a sweep runs, until no cell is left; Ctrl-C ends it.")
+        bool, typer.Option("--watch", help="Draw again whenever cells are finished, until none is left.")
     ] = False,
     every: Annotated[
-        float, typer.Option(min=0.1, help="With --watch: look for finished cells this often.", metavar="SECONDS")
+        float, typer.Option(min=0.1, help="With --watch: how often to look for finished cells.", metavar="SECONDS")
     ] = 5.0,
 ) -> None:
     """Draw a stored study's report again, from what is stored."""
@@ -131,7 +131,7 @@ def export(
     fmt: Annotated[Literal["csv", "parquet", "json"], typer.Option("--format", help="File format.")] = "csv",
     out: Annotated[Path | None, typer.Option(help="File to write; stdout if not given.", metavar="FILE")] = None,
 ) -> None:
-    """Export a study's trials as one tidy table, a row a trial."""
+    """Export a study's trials as one table, with one row for each trial."""
     from wdgrid.report.export import export as write
     from wdgrid.report.output import written
     from wdgrid.runner.naming import open_store, stored, stored_study

@@ -1,4 +1,4 @@
-"""The sweep that made a study, as it is to be typed again: to go on with it, or to add what an alarm asks for."""
+"""Composes the `wdgrid sweep` command that resumes a study, or that adds the values which alarms propose."""
 
 import shlex
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepCommand:
-    """The `wdgrid sweep` that made a study, or would go on with it; printed as it is to be typed, a password as ***."""
+    """The `wdgrid sweep` that made a study or resumes it, printed as it can be typed; a password is printed as ***."""
 
     study: str  # a file or a name
     overrides: tuple[str, ...] = ()
@@ -35,17 +35,17 @@ class SweepCommand:
         return shlex.join(words)
 
     def with_axes(self, axes: dict[str, str], seeds: str | None = None) -> "SweepCommand":
-        """The same with these axes' values and seeds, as TOML."""
+        """The same command with other axis values and seeds, as TOML."""
         fields = {f"axes.{axis}.values": text for axis, text in axes.items()} | ({"seeds": seeds} if seeds else {})
         kept = [given for given in self.overrides if given.partition("=")[0].strip() not in fields]
         return replace(self, overrides=(*kept, *(f"{field}={text}" for field, text in fields.items())))
 
 
 def sweep_of(store: "Store", name: str, url: str, study: str) -> SweepCommand:
-    """The sweep that made the study `name`, found in `store` at `url`, in words that work from this folder.
+    """The sweep that made the study `name`, found in `store` at `url`, as a command that works in this folder.
 
-    `study` is what a user calls it, which is what is printed where an older study kept nothing. A coarse pass was made
-    by its study's sweep.
+    `study` is the name or file that the user gave; it is used if the storage does not have the command. For a coarse
+    pass it is the sweep of its study.
     """
     from wdgrid.runner.naming import COMMAND, database_folder, sqlite_path, storage_url, study_name
     from wdgrid.study.coarse import SUFFIX
@@ -62,7 +62,7 @@ def sweep_of(store: "Store", name: str, url: str, study: str) -> SweepCommand:
 
 
 def _from_here(word: str, folder: Path) -> str:
-    """A file or a name typed in `folder`: as it was typed where it means the same here, else the file's whole path."""
+    """A file or a name typed in `folder`: as it was typed if it means the same here, else as an absolute path."""
     if Path.cwd() == folder:
         return word
     places = [folder / word, folder / "studies" / f"{word}.toml"]
@@ -70,7 +70,7 @@ def _from_here(word: str, folder: Path) -> str:
 
 
 def untrained(store: "Store", name: str) -> int:
-    """How many cells a search left out, which a sweep of the whole grid trains; 0 where there was none."""
+    """The number of cells that a search did not train; 0 if there was no search."""
     from wdgrid.study.coarse import coarse_name
 
     return sum(store.pending(name).values()) if store.definition(coarse_name(name)) else 0

@@ -1,4 +1,4 @@
-"""`wdgrid sweep`: trains what is missing of a study, then draws its report."""
+"""`wdgrid sweep`: trains the missing cells of a study, then draws its report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,21 +16,21 @@ def sweep(
     study_word: StudyWord,
     storage: Storage = None,
     out: Out = Path("reports"),
-    name: Annotated[str | None, typer.Option(help="Name of the study; the file's name if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study; by default the name of its file.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; overrides task.device.")] = None,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a field, such as task.epochs=5. May be repeated.", metavar="FIELD=VALUE"),
     ] = None,
     extend: Annotated[
-        bool, typer.Option("--extend", help="Let the stored study grow by new axis values, seeds or panels.")
+        bool, typer.Option("--extend", help="Add new axis values, seeds or panels to the stored study.")
     ] = False,
     coarse: Annotated[
         bool,
         typer.Option(
-            help="Search for the best cells only, at no more than a quarter of the grid's cells × epochs: every second "
-            "value of each axis at a quarter of the epochs, then in full the cells where that was best. The others "
-            "stay untrained, and separability stays open; without --coarse the same command trains them.",
+            help="Search for the best cells only, at no more than a quarter of the grid's cells × epochs: train every "
+            "second value of each axis for a quarter of the epochs, then the most promising cells in full. The others "
+            "are not trained, so separability is not measured; without --coarse the same command trains them.",
         ),
     ] = False,
     no_code: NoCode = False,
@@ -39,10 +39,10 @@ def sweep(
     ] = False,
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="Stay until cells that other processes hold are done; train what they drop."),
+        typer.Option("--wait", help="Wait for cells that other processes hold; train those that they drop."),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; one a core if not given (one in all on a GPU).")
+        int | None, typer.Option(min=1, help="Number of worker processes; by default one a core, or one on a GPU.")
     ] = None,
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Minutes between checkpoints inside a chunk that takes longer than that.")
@@ -51,7 +51,7 @@ def sweep(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train what a study has not trained yet, then draw its report. Give the same command again to resume.
+    """Train the cells of a study that are not trained yet, then draw its report. The same command resumes it.
 
     A study file that names code as package.module:function runs it.
 

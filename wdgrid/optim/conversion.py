@@ -1,11 +1,11 @@
-"""What (rate, decay) of one optimizer is called in another library, with a line to paste.
+"""Converts the (rate, decay) of one optimizer to another library's terms, with a line to paste.
 
-The libraries' update rules (docs/theory.md) were read in torch 2.15, timm 1.0.31,
-Composer 0.32, optax 0.2.8, Keras 3.15 and pytorch_optimizer 4.1; none of them is imported. η is the
-schedule's multiplier, α the rate. The paper's step takes η λ θ off for decay; the library form
-(`sgdw-torch`, `adamw-torch`) η α λ θ, so λ_library = λ_paper / α. L2 factors are the same everywhere, but
-for Keras' regularizer, whose gradient is twice its factor. Two without a line of their own: Schedule-Free
-decays in the library form, pytorch_optimizer's `fixed_decay=True` by λ θ whatever rate and schedule.
+The libraries' update rules (docs/theory.md) were read in torch 2.15, timm 1.0.31, Composer 0.32, optax 0.2.8, Keras
+3.15 and pytorch_optimizer 4.1; none of them is imported. η is the schedule's multiplier, α the rate. For decay, the
+paper's step subtracts η λ θ, and the library form (`sgdw-torch`, `adamw-torch`) η α λ θ, so λ_library = λ_paper / α. L2
+factors are the same everywhere except for Keras' regularizer, whose gradient is twice its factor. Two are not among the
+targets: Schedule-Free decays in the library form, and pytorch_optimizer's `fixed_decay=True` by λ θ at any rate and
+schedule.
 """
 
 import math
@@ -19,7 +19,7 @@ TARGETS = ("paper", "torch", "timm", "composer", "optax", "keras", "pytorch_opti
 ALIASES = {"normalized": "normalised", "pytorch-optimizer": "pytorch_optimizer"}
 
 OUTSIDE = (
-    "this library keeps the rate outside the momentum buffer: equal to Algorithm 1 while the rate is constant, "
+    "this library multiplies the momentum buffer by the rate: equal to Algorithm 1 while the rate is constant, "
     "not under a schedule"
 )
 NO_LIBRARY = "no library here has this optimizer"
@@ -51,7 +51,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class _Setting:
-    """A checked source: `decay` is λ as the paper writes it (L2 factor or decoupled decay, by `decoupled`)."""
+    """The validated input: `decay` is λ as in the paper (a decoupled decay if `decoupled`, else an L2 factor)."""
 
     optimizer: str
     adaptive: bool
@@ -93,12 +93,11 @@ def convert(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> Conversion:
-    """What `optimizer`'s (lr, weight_decay) is called in the terms of `to`, one of TARGETS.
+    """The (lr, weight_decay) of `optimizer` in the terms of `to`, one of TARGETS.
 
-    `normalised` needs `epochs` (of the current restart period) and `tau` does not; both need
-    `steps_per_epoch`, or `batch` and `train_size`. `schedule` matters where a library is equal under a
-    constant rate only. Raises ValueError with one line on an unknown name, a number out of range or a
-    missing one.
+    `normalised` needs `epochs` (of the current restart period) and `tau` does not; both need `steps_per_epoch`, or
+    `batch` and `train_size`. `schedule` matters if a library is equal under a constant rate only. Raises ValueError, in
+    one line, for an unknown name, a number out of range or a missing one.
     """
     to = ALIASES.get(to.lower(), to.lower())
     if optimizer not in VARIANTS:

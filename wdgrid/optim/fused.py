@@ -1,4 +1,4 @@
-"""The optimizers as the engine runs them: `wdgrid.optim.algorithms`, in place on flat [K, P] storage."""
+"""Runs the optimizers of `wdgrid.optim.algorithms` fast and in place, on flat [K, P] storage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,10 +121,10 @@ DECAYS: dict[Decay, tuple[Callable[[Tensor, float], Tensor | float], Callable[[T
 
 
 class Rule:
-    """The fast twin: updates θ [K, P] in place, its state and its hyperparameters [K] kept together.
+    """The fast version of a variant: its state, its hyperparameters [K], and the update of θ [K, P] in place.
 
-    Cells are rows of contiguous storage, so nothing that one row holds can reach another. `parts` cover the columns
-    and say what λ is multiplied by in each.
+    Each cell is a row of contiguous storage, so no cell affects another. `parts` cover the columns, each with its decay
+    multiplier.
     """
 
     def __init__(self, optimizer: str, theta: Tensor, hyper: Mapping[str, Tensor], parts: Parts = EVERYTHING) -> None:
@@ -137,7 +137,7 @@ class Rule:
         self.kernel = self.update.cpu_kernels.get(self.variant.decay) if theta.device.type == "cpu" else None
 
     def freeze(self, cells: Tensor) -> None:
-        """Stops some cells ([K] bool): weights, state, rate and decay zero from here on."""
+        """Stops some cells ([K] bool): sets their weights, state, rate and decay to zero."""
         for tensor in (self.theta, *self.state):
             tensor[cells.to(tensor.device)] = 0
         for name in ("lr", "weight_decay"):
@@ -156,15 +156,15 @@ class Rule:
             self._apply_cells_(self.kernel, gradient, *self._rate_and_decay(eta, decay), t)
 
     def coefficients(self, eta: float, t: int, decay: float = 1.0) -> dict[str, Tensor]:
-        """What step t (from 1) changes in `apply_`, each [K] float64 on the CPU; the names are the rule's for good."""
+        """The coefficients of step t (from 1) for `apply_`, each [K] float64 on the CPU; their names never change."""
         rate, amount = self._rate_and_decay(eta, decay)
         return self._decays(amount) | self.update.coefficients(self.hyper, rate, eta, t)
 
     def apply_(self, gradient: Tensor, now: Coefficients) -> None:
         """One step in place, with its coefficients as columns [K, 1] on θ's device and in its precision.
 
-        `gradient` [K, P] is used up. Nothing here depends on a number of this step that Python knows, so a CUDA graph
-        may hold it.
+        `gradient` [K, P] is overwritten. The operations do not depend on Python numbers of this step, so a CUDA graph
+        can record them.
         """
         self._decay_(gradient, now)
         self.update.apply_(self.theta, self.state, gradient, now)
@@ -190,7 +190,7 @@ class Rule:
             self._decay_part_(self.theta[:, columns], g[:, columns], now[f"decay{i}"])
 
     def _apply_cells_(self, kernel: Callable[..., None], g: Tensor, rate: Tensor, amount: Tensor, t: int) -> None:
-        """One step by a kernel that takes one cell a call, and one decay for all of its weights."""
+        """One step by a kernel that updates one cell in each call, with one decay for all its weights."""
         if any(m != 1 for _, m in self.parts):
             self._decay_(g, self._columns(self._decays(amount)))
             amount = torch.zeros_like(amount)

@@ -1,4 +1,4 @@
-"""The optimizer variants: what is known about each before anything is computed. Imports nothing of wdgrid.
+"""Lists the optimizer variants with everything that the rest of wdgrid needs to know about each.
 
 A new variant is a record here, a function in `wdgrid.optim.algorithms` and an update in `wdgrid.optim.fused`.
 """
@@ -27,10 +27,10 @@ class Decay(Enum):
 class Variant:
     """One optimizer variant.
 
-    `name` is written in study files, `title` on figures. `family` is the libraries' optimizer that it is, but for its
-    decay and the place of its rate; None where no library has it. `defaults` are the hyperparameters that it has beside
-    lr and weight_decay, `positive` those of them that may not be 0, with the reason. `counterpart` is the target of
-    `wdgrid convert` in whose terms a report gives the best cell, None for none.
+    `name` is written in study files, `title` on figures. `family` is the optimizer in other libraries that differs only
+    in its decay and in where its rate acts; None if there is none. `defaults` are the hyperparameters that it has
+    beside lr and weight_decay, `positive` those of them that may not be 0, with the reason. `counterpart` is the target
+    of `wdgrid convert` to which reports convert the best cell, or None.
     """
 
     name: str

@@ -39,12 +39,12 @@ def analyse_table(study: "Study", table: "pd.DataFrame", attrs: Mapping[str, Any
 
 
 def chance_of(attrs: Mapping[str, Any]) -> float:
-    """The error in percent of guessing among the study's classes; of ten where their number is not known."""
+    """The error of guessing in percent; for ten classes if the number of classes is not stored."""
     return 100 * (1 - 1 / attrs.get("environment", {}).get("classes", 10))
 
 
 def fitted(numbers: "Mapping[str, Separability]") -> "_Fitted":
-    """What a map takes from the analysis: the end of its colours, and the valleys that stand out of the noise."""
+    """What a heatmap uses of the analysis: the cap, where its colours end, and the valleys that were found."""
     cap = next((panel.cap for panel in numbers.values()), None)
     seen = {panel: one.valley for panel, one in numbers.items() if one.valley is not None and one.valley.seen}
     return {"cap": cap, "valleys": seen}
