@@ -65,16 +65,17 @@ def _module(name: str) -> ModuleSpec | None:
 
 def _may_have(tree: ast.Module, name: str) -> bool:
     """Whether a module may have a name that is no top-level definition: imported, assigned, or made while it runs."""
-    for node in ast.walk(tree):
-        names = {
-            ast.Name: lambda n: n.id,
-            ast.alias: lambda n: n.asname or n.name.partition(".")[0],
-            ast.FunctionDef: lambda n: n.name,
-            ast.ClassDef: lambda n: n.name,
-        }.get(type(node), lambda _: "")(node)
-        if names in (name, "*", "__getattr__", "globals"):
-            return True
-    return False
+    return any(_bound(node) in (name, "*", "__getattr__", "globals") for node in ast.walk(tree))
+
+
+def _bound(node: ast.AST) -> str | None:
+    match node:
+        case ast.Name(id=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return name
+        case ast.alias(name=name, asname=alias):
+            return alias or name.partition(".")[0]
+        case _:
+            return None
 
 
 def _unfit(field: str, path: Path, definition: Definition, args: Mapping[str, Any]) -> Iterator[str]:
