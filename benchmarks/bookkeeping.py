@@ -1,4 +1,4 @@
-"""What storing costs: the store's calls by themselves, and their share of a whole sweep.
+"""Measures the cost of storing: the store's calls by themselves, and their share of a whole sweep.
 
 `python bookkeeping.py sweep STUDY FOLDER WORKERS` runs one `wdgrid sweep` with every store call timed; prints JSON.
 """

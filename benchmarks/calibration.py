@@ -1,4 +1,4 @@
-"""How often the analysis is right: `python benchmarks/calibration.py --surfaces 40` on surfaces of known slope.
+"""Measures how often the analysis is right on surfaces of known slope.
 
 Development seeds (0 and up) chose the constants in wdgrid/analysis; certification seeds (2 000 000 and up, the default)
 were run for docs/separability.md only. Prints Markdown.
@@ -24,7 +24,7 @@ NUMBERS = ("interaction", "cost", "regret_decay", "regret_rate", "honest_error")
 
 @dataclass(frozen=True)
 class Result:
-    """What was said of one surface, and what is true. `covered` is by name of number."""
+    """The analysis of one surface and the true values. `covered`: whether each interval has the true value."""
 
     family: str
     seeds: int
@@ -77,7 +77,7 @@ def _by_seeds(rows: list[Result], value) -> str:
 
 
 def table(found: list[Result]) -> Iterator[str]:
-    """A row a family, then the error rates over all of them."""
+    """One row for each family, then the error rates over all of them."""
     yield "| family | n | slope: bias, rmse | slope covered, by seeds | withheld, by seeds | bent | median width |"
     yield "|---|---|---|---|---|---|---|"
     for family in dict.fromkeys(r.family for r in found):

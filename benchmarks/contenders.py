@@ -1,4 +1,4 @@
-"""Who is compared: each contender's name in the tables and its whole command."""
+"""Lists the contenders: the name of each in the tables, and its whole command."""
 
 import sys
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ WDGRID = [sys.executable, "-c", "import sys; from wdgrid.cli import main; sys.ex
 
 @dataclass(frozen=True)
 class Contender:
-    """What a table calls it, its script (wdgrid: none), and what it is given beside the work."""
+    """Its name in the tables, its script (none for wdgrid), and its options."""
 
     title: str
     script: str = ""
@@ -26,7 +26,7 @@ class Contender:
         return not self.script
 
     def command(self, study: Path, cells: Path, folder: Path, style: str) -> list[str]:
-        """The command that does the work of a study file, or of the same cells as JSON, and keeps it in a folder."""
+        """The command that trains a study file, or the same cells as JSON, with results in a folder."""
         storage = ["--storage", f"sqlite:///{(folder / 'trials.db').as_posix()}"]
         if self.is_wdgrid:
             own = ["--out", str(folder), "--workers", str(machine.cores()), "--json", "-q"]

@@ -1,4 +1,4 @@
-"""Error surfaces of known slope, and noise as it was measured on the gallery's studies: what calibration runs on.
+"""Makes error surfaces of known slope, with noise as measured on the gallery's studies, for the calibration.
 
 Every surface is E(x, y) = 2 + f(x) + g(y − offset − s x) in percent unless its name says otherwise, x and y in octaves
 from the middle of the grid. f is 0.05 x². Errors above 90 % are 90 %; infinity is divergence.

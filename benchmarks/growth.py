@@ -1,4 +1,4 @@
-"""How a sweep's cost grows with its cells: tiny cells (2 steps each), so that nearly all of it is overhead."""
+"""Measures how a sweep's cost grows with its cells. A cell has two steps, so nearly all of the cost is overhead."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ optimizer = "sgd"
 
 @dataclass(frozen=True)
 class Point:
-    """One size: the whole sweep, and its report drawn once more by itself."""
+    """One size: the times of the whole sweep and of its report, drawn again by itself."""
 
     cells: int
     workers: int

@@ -1,4 +1,4 @@
-"""The machine: running a command and watching its memory, the peak rate of its cores, its name and versions.
+"""Runs a command and measures its memory; finds the machine's peak rate, its name and the versions.
 
 `python machine.py` prints the measured float32 GEMM peak.
 """
@@ -20,7 +20,7 @@ SIZE = 2048  # of the square matrices
 
 
 class RunError(Exception):
-    """A command that failed, with the end of what it said."""
+    """A command that failed, with the end of its output."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def cores() -> int:
 
 
 def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
-    """Runs a command in this folder, imports and all. Raises RunError where it does not end well."""
+    """Runs a command in this folder. Raises RunError if it fails."""
     peaks: dict[int, float] = {}
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -78,9 +78,9 @@ def _watch(root: int, peaks: dict[int, float], ended: threading.Event) -> None:
 
 
 def gemm_peak(seconds: float = 2.0, device: str = "cpu") -> float:
-    """The most that a GPU, or all cores (threads or processes), reach in float32 products of 2048³, in GFLOP/s.
+    """The highest rate of a GPU, or of all cores (threads or processes), in float32 products of 2048³, in GFLOP/s.
 
-    On a CPU, the larger of torch's product (MKL) and of oneDNN's linear layer, half as fast as which MKL is on AMD.
+    On a CPU it is the larger one of torch's product (MKL) and oneDNN's linear layer; on AMD, MKL is half as fast.
     """
     n = cores()
     start = time.time() + 5.0
@@ -155,7 +155,7 @@ def versions() -> str:
 
 
 def commit() -> str:
-    """The commit that was measured, with + where there are changes."""
+    """The commit that was measured, with + if there are uncommitted changes."""
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     told = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     return told.stdout.strip() or "unknown"

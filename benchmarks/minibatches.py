@@ -1,4 +1,4 @@
-"""What the peers train and test on: minibatches as a user would make them, in two styles (see `peers.py`)."""
+"""Makes the peers' minibatches as a user would, in two styles (see `peers.py`)."""
 
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ import photos
 
 
 class Train(Iterable[Any], Sized, Protocol):
-    """Pairs x [B, C, H, W], y [B], shuffled anew whenever they are gone through; its length is the steps an epoch."""
+    """Pairs x [B, C, H, W], y [B], shuffled again for every epoch; the length is the number of steps in an epoch."""
 
 
 def minibatches(work: dict[str, Any], style: str) -> tuple[Train, Iterable[Any]]:

@@ -1,6 +1,6 @@
-"""More networks of the benchmarks, of what people use beside convolutions with batch norm; x [B, 1, 8, 8].
+"""Defines further networks of the benchmarks, with other layers than convolutions with batch norm; x [B, 1, 8, 8].
 
-Like `networks`, which has them too, ordinary nn.Modules and nothing of wdgrid's.
+Like those of `networks`, they are ordinary nn.Modules and do not use wdgrid.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """Layer norm, a hidden layer twice as wide with GELU, dropout, and a way around them."""
+    """Layer norm, a hidden layer twice as wide with GELU, dropout, and a skip connection."""
 
     def __init__(self, width: int, p: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The networks of the benchmarks, as a user would write them: ordinary nn.Modules, nothing of wdgrid's.
+"""Defines the networks of the benchmarks as a user would: ordinary nn.Modules that do not use wdgrid.
 
 A study names them as "networks:small_cnn"; wdgrid finds this file because the benchmarks run in this folder. The peers
 build the same modules.
@@ -67,7 +67,7 @@ class ResNet8(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two convolutions and a way around them, 1 × 1 where the shape changes."""
+    """Two convolutions and a skip connection, 1 × 1 if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How soon a report's page answers: pages opened in Chromium, and pointed at with the mouse.
+"""Measures the response times of a report's page in Chromium: opening it, and hovering with the mouse.
 
     python benchmarks/page.py [--opens N] [--hovers N] [report.html ...]
 
@@ -40,7 +40,7 @@ READY = "performance.getEntriesByType('mark').find((m) => m.name === 'ready').st
 
 
 def measure(browser: Browser, path: Path, hovers: int) -> tuple[float, list[float]]:
-    """Opens a page afresh: ms until it is ready, and until each of so many moves of the mouse is answered."""
+    """Opens a page: ms until it is ready, and until each of a number of mouse moves is answered."""
     context = browser.new_context(viewport={"width": 1200, "height": HEIGHT})
     tab = context.new_page()
     tab.goto(path.resolve().as_uri())

@@ -1,4 +1,4 @@
-"""What a user would run instead of wdgrid: Optuna's GridSampler around an ordinary training loop.
+"""Runs what a user would run instead of wdgrid: Optuna's GridSampler around an ordinary training loop.
 
     python peers.py work.json --storage sqlite:///peers.db [--processes 2] [--style careful|usual]
                               [--precision bfloat16]
@@ -7,7 +7,7 @@ nn.Module, torch.optim, DataLoader, one Optuna study a panel, a trial a cell, th
 `--processes 1` keeps torch's default threads; with more, each has one thread and all share the storage, as Optuna's
 documentation recommends. bfloat16 is torch.autocast. Two styles:
 
-- careful: what is slow in pure Python is done for a whole minibatch (shift, mirror, test), and JPEG files are decoded
+- careful: what is slow in pure Python is done for a whole minibatch (shift, flip, test), and JPEG files are decoded
   once, which favours the peer;
 - usual: the shift in the dataset's `__getitem__`, JPEG files decoded there, the test set through a DataLoader.
 

@@ -1,4 +1,4 @@
-"""Images for the JPEG row, made here so that nothing is downloaded: digits in random colours on a noisy ground.
+"""Makes the images of the JPEG row, so that nothing is downloaded: digits in random colours on a noisy background.
 
 train/<class>/*.jpg and test/<class>/*.jpg, 32 × 32 RGB; the same files every time.
 """

@@ -1,4 +1,4 @@
-"""Ray Tune's grid_search around the same training loop: a trial a cell, a core a trial.
+"""Runs Ray Tune's grid_search around the same training loop: one trial for each cell, one core for each trial.
 
     python ray_tune.py work.json --results FOLDER [--style careful|usual]
 

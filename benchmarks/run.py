@@ -1,4 +1,4 @@
-"""Benchmarks: wdgrid beside what a user would run instead, whole command against whole command, in one run.
+"""Benchmarks: compares wdgrid with what a user would run instead, each as a whole command, in one run.
 
     python benchmarks/run.py [--quick] [--cells N] [--epochs E] [--rows mlp,small-cnn,cnn,resnet8] [--repeats N]
                              [--parts peers,growth,storage] [--peers loop,two,ray] [--style careful|usual]

@@ -1,4 +1,4 @@
-"""What was measured of wdgrid and its peers, and the tables made of it. Runs nothing."""
+"""Makes the tables from the measurements of wdgrid and its peers."""
 
 import math
 import statistics
@@ -48,7 +48,7 @@ class Row:
         return (shared - start) / (self.shared.cell_steps * share - self.least.cell_steps)
 
     def is_noise(self, contender: str) -> bool:
-        """Whether the shared work took so little beyond start-up that nothing should be read from the difference."""
+        """Whether the shared work took so little time beyond start-up that the difference is mostly noise."""
         return self.median(contender, self.shared) < 2 * self.median(contender, self.least)
 
     def at_full(self, contender: str) -> tuple[float, bool]:

@@ -1,4 +1,4 @@
-"""One cell trained as a user would write it: nn.Module, torch.optim, a cosine schedule, a test every epoch.
+"""Trains one cell as a user would: nn.Module, torch.optim, a cosine schedule, a test every epoch.
 
 It imports neither Optuna nor Ray nor wdgrid.
 """

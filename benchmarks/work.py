@@ -1,4 +1,4 @@
-"""What is to be done, said once for all contenders: a study file for wdgrid, the same cells as JSON for the peers.
+"""Defines the work of all contenders: a study file for wdgrid, and the same cells as JSON for the peers.
 
 The grid is the digits study's (four panels, 11 × 11 cells each); smaller work takes evenly spaced rows and columns of
 it. FLOPs are counted on the plain module by torch's own counter.
@@ -153,7 +153,7 @@ class Work:
 
 
 def subset(network: Network, cells: int, epochs: int) -> Work:
-    """About `cells` cells: as square a part of each panel's grid as can be, evenly spaced."""
+    """About `cells` cells: a nearly square, evenly spaced part of each panel's grid."""
     each = max(1, min(cells, FULL_CELLS) // len(PANELS))
     rows = max(r for r in range(1, len(ROWS) + 1) if r * r <= each)
     columns = min(len(COLUMNS), each // rows)

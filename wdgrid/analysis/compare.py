@@ -185,7 +185,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> tuple[float | None, str |
 
 
 def pairs(a: Mapping[str, Side], b: Mapping[str, Side]) -> list[tuple[Side, Side]]:
-    """Which panels are compared: the only one of each side; else those of equal name, variant and schedule, or variant."""
+    """Which panels are compared: the only ones; else those of equal name, variant and schedule, or variant."""
     if len(a) == len(b) == 1:
         return [(next(iter(a.values())), next(iter(b.values())))]
     left, right = list(a.values()), list(b.values())

@@ -1,4 +1,4 @@
-"""Folders that only this user can write to, for files that are trusted when they are read again."""
+"""Makes folders that only this user can write to, for files that are trusted when they are read again."""
 
 import os
 import stat

@@ -1,7 +1,7 @@
-"""Checkpoints of a chunk in training: one safetensors file each, its JSON in the header, the last two kept.
+"""Saves and loads checkpoints of a chunk: safetensors files with JSON in the header, of which the last two are kept.
 
-A file appears whole or not at all, and its header holds a SHA-256 of its content. A file that is damaged is not used:
-the one before it is, and without one the chunk starts again.
+A file is written completely or not at all, and its header holds a SHA-256 of its content. Instead of a damaged file the
+previous one is used; if there is none, the chunk starts again.
 """
 
 import contextlib

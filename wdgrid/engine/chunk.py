@@ -1,7 +1,7 @@
-"""How many cells go together: K, a rule of the network, the batch and the device.
+"""Chooses K, how many cells train together, by a rule of the network, the batch size and the device.
 
-A rule rather than a measurement, so that two runs of one study take the same K and agree to the bit. Memory has its say
-in powers of two, so that a little more or less of it makes no difference; K is stored with the study.
+It is a rule and not a measurement, so two runs of one study use the same K and give the same bits. If memory is short,
+K is a smaller power of two, so small differences in free memory do not change it. K is stored with the study.
 """
 
 import math
@@ -28,10 +28,10 @@ SHARE = 0.5  # of free memory that the cells may take; the rest is for what libr
 def chunk_size(bench: Workbench) -> int:
     """K for this task: as many cells as keep the largest activation of a step within the cache (CPU).
 
-    A convolution of a few channels gets at least so many cells that K·C channels fill a vector register; and K·C is
-    divisible by the register's numbers where K may be chosen so, for batch norm is faster then. On a GPU small networks
-    are bound by launches, so many more cells go together; the largest activation may take 256 MiB. What a device has no
-    memory for is left out.
+    For a convolution with few channels, K is at least so large that K·C channels fill a vector register. If possible,
+    K·C is divisible by the numbers in a register, because batch norm is then faster. On a GPU, small networks are
+    limited by kernel launches, so many more cells train together, and the largest activation may take 256 MiB. K is
+    smaller if the device has too little memory.
     """
     data = bench.data
     x = data.prepared(data.train_x[:2])
@@ -49,7 +49,7 @@ def chunk_size(bench: Workbench) -> int:
 
 
 def _fitting(bench: Workbench, module: torch.nn.Module, x: Tensor, largest: int) -> int:
-    """The power of two of cells that fit into a share of the device's free memory, for each process its part."""
+    """The largest power of two of cells that fits into a process's share of the device's free memory."""
     tested = min(EVALUATION_BATCH, len(bench.data.test_x))
     processes = (os.cpu_count() or 1) if bench.device.type == "cpu" else 1
     room = SHARE * memory.free(bench.device.type) / processes

@@ -1,4 +1,4 @@
-"""FLOPs, seconds and bytes of one chunk, from a few measured steps; and how fast this machine multiplies matrices."""
+"""Measures the FLOPs, seconds and bytes of one chunk in a few steps, and this machine's matrix product rate."""
 
 import dataclasses
 import time
@@ -32,7 +32,7 @@ class Cost:
 
 
 def cost(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cost:
-    """Trains a chunk for a few steps and throws it away; at no rate and hardly any decay: a broken cell costs less."""
+    """Trains a chunk for a few steps and discards it. Rate and decay are about 0, so that no cell is frozen."""
     calm = {"lr": 0.0, "weight_decay": 1e-9}
     cells = [dataclasses.replace(cell, hyperparameters={**cell.hyperparameters, **calm}) for cell in cells]
     chunk, data = Chunk(bench, job, cells, size), bench.data

@@ -1,7 +1,7 @@
-"""The training loop over a chunk: the same minibatch for K cells, each with its own weights, rate and decay.
+"""Trains a chunk: K cells on the same minibatches, each with its own weights, rate and decay.
 
-A cell's result is a function of the cell and of the chunk size K alone: chunks are padded to K, nothing sums over
-cells, and what is random comes from counters (seed, epoch or step).
+A cell's result depends on the cell and on the chunk size K only: chunks are padded to K, no operation sums over cells,
+and random numbers are functions of (seed, epoch or step).
 """
 
 import time
@@ -54,11 +54,11 @@ def train(
     checkpoint: Checkpoint | None = None,
     stop: Stop = lambda: False,
 ) -> list[Outcome]:
-    """Trains up to `size` cells of one panel and seed to the end, and says what each came to.
+    """Trains up to `size` cells of one panel and seed to the end; the outcome of each.
 
     `size` is K: fewer cells are padded to it, so that a result does not depend on how many there were. With a
-    checkpoint, training goes on where the last one left it, within an epoch too, and ends in the same bits as if it had
-    never stopped. Raises StoppedError where `stop` says so; what was done is saved first.
+    checkpoint, training continues from the last one, within an epoch too, and ends with the same bits as without an
+    interruption. Raises StoppedError if `stop` says so; what was done is saved first.
     """
     started = time.monotonic()
     chunk = Chunk(bench, job, cells, size)
@@ -150,7 +150,7 @@ class Chunk:
             pause()
 
     def _follow(self, losses: Tensor, done: int) -> None:
-        """Remembers an epoch's losses [steps, K]; a schedule that raised the rate makes a new beginning."""
+        """Stores an epoch's losses [steps, K]; if the schedule raised the rate, earlier losses are forgotten."""
         if done and self.etas[done] > self.etas[done - 1]:
             self.trace = divergence.restart(self.trace)
         self.trace = divergence.follow(self.trace, losses, done, self.bench.chance.loss)

@@ -1,4 +1,4 @@
-"""Memory: how much is free, and how much a cell in training takes."""
+"""Says how much memory is free, and estimates how much a cell in training takes."""
 
 import os
 from pathlib import Path

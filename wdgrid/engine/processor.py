@@ -1,8 +1,8 @@
-"""The processor: its name, and the mode in which Intel's MKL gives equal bits to equal cells on it.
+"""Names the processor, and sets the mode in which Intel's MKL gives equal bits to equal cells.
 
-By default MKL may choose another kernel where a matrix is aligned otherwise, so that a cell's bits would depend on its
-slot in the chunk. Its strict reproducibility (MKL_CBWR=…,STRICT) rules that out. MKL reads the mode at the process's
-first product.
+By default MKL may choose its kernel by the alignment of a matrix, so a cell's bits could depend on its slot in the
+chunk. Its strict reproducible mode (MKL_CBWR=…,STRICT) prevents that. MKL reads the mode at the first product of a
+process.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ def name() -> str:
 
 
 def is_intel() -> bool:
-    """Whether MKL counts this processor among its own."""
+    """Whether this is an Intel processor."""
     return "GenuineIntel" in (_cpuinfo("vendor_id") or platform.processor())
 
 
 def choose_mode() -> None:
-    """Sets MKL's mode for this process and its children, unless the user did. Only the first product looks at it.
+    """Sets MKL's mode for this process and its children, unless the user did. It has no effect after the first product.
 
-    Intel's processors get none: no cell there was seen to depend on its slot, and AVX2 would cost them AVX-512.
+    Not on Intel's processors: no cell was seen to depend on its slot there, and the AVX2 mode would not use AVX-512.
     """
     if torch.backends.mkl.is_available() and not is_intel():
         os.environ.setdefault(MODE, OFF_INTEL)
 
 
 def strict_mode() -> str | None:
-    """The mode to ask for where equal cells differ without one; None where a mode is set already."""
+    """The mode to set if equal cells differ; None if a mode is already set."""
     if MODE in os.environ or not torch.backends.mkl.is_available():
         return None
     return "AVX512,STRICT" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "AVX2,STRICT"

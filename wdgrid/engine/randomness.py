@@ -1,7 +1,7 @@
-"""Random layers: seeded from a counter before a forward pass, their noise shared by all K cells.
+"""Seeds random layers from a counter before a forward pass; all K cells share their noise.
 
-A network that draws (dropout and its kin, or a user's own torch.rand) takes its numbers from torch's generators, so
-whoever seeds those before each pass decides all of them: layer after layer, in the network's own order.
+A network that draws random numbers (dropout and similar layers, or a user's own torch.rand) takes them from torch's
+generators. Seeding the generators before each pass therefore fixes all of them.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ def seed(of: Generators, number: int) -> None:
 
 
 def states(of: Generators) -> list[Tensor]:
-    """Where the generators stand."""
+    """The states of the generators."""
     return [generator.get_state() for generator in of]
 
 
 def restore(of: Generators, to: list[Tensor]) -> None:
-    """Takes the generators back to where they stood."""
+    """Restores the states of the generators."""
     for generator, state in zip(of, to, strict=True):
         generator.set_state(state)
 
 
 @contextlib.contextmanager
 def preserved(of: Generators) -> Generator[None]:
-    """Whatever is drawn inside leaves no trace."""
+    """Restores the generators at the end of the block."""
     before = states(of)
     try:
         yield
@@ -52,7 +52,7 @@ def preserved(of: Generators) -> Generator[None]:
 def draws(module: nn.Module, x: Tensor) -> bool:
     """Whether the network draws random numbers for x [B, …]: in training, forward or backward, or in a test pass.
 
-    Found out by watching the generators, so that functional dropout and a user's own torch.rand are seen, too.
+    This is detected by comparing the generators' states, so functional dropout and a user's own torch.rand count, too.
     """
     of = generators(x.device)
     module = copy.deepcopy(module)

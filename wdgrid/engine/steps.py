@@ -1,4 +1,4 @@
-"""How an epoch's steps and a test pass are run: a step at a time, whatever the network, rule and device."""
+"""Runs the steps of an epoch and a test pass, one step at a time, for any network, rule and device."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -41,7 +41,7 @@ class Stepwise:
         return losses
 
     def freeze(self, cells: Tensor) -> None:
-        """Stops some cells ([K] bool on the CPU): weights, moments, rate and decay zero; others see nothing of it."""
+        """Stops some cells ([K] bool on the CPU): sets weights, moments, rate and decay to zero."""
         self.rule.freeze(cells)
         self.network.gradient[cells.to(self.network.gradient.device)] = 0
 

@@ -1,4 +1,4 @@
-"""What all chunks of a task share: its data on the device, and how its network is computed."""
+"""Holds what all chunks of a task share: the data on the device, and how the network is computed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from wdgrid.study.sections import Task
 
 @dataclass(frozen=True)
 class Probe:
-    """How K cells of a task's network are computed, found by trying.
+    """How K cells of a task's network are computed, as found by trials.
 
     `chain` are the layers for compiled code, where it is used; `decay_multipliers` are by parameter; `fallback` names
     the nodes of a stacked network that run a cell at a time; `remark` is for the user. `slots_differ` where equal cells
@@ -82,7 +82,7 @@ class Workbench:
         return min(self.task.batch_size, len(self.data.train_x))
 
     def probe(self, cells: int) -> Probe:
-        """How K cells are computed: tried at the first call for each K. A slower backend is taken for all later K.
+        """How K cells are computed; tried at the first call for each K. A slower backend is then used for all later K.
 
         Raises ModelError where the network cannot be built, or a pattern of the task's decay multipliers matches
         nothing.
@@ -157,7 +157,7 @@ class Workbench:
 
 
 def one_thread() -> None:
-    """How a worker process computes: one thread, and numbers too small to be normal are zero."""
+    """Sets a worker process to one thread, and to flush denormal numbers to zero."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 

@@ -1,4 +1,4 @@
-"""What a sweep reports while it runs: one dataclass an event, passed to the caller's function as it happens."""
+"""Defines what a sweep reports while it runs: one dataclass for each event, passed to the caller's function."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from wdgrid.study import Outcome
 
 @dataclass(frozen=True)
 class Replaced:
-    """The stored study had another definition and no trained cell, so that this one took its place."""
+    """This study replaced the stored one, which had another definition and no trained cell."""
 
     study: str
 
@@ -49,7 +49,7 @@ class RoundChosen:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The sweep stays until other processes have finished the `cells` cells that they hold, or have dropped them.
+    """The sweep waits until other processes have finished or dropped the `cells` cells that they hold.
 
     `until` is as in `SweepEnded`.
     """
@@ -112,7 +112,7 @@ class TrainingEnded:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Ctrl-C: the workers are gone, and the cells that they held wait again. `finished` of `cells` are stored."""
+    """Ctrl-C: the workers have ended and their cells are released. `finished` of `cells` are stored."""
 
     study: str
     finished: int

@@ -1,4 +1,4 @@
-"""Networks and data that are given as Python objects instead of names.
+"""Handles networks and data that are given as Python objects instead of names.
 
 While a sweep runs, they are found here by name, so that a study names them like any function of a module:
 `wdgrid.runner.objects:NAME`. The study's definition holds digests of them, so that another object of the same name is
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def named(study: Study, model: object, data: object) -> Generator[Study]:
-    """The study with these objects in the place of its network and dataset (None: its own); they are found meanwhile.
+    """The study with these objects as its network and dataset (None: its own); the block can find them by name.
 
     Raises UsageError where an object cannot be used, UsersFaultError where a function given raises.
     """
@@ -65,7 +65,7 @@ def named(study: Study, model: object, data: object) -> Generator[Study]:
 
 
 def words(model: object, data: object) -> dict[str, str]:
-    """What a study's environment says of objects."""
+    """The note on objects in a study's environment."""
     given = [word for word, thing in (("network", model), ("data", data)) if thing is not None]
     if not given:
         return {}
@@ -126,7 +126,7 @@ def _own_arguments(arguments: Mapping[str, Any], built_in: bool) -> dict[str, An
 
 
 def _name(thing: object) -> str:
-    """An object's own name as a word: `make_net`, `lambda`."""
+    """An object's name as an identifier: `make_net`, `lambda`."""
     name: str = getattr(thing, "__name__", type(thing).__name__)
     return re.sub(r"\W", "_", name).strip("_") or "object"
 

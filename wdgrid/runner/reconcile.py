@@ -30,10 +30,11 @@ def plan(store: Store, name: str, study: Study) -> int:
 
 
 def replace_or_refuse(store: Store, name: str, study: Study, extend: bool) -> bool:
-    """Makes sure that this study may be planned under its name; whether an older one made room for it.
+    """Replaces the stored study if it differs and none of its cells was begun; returns whether it did.
 
-    A stored study of another definition makes room, with its coarse pass, if no cell of either was ever begun. Raises
-    StudyFileError, a line a difference, where some were; `extend` allows what only adds cells.
+    Its coarse pass is removed, too, and must not have been begun either. Raises StudyFileError, with one line for each
+    difference, if the study differs and may not be replaced; with `extend`, differences that only add cells are
+    allowed.
     """
     definition = store.definition(name)
     if definition is None or definition[1] == study.digest():
@@ -72,9 +73,9 @@ def keep_content(store: Store, name: str, study: Study, content: Content) -> Non
 
 
 def must_be_as_planned(store: Store, name: str, study: Study, content: Content) -> None:
-    """For who holds claims, so that nothing changes any more: raises StudyFileError where something had before.
+    """Raises StudyFileError if another process changed the stored study or its images before cells were claimed.
 
-    Until then another process may put another definition in this one's place, or other images.
+    Call it while holding claims: from then on nothing can change.
     """
     definition = store.definition(name)
     same = definition is not None and (

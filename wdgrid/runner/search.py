@@ -1,7 +1,7 @@
-"""A search with a quarter of a grid's budget: its coarse pass, then, in rounds, the cells where the best may be.
+"""Searches with a quarter of a grid's budget: a coarse pass, then rounds of the most promising cells.
 
-Every cell stays a cell of the whole grid, so that a later sweep trains only the rest. Each choice is stored before it
-is trained, so that a search that was killed resumes with it.
+All cells trained in full are cells of the whole grid, so a later sweep trains only the others. Each choice is stored
+before it is trained, so a search that was killed continues with it.
 """
 
 # pandas has no type stubs.
@@ -27,7 +27,7 @@ Places = dict[str, list[tuple[str, str]]]  # by panel, as multiples in axis orde
 
 
 def coarse_pass(name: str, study: Study) -> Study:
-    """The study's coarse pass. Raises UsersFaultError where a quarter of the grid leaves no cell to train in full."""
+    """The study's coarse pass. Raises UsersFaultError if a quarter of the grid leaves no cell to train in full."""
     short = [panel for panel, n in full_places(study).items() if n < 1]
     if short:
         shape = " × ".join(str(len(axis.values)) for axis in study.axes.values())
@@ -40,10 +40,10 @@ def coarse_pass(name: str, study: Study) -> Study:
 
 
 def rounds(store: Store, name: str, study: Study) -> Iterator[Places]:
-    """What to train in full, round by round, until the budget is spent; each round holds what the last ones chose, too.
+    """The cells to train in full, in rounds, until the budget is spent. Each round includes those of earlier ones.
 
-    The coarse pass must be done. Each round is to be trained before the next is asked for; where some of it is still
-    not done by then (another process is at it), this was the last.
+    The coarse pass must be finished. Train each round before asking for the next. If some of it is not finished by
+    then, because another process holds it, there is no further round.
     """
     allowed = full_places(study)
     while True:
@@ -61,7 +61,7 @@ def rounds(store: Store, name: str, study: Study) -> Iterator[Places]:
 
 
 def time_share(study: Study, chunk: int) -> float:
-    """What a search takes of the whole grid's time where so many cells train together: few take as long as many."""
+    """The search's share of the whole grid's time if `chunk` cells train together and a smaller chunk takes as long."""
     coarse, places = coarse_study(study), full_places(study)
     cells, coarse_cells = (math.prod(len(axis.values) for axis in s.axes.values()) for s in (study, coarse))
     size = even_chunk(cells, chunk)
@@ -103,9 +103,9 @@ def _open(table: pd.DataFrame, chosen: Places) -> bool:
 def _choose(
     store: Store, name: str, study: Study, table: pd.DataFrame, chosen: Places, allowed: dict[str, int]
 ) -> Places:
-    """The next round's places: first a third of the budget, spread; then as much, or a chunk full, where it is best.
+    """The next round's places: first a third of the budget, spread; then as many, or a chunk, near the best cells.
 
-    Whatever is trained in full already counts, whoever asked for it.
+    All cells that are trained in full count towards the budget, also those of other sweeps.
     """
     attrs = store.attrs(coarse_name(name))
     chance = 100 * (1 - 1 / attrs.get("environment", {}).get("classes", 10))

@@ -1,4 +1,4 @@
-"""The storage's URL: parsed, checked, and as it may be shown; and which folders are on a network file system."""
+"""Parses, checks and prints the storage's URL, and finds folders on network file systems."""
 
 import os
 import re
@@ -56,7 +56,7 @@ def _check_file(url: sa.URL, name: str, create: bool) -> None:
 
 
 def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
-    """The type of the network file system that `folder` is on; None where it is local or not known."""
+    """The type of the network file system that `folder` is on; None if it is local or not known."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:

@@ -126,15 +126,15 @@ class Database:
         return True
 
     def reading(self, function: Callable[[sa.Connection], T]) -> T:
-        """What `function` makes of one state of the storage. Raises StoreError if the database fails."""
+        """The result of `function` on one state of the storage. Raises StoreError if the database fails."""
         return self._patiently(self.read, function)
 
     def writing(self, function: Callable[[sa.Connection], T]) -> T:
-        """`function` in a writing transaction; it may be called again where PostgreSQL went away meanwhile."""
+        """Calls `function` in a writing transaction; calls it again if PostgreSQL went away meanwhile."""
         return self._patiently(self.write, function)
 
     def planning(self, function: Callable[[sa.Connection], T]) -> T:
-        """As `writing`, in a transaction of which there is one at a time."""
+        """As `writing`, but only one such transaction runs at a time."""
         return self._patiently(self.plan, function)
 
     def _patiently(self, begin: Callable[[], AbstractContextManager[sa.Connection]], call: Callable[..., T]) -> T:
@@ -253,7 +253,7 @@ def _create_optuna_schema(url: sa.URL) -> None:
 
 
 def _patience(url: sa.URL) -> dict[str, Any]:
-    """Seconds until a host that does not answer is given up, unless the URL says."""
+    """Seconds to wait for a host that does not answer, unless the URL has a timeout."""
     return {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_S}
 
 

@@ -18,7 +18,7 @@ NEXT_SWEEP = "the next wdgrid sweep of that storage"
 
 
 def problems(connection: sa.Connection) -> list[str]:
-    """One line for each kind of damage or left-over, with how to mend it; an empty list where there is none."""
+    """One line for each kind of damage or left-over, with how to repair it; an empty list if there is none."""
     return [*_integrity(connection), *_content(connection)]
 
 

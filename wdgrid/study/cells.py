@@ -1,4 +1,4 @@
-"""Data that all folders share: a cell to be trained, its outcome, and the columns of the table.
+"""Defines the data that all folders share: a cell, its outcome, and the columns of the table.
 
 A cell is one (panel, row value, column value, seed); a chunk is a list of cells of one panel and one seed that are
 trained together. The engine makes outcomes, the store stores them, and reports read the table.
