@@ -152,7 +152,7 @@ def test_a_database_that_is_deleted_in_mid_sweep_ends_it(tmp_path):
         if isinstance(event, ChunkFinished):
             (tmp_path / "s.db").unlink()
 
-    with pytest.raises(wdgrid.StoreError, match="deleted, moved or replaced"):
+    with pytest.raises(wdgrid.StoreError, match="deleted, moved, replaced or overwritten"):
         swept(progress=delete)
     assert not (tmp_path / "s.db").exists()
 

@@ -1,12 +1,16 @@
 """The store as a queue, the same over SQLite and PostgreSQL: claims, leases, and processes that die with them."""
 
+import gc
 import math
+import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -196,7 +200,39 @@ def replaced_by_a_copy(path):
     path.with_suffix(".copy").replace(path)
 
 
-@pytest.mark.parametrize("change", [deleted, replaced_by_an_empty_file, replaced_by_a_copy])
+def overwritten(path):
+    """By another study's database, with cp: the same file, other content."""
+    other = path.with_name("other.db")
+    with Store(f"sqlite:///{other}") as store:
+        plan(store, study="another")
+    path.write_bytes(other.read_bytes())
+
+
+def overwritten_by_a_backup(path):
+    with Store(f"sqlite:///{path}", create=False) as store:
+        store.backup(path.with_name("backup.db"))
+    path.write_bytes(path.with_name("backup.db").read_bytes())
+
+
+def overwritten_by_text(path):
+    path.write_bytes(b"my notes\n" * 10_000)
+
+
+def emptied(path):
+    os.truncate(path, 0)
+
+
+def cut_short(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        deleted, replaced_by_an_empty_file, replaced_by_a_copy, overwritten, overwritten_by_a_backup,
+        overwritten_by_text, emptied, cut_short,
+    ],
+)  # fmt: skip
 def test_a_file_that_is_not_the_one_opened_is_never_written(tmp_path, template, change):
     path = tmp_path / "study.db"
     shutil.copy(template, path)
@@ -210,7 +246,78 @@ def test_a_file_that_is_not_the_one_opened_is_never_written(tmp_path, template, 
             lambda: store.renew("o"),
             lambda: store.table("digits"),
         ):
-            with pytest.raises(StoreError, match="was deleted, moved or replaced") as refused:
+            with pytest.raises(StoreError, match="was deleted, moved, replaced or overwritten") as refused:
                 call()
             assert "\n" not in str(refused.value) and refused.value.exit_status == 1
+    gc.collect()
     assert (path.read_bytes() if path.exists() else None) == before
+    assert not path.with_name("study.db-wal").exists()
+    if change in (overwritten, overwritten_by_a_backup):  # what is there now is whole
+        looks = "PRAGMA integrity_check", "SELECT study_name FROM studies"
+        code = "import sqlite3, sys\nfor word in sys.argv[2:]: print(*sqlite3.connect(sys.argv[1]).execute(word))"
+        said = subprocess.run([sys.executable, "-c", code, path, *looks], capture_output=True, text=True, check=True)
+        assert said.stdout == "('ok',)\n('%s/adamw',)\n" % ("another" if change is overwritten else "digits")
+
+
+def test_an_older_copy_of_a_file_that_has_grown_is_noticed(tmp_path, template):
+    path = tmp_path / "study.db"
+    shutil.copy(template, path)
+    with Store(f"sqlite:///{path}") as store:
+        older = path.read_bytes()
+        plan(store, grid(20, 20))
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        store.renew("o")
+        path.write_bytes(older)
+        with pytest.raises(StoreError, match="overwritten"):
+            store.renew("o")
+    assert path.read_bytes() == older
+
+
+def test_nothing_is_written_into_another_database_when_the_process_ends(tmp_path, template):
+    """Closing SQLite's last connection would write its log into the file."""
+    path, other = tmp_path / "study.db", tmp_path / "other.db"
+    for copy in (path, other):
+        shutil.copy(template, copy)
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("PRAGMA user_version = 7")
+    code = """
+    from wdgrid.errors import StoreError
+    store = Store(url)
+    cells = [Cell("adamw", 0, {"lr": 1.0 + i, "weight_decay": 0.0}, (str(i), "0")) for i in range(2000)]
+    store.create("digits", {"adamw": cells}, "{}", "sha", {}, {})
+    open(sys.argv[1].removeprefix("sqlite:///"), "r+b").write(open(sys.stdin.readline().strip(), "rb").read())
+    try:
+        store.reclaim()
+    except StoreError as error:
+        print(error)
+    """
+    (process,) = start(code, f"sqlite:///{path}")
+    told, _ = process.communicate(f"{other}\n", timeout=60)
+    assert process.returncode == 0 and "overwritten" in told
+    assert path.read_bytes()[: other.stat().st_size] == other.read_bytes()
+
+
+@pytest.mark.parametrize("writes", [1, 60])
+def test_a_file_that_only_wdgrid_and_sqlite_write_is_never_taken_for_another(tmp_path, template, writes):
+    """Other processes' commits, SQLite's own checkpoints, a VACUUM and a reader that closes the file."""
+    path = tmp_path / "study.db"
+    shutil.copy(template, path)
+    url = f"sqlite:///{path}"
+    with Store(url) as store, Store(url) as other:
+        for i in range(writes):
+            plan(other, grid(5, 5), study=f"study{i}")
+            assert len(store.studies()) == i + 1
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute(f"PRAGMA wal_checkpoint({'PASSIVE' if i % 2 else 'TRUNCATE'})")
+            store.set_attrs(f"study{i}", {"a": i})
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("DELETE FROM trial_params")
+            connection.commit()
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert len(store.studies()) == writes
+        store.renew("o")
+        plan(store, study="last")
+        store.close()
+        plan(other, study="after")

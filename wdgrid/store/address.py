@@ -69,14 +69,3 @@ def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) 
         if (place == point or point in place.parents) and len(point.parts) >= deepest:
             kind, deepest = fields[2], len(point.parts)
     return kind if kind and NETWORK.fullmatch(kind) else None
-
-
-def file_identity(url: sa.URL) -> tuple[int, int] | None:
-    """Device and inode of an SQLite storage's file; None for another storage, and where there is no file."""
-    if url.get_backend_name() != "sqlite" or not url.database:
-        return None
-    try:
-        status = Path(url.database).stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -20,7 +20,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 
 from wdgrid.errors import StorageWarning, StoreError
 from wdgrid.printable import printable
-from wdgrid.store.address import file_identity, parsed
+from wdgrid.store.address import parsed
+from wdgrid.store.overwritten import OpenFile, never_write_again, watched
 
 T = TypeVar("T")
 # The schema with which the bulk writes were tested. Optuna's schema number has been 12 for long and later changes have
@@ -82,29 +83,40 @@ class Database:
             raise StoreError(f"no driver for {self.name}: {why} (PostgreSQL: wdgrid[postgres])") from None
         if self.dialect == "sqlite":
             event.listen(self._engine, "connect", _set_pragmas)
+            event.listen(self._engine, "connect", lambda connection, _record: self._connections.append(connection))
             event.listen(self._engine, "begin", _begin_sqlite)
             self._reader, self._writer = self._engine, self._engine.execution_options(wdgrid_write=True)
         else:  # all SELECTs of a read must see one state; SQLite's WAL mode guarantees that by itself
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
             self._writer = self._engine
-        self._file: tuple[int, int] | None = None
+        self._file: OpenFile | None = None
+        self._connections: list[Any] = []
+        self._lost, self._may_close = False, True
         try:
             self._ensure_schema(create)
-            self._file = file_identity(self.url)
+            if self.dialect == "sqlite":
+                with self._errors(), self._reader.connect() as connection:
+                    path, own = Path(self.url.database or ""), connection.connection.dbapi_connection
+                    self._file = watched(path, own, may_write=create)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Close every connection."""
-        self._engine.dispose()
+        if self._may_close:
+            self._engine.dispose()
 
     def _must_be_the_same_file(self) -> None:
-        """Raises StoreError where the SQLite file was deleted, moved or replaced since it was opened."""
-        if self._file and file_identity(self.url) != self._file:
+        """Raises StoreError where the SQLite file was deleted, moved, replaced or overwritten since it was opened."""
+        if self._file and not self._lost and self._file.is_another():
+            self._lost = True
+            self._may_close = all([never_write_again(connection) for connection in self._connections])
+            self._file.set_aside_log()
+        if self._lost:
             raise StoreError(
-                f"{self.name}: the database was deleted, moved or replaced while it was in use; nothing more is "
-                "written; put it back, or give the same command again to train into the file that is there now"
+                f"{self.name}: the database was deleted, moved, replaced or overwritten while it was in use; nothing "
+                "more is written; put it back, or give the same command again to train into the file that is there now"
             )
 
     def delete_file(self) -> bool:
@@ -163,6 +175,7 @@ class Database:
         """A transaction that sees one state of the storage. Raises StoreError if the database fails or was replaced."""
         self._must_be_the_same_file()
         with self._errors(ValueError, LookupError), self._reader.begin() as connection:
+            self._must_be_the_same_file()
             yield connection
 
     @contextmanager
@@ -170,6 +183,7 @@ class Database:
         """A transaction that may write (on SQLite the only one at a time). Raises StoreError if it fails."""
         self._must_be_the_same_file()
         with self._errors(), self._writer.begin() as connection:
+            self._must_be_the_same_file()  # nobody else writes from here on
             yield connection
 
     @contextmanager
@@ -184,8 +198,9 @@ class Database:
     def _errors(self, *content: type[Exception]) -> Generator[None]:
         try:
             yield
-        except DBAPIError as error:
-            raise StoreError(f"{self.name}: {_first_line(error.orig or error)}") from error
+        except (DBAPIError, sqlite3.Error) as error:
+            self._must_be_the_same_file()
+            raise StoreError(f"{self.name}: {_first_line(getattr(error, 'orig', None) or error)}") from error
         except (UnicodeDecodeError, json.JSONDecodeError, *content) as error:
             raise StoreError(f"{self.name}: holds content that cannot be read: {_first_line(error)}") from error
 
