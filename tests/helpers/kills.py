@@ -138,7 +138,7 @@ def reference(folder: Path, epochs: int = EPOCHS) -> pd.DataFrame:
 
 
 def chain(folder: Path, expected: pd.DataFrame, draw: random.Random, kills: int, epochs: int = EPOCHS) -> Iterator[str]:
-    """Kills one study's sweep up to so many times, then lets it end; yields what happened. AssertionError if it shows."""
+    """Kills one study's sweep up to so many times, then lets it end; yields what happened. May raise AssertionError."""
     prepare(folder, epochs)
     stored = 0
     for _ in range(kills):

@@ -8,7 +8,7 @@ from wdgrid.study import Outcome
 
 @dataclass(frozen=True)
 class Replaced:
-    """This study replaced the stored one, which had another definition and no trained cell."""
+    """The study replaced the stored one, which had another definition and no trained cell."""
 
     study: str
 

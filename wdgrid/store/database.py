@@ -111,7 +111,8 @@ class Database:
         """Raises StoreError where the SQLite file was deleted, moved, replaced or overwritten since it was opened."""
         if self._file and not self._lost and self._file.is_another():
             self._lost = True
-            self._may_close = all([never_write_again(connection) for connection in self._connections])
+            closable = [never_write_again(connection) for connection in self._connections]  # each of them
+            self._may_close = all(closable)
             self._file.set_aside_log()
         if self._lost:
             raise StoreError(
