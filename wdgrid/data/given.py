@@ -11,9 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from wdgrid.errors import DataError
 
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
-WANTED = (
-    "give train_x, train_y, test_x, test_y (tensors or arrays), or (train, test) as Datasets or pairs x, y"
-)
+WANTED = "give train_x, train_y, test_x, test_y (tensors or arrays), or (train, test) as Datasets or pairs x, y"
 MAX_INTEGER = 2**24  # integers up to here are exact in float32, in which inputs are stored
 
 
