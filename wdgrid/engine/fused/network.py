@@ -2,7 +2,7 @@
 
 `FusedNetwork` picks, for a network that it has never seen, the fastest of three backends with the same meaning:
 
-- *stacked*: torch.fx traces the module, and every layer runs on K cells in one call (`wdgrid.engine.fused.layers`);
+- *stacked*: torch.fx traces the module, and every layer runs on K cells in one call (`wdgrid.engine.fused.rules`);
 - *vmap*: torch.func maps the whole module over K sets of parameters;
 - *one by one*: a loop, for modules that neither can take.
 
