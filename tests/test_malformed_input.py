@@ -1,25 +1,34 @@
 """Malformed input of every kind is answered with one line a fault, within two seconds of computing, or is accepted."""
 
+import io
 import math
+import os
 import random
 import shutil
 import signal
-from contextlib import contextmanager
+import warnings
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 import torch
 
 from helpers import mutations
+from helpers.commands import SMALL
+from helpers.synthetic_tables import make_study
 from wdgrid.analysis.surface import PAPER_FIGURES, paper_surfaces
+from wdgrid.cli import main
 from wdgrid.engine import Checkpoint
 from wdgrid.errors import WdgridError
 from wdgrid.optim.schedule import etas
+from wdgrid.runner import reconcile
 from wdgrid.store import Store
 from wdgrid.study import Study, bundled, load_study
 from wdgrid.study.coarse import coarse_study
 
 SECONDS = 2
-KINDS = ("study file", "override", "URL", "table", "checkpoint")
+SHOW = warnings.showwarning
+KINDS = ("study file", "override", "URL", "table", "checkpoint", "another's checkpoint", "options")
 
 
 @contextmanager
@@ -48,7 +57,11 @@ def originals(tmp_path_factory):
     (folder / "table.csv").write_bytes(b"".join(lines[:130]))  # one panel
     state = {"theta": torch.randn(4, 30), "alive": torch.ones(4, dtype=torch.bool)}
     Checkpoint(folder / "chunk", "this", 0).save(3, (state, {"diverged_at": [None], "curves": []}))
-    Store(f"sqlite:///{folder}/study.db").close()
+    Checkpoint(folder / "other", "another study", 0).save(3, (state, {"diverged_at": [None], "curves": []}))
+    with Store(f"sqlite:///{folder}/study.db") as store:
+        reconcile.plan(store, "small", make_study())
+    refused = SMALL.replace("[task]", '[task]\nmodel = "mine:net"').replace("model_args", "# model_args")
+    (folder / "refused").write_text(refused)  # there is no such module
     return folder
 
 
@@ -81,10 +94,35 @@ def attempt(kind, draw, originals, folder):
         path = folder / "table.csv"
         path.write_bytes(mutations.mutated((originals / "table.csv").read_bytes(), draw))
         paper_surfaces(path)
+    elif kind == "options":
+        answer(mutations.arguments(draw, folder), originals, folder)
+    elif kind == "another's checkpoint":
+        (path,) = originals.glob("other-*.safetensors")
+        (folder / path.name.replace("other", "chunk")).write_bytes(path.read_bytes())
+        assert Checkpoint(folder / "chunk", "this", 0, warn=lambda text: None).load() is None
+        (folder / path.name.replace("other", "chunk")).write_bytes(mutations.mutated(path.read_bytes(), draw))
+        assert Checkpoint(folder / "chunk", "this", 0, warn=lambda text: None).load() is None
     else:
         (path,) = originals.glob("chunk-*.safetensors")
         (folder / path.name).write_bytes(mutations.mutated(path.read_bytes(), draw))
         Checkpoint(folder / "chunk", "this", 0, warn=lambda text: None).load()
+
+
+def answer(words, originals, folder):
+    """Gives a command; what it may write and what it says of it."""
+    shutil.copy(originals / "study.db", folder / "study.db")
+    shutil.copy(originals / "refused", folder / "refused.toml")
+    said, here = io.StringIO(), Path.cwd()
+    os.chdir(folder)
+    try:
+        with redirect_stderr(said), redirect_stdout(io.StringIO()):
+            status = main(words)
+    finally:
+        os.chdir(here)
+        warnings.showwarning = SHOW
+    assert status in (0, 1, 2, 3), words
+    assert "Traceback" not in said.getvalue() and (status == 0 or said.getvalue().strip()), (words, said.getvalue())
+    assert "\x1b[2J" not in said.getvalue() and "\u202e" not in said.getvalue(), (words, said.getvalue())
 
 
 def check(seed, originals, folder):
@@ -101,7 +139,7 @@ def check(seed, originals, folder):
 
 @pytest.mark.parametrize("part", range(5))
 def test_malformed_input_is_answered(originals, tmp_path, part):
-    for seed in range(60 * part, 60 * (part + 1)):
+    for seed in range(42 * part, 42 * (part + 1)):
         check(seed, originals, tmp_path)
 
 

@@ -35,7 +35,7 @@ SWEEP = [
     "sweep", "study.toml", "--workers", "2", "--wait", "--checkpoint-minutes",
 ]  # fmt: skip
 STUDY = "seeds = [0, 1, 2, 3]\n" + study_toml(TASK, "1..1/8", "0, 1/4..4", 0.016, sgd=1.0, adamw=0.1)
-EPOCHS = 250
+EPOCHS = 120
 LIMIT_S = 300.0  # for a sweep to end by itself
 
 

@@ -52,6 +52,23 @@ FIELDS = [
     "panels.0.name", "panels.0.epochs", "panels.9", "seeds", "decay", "report.error_range", "title", "a" + ".a" * 2000,
     "task.decay_multipliers", "panels.0.schedule.milestones",
 ]  # fmt: skip
+# Every command, with words that it takes. `sweep`, `plan`, `report` and `compare` get some that they must refuse.
+COMMANDS = [
+    "list --json --storage sqlite:///{folder}/study.db",
+    "show small --storage sqlite:///{folder}/study.db --json",
+    "export small --format csv --out {folder}/out.csv --storage sqlite:///{folder}/study.db",
+    "report none --style cells --out {folder}/reports --storage sqlite:///{folder}/study.db --every 1",
+    "compare paper:figure1/none small/sgd --out {folder}/reports --storage sqlite:///{folder}/study.db",
+    "convert --lr 0.1 --weight-decay 0.01 --optimizer adamw --to pytorch --schedule cosine --epochs 10 --beta1 0.9",
+    "convert --lr 0.1 --weight-decay 0.01 --optimizer sgd --batch 128 --train-size 50000 --momentum 0.9 --eps 1e-8",
+    "sweep {folder}/refused.toml --workers 2 --checkpoint-minutes 1 --set task.epochs=2 --name x --device cpu --coarse",
+    "plan {folder}/refused.toml --workers 2 --set task.epochs=2 --json",
+    "studies --json",
+    "fields",
+    "doctor --storage sqlite:///{folder}/study.db --json",
+    "backup small {folder}/copy.db --storage sqlite:///{folder}/study.db",
+    "--version",
+]
 URLS = [
     "sqlite:///{folder}/study.db",
     "sqlite:///{folder}/none/study.db",
@@ -103,6 +120,29 @@ def override(draw: random.Random) -> str:
     """A `--set` argument."""
     given = f"{draw.choice(FIELDS)}={draw.choice(PIECES)}"
     return mutated(given.encode(), draw).decode(errors="surrogateescape") if draw.random() < 0.3 else given
+
+
+def arguments(draw: random.Random, folder: Path) -> list[str]:
+    """A command's words, one to three of them changed, left out, doubled or put elsewhere."""
+    words = draw.choice(COMMANDS).format(folder=folder).split()
+    for _ in range(draw.randint(1, 3)):
+        at = draw.randrange(len(words))
+        match draw.randrange(6):
+            case 0:
+                words[at] = draw.choice(PIECES)
+            case 1:
+                words[at] = mutated(words[at].encode(), draw).decode(errors="surrogateescape")
+            case 2 if len(words) > 1:
+                del words[at]
+            case 3:
+                words.insert(at, words[draw.randrange(len(words))])
+            case 4:
+                draw.shuffle(words)
+            case _:
+                words.append(
+                    draw.choice(["--json", "--quiet", "--help", "--set", "--storage", "--none", "-", "--", "\udcff"])
+                )
+    return words
 
 
 def url(draw: random.Random, folder: Path) -> str:

@@ -9,11 +9,14 @@ from helpers.commands import SMALL
 from helpers.stored import fabricated, fill
 from wdgrid import load_study
 from wdgrid.cli import main
+from wdgrid.runner import coordinator as coordinator_module
 from wdgrid.runner import reconcile
 from wdgrid.runner import run as module
 from wdgrid.runner.coordinator import Coordinator, Means
 from wdgrid.runner.crew import Crew
 from wdgrid.runner.events import SweepEnded, Waiting
+from wdgrid.runner.handle import memory_for_workers
+from wdgrid.runner.messages import Ready
 from wdgrid.runner.run import Settings, sweep
 from wdgrid.store import Store
 
@@ -123,6 +126,48 @@ def test_the_cells_of_a_worker_that_dies_are_claimed_again_though_none_were_left
         coordinator.pending = {}
         coordinator._handle(None, member, crew)
         assert coordinator.pending == {("sgdw", 0): 6}
+
+
+def test_no_more_workers_stay_than_there_are_chunks(store, study, tmp_path):
+    """Twelve are asked for, and the first that is ready takes all six cells into one chunk."""
+    stopped = []
+
+    class Starting:
+        """A worker that starts."""
+
+        def __init__(self, _variables):
+            pass
+
+        def ask_to_end(self):
+            pass
+
+        def send(self, order):
+            pass
+
+        def stop(self):
+            stopped.append(self)
+
+        def receive(self):
+            return [None]
+
+    coordinator = Coordinator(store, "s", study, Means(12, tmp_path / "checkpoints"), lambda event: None)
+    assert coordinator.workers <= 6
+    with Crew(Starting, coordinator._release, coordinator._finish, lambda workers, _timeout: workers) as crew:
+        for _ in range(6):
+            crew.hire()
+        first = crew.members[2]
+        facts = dict.fromkeys(("device", "torch", "backend", "mkl_mode", "products"), "cpu")
+        coordinator._handle(Ready(facts, 8, None), first, crew)
+        assert crew.members == [first] and len(first.claims) == 6 and len(stopped) == 5
+    assert store.pending("s") == {("sgdw", 0): 6}
+    again = Coordinator(store, "s", study, Means(12, tmp_path / "checkpoints"), lambda event: None)
+    assert again.workers == 1  # K is stored
+
+
+def test_workers_are_bounded_by_free_memory(store, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(coordinator_module, "memory_for_workers", lambda: 2)
+    assert Coordinator(store, "s", study, Means(12, tmp_path), lambda event: None).workers == 2
+    assert 1 <= memory_for_workers() < 1_000_000
 
 
 @pytest.fixture

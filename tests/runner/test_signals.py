@@ -62,9 +62,10 @@ def starting(process):
 
 
 def training(process):
-    """A checkpoint is there after the first epoch."""
+    """Each worker trains a chunk: checkpoints are there after the first epoch."""
     cwd = Path(f"/proc/{process.pid}/cwd").resolve()
-    return starting(process) and any((cwd / "small.db.checkpoints").glob("*.safetensors"))
+    saved = {path.name.partition("-")[0] for path in (cwd / "small.db.checkpoints").glob("*.safetensors")}
+    return starting(process) and len(saved) == 2
 
 
 def alive(pids):
@@ -92,6 +93,46 @@ def test_a_signal_ends_the_sweep_within_ten_seconds(here, begin, number, status,
     assert "wdgrid sweep small.toml --set task.epochs=100000" in said
     states = json.loads(wdgrid("show", "small", "--storage", "sqlite:///small.db", "--json", cwd=here).stdout)["cells"]
     assert states == {"waiting": 48}
+    assert ("48 cells in training are saved" in said) == (are_at is training)
+
+
+def test_a_step_that_takes_long_is_cut_off(here, begin):
+    """The signal comes while the workers compute in code that does not look at it."""
+    module = "import pathlib, time, torch\n\n\nclass Net(torch.nn.Linear):\n    def forward(self, x):\n"
+    module += "        time.sleep(60 if pathlib.Path('slow').exists() else 0)\n"
+    module += "        return super().forward(x.flatten(1))\n"
+    (here / "own.py").write_text(module + "\n\ndef net():\n    return Net(64, 10)\n")
+    process = begin(training, "--set", "task.model=own:net", "--set", "task.model_args={}", "--checkpoint-minutes", "0")
+    pids = workers(process)
+    (here / "slow").touch()
+    time.sleep(1)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    assert time.monotonic() - began < 10 and not alive(pids)
+    assert "are saved" not in (here / "stderr").read_text()
+
+
+def test_a_database_that_is_overwritten_while_a_sweep_runs_ends_it_in_one_line(here, begin):
+    other = here / "other.db"
+    assert (
+        wdgrid("sweep", "small.toml", "--storage", f"sqlite:///{other}", "--set", "task.epochs=1", cwd=here).returncode
+        == 0
+    )
+    before = other.read_bytes()
+    process = begin(training, "--set", "task.epochs=2000", "--checkpoint-minutes", "0")
+    with (here / "small.db").open("r+b") as file:  # as cp does it
+        file.truncate(0)
+        file.write(before)
+    assert process.wait(timeout=120) == 1
+    said = (here / "stderr").read_text()
+    assert (
+        said.count("was deleted, moved, replaced or overwritten while it was in use") == 1 and "Traceback" not in said
+    )
+    assert "give the same command again" in said.splitlines()[-1]
+    assert (here / "small.db").read_bytes() == before
+    shown = json.loads(wdgrid("show", "small", "--storage", "sqlite:///small.db", "--json", cwd=here).stdout)
+    assert shown["cells"] == {"complete": 48}
 
 
 def test_workers_that_do_not_answer_are_gone_within_ten_seconds_too(here, begin):

@@ -14,7 +14,7 @@ from wdgrid.runner.crew import WATCH_S, Crew, Member
 from wdgrid.runner.environment import remember
 from wdgrid.runner.eta import Pace, chunk_epochs
 from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Progress
-from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker
+from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker, memory_for_workers
 from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Message, Order, OutOfMemory, Ready, Restart, Stopped
 from wdgrid.runner.naming import summary
 from wdgrid.runner.reconcile import keep_content, must_be_as_planned
@@ -46,8 +46,9 @@ class Coordinator:
         self.panels = study.panel_names()
         self.pending = store.pending(name, only)
         self.total = sum(self.pending.values())
-        self.workers = 1 if means.in_process else min(means.workers, self.total)
         self.size: int | None = store.attrs(name).get("chunk")  # K; the first worker chooses it
+        most = min(self._chunks(), memory_for_workers())
+        self.workers = 1 if means.in_process else max(1, min(means.workers, most))
         self.done = 0
         self.began = 0.0
         self.pace: Pace | None = None  # from the first worker that is ready
@@ -153,6 +154,12 @@ class Coordinator:
                 return
         self._take_over(ready)
         self._assign(member, crew)
+        self.pending = self.store.pending(self.name, self.only)
+        crew.dismiss_surplus(self._chunks())
+
+    def _chunks(self) -> int:
+        """How many chunks wait; at most, where nothing is known of K."""
+        return sum(math.ceil(n / (self.size or 1)) for n in self.pending.values())
 
     def _take_over(self, ready: Ready) -> None:
         """Stores what the study is trained on and its chunk size, once a study; the environment, once a run."""

@@ -121,6 +121,8 @@ class Crew:
         """What workers send within `timeout` seconds; None stands for the death of one."""
         by_worker = {member.worker: member for member in self.members}
         for worker in self._wait(list(by_worker), timeout):
+            if not any(member.worker is worker for member in self.members):
+                continue  # it was dismissed meanwhile
             by_worker[worker].heard()
             for message in worker.receive():
                 yield by_worker[worker], message
@@ -150,6 +152,14 @@ class Crew:
         self.members.remove(member)
         member.worker.stop()
         self.put_back(member)
+
+    def dismiss_surplus(self, chunks: int) -> None:
+        """Stops workers that hold no cells where more of them start than there are chunks."""
+        surplus = [member for member in self.members if not member.claims][chunks:]
+        for member in surplus:
+            member.worker.ask_to_end()
+        for member in surplus:
+            self.dismiss(member)
 
     def replace_dead(self, member: Member) -> None:
         """Starts a worker in the place of one that died or hangs. Raises MachineError when too many have."""

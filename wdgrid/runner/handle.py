@@ -21,6 +21,7 @@ from wdgrid.study.sections import Task
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "67108864"}
 # Otherwise Python looks in the working directory first, even for its own modules; any file there may have such a name.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+WORKER_BYTES = 850_000_000  # that a worker process takes at least: twelve took 9.9 GB
 END_S = 6.0  # for a worker that is asked to end: it saves a checkpoint, or removes what it was preparing
 
 
@@ -218,3 +219,13 @@ def _without_working_directory() -> Generator[None]:
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_for_workers() -> int:
+    """How many worker processes the free memory has room for, at least one; many where it is not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return 1_000_000
+    return max(1, 1024 * free // WORKER_BYTES)
