@@ -48,6 +48,11 @@ class Ending:
         """Asks it, as a signal's handler."""
         self.asked = True
 
+    def leave(self, _signal: int, _frame: object) -> None:
+        """Ends the process by an exception: what was half downloaded or half prepared is removed on the way out."""
+        self.asked = True
+        sys.exit(1)
+
 
 def serve_process(connection: Pipe, task: Task, cells: int, chunk: int | None) -> None:
     """Works as the only job of a process, until the pipe closes; on Linux, no longer than its parent lives.
@@ -86,12 +91,13 @@ def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: 
     # A parent that was killed shows as a closed pipe, at the next epoch's end at the latest.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            with _on_sigterm(_leave) if own_process else contextlib.nullcontext():
+            with _on_sigterm(ending.leave) if own_process else contextlib.nullcontext():
                 bench = _workbench(task, lambda what, done, of: connection.send(Preparing(what, done, of)))
                 ready = _probe(bench, cells, chunk)
             restart = _restart(bench, ready.chunk) if own_process else None
         except Exception as error:
-            connection.send(_fault(error, task, setting_up=True))
+            if not ending.asked:  # an import that was cut off may end in any error
+                connection.send(_fault(error, task, setting_up=True))
             return
         connection.send(restart or ready)
         if restart:
@@ -114,11 +120,6 @@ def _on_sigterm(handler: Callable[[int, object], None]) -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _leave(_signal: int, _frame: object) -> None:
-    """Ends the process by an exception: what was half downloaded or half prepared is removed on the way out."""
-    sys.exit(1)
 
 
 @contextlib.contextmanager
