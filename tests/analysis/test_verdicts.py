@@ -88,9 +88,7 @@ def test_a_surface_near_chance_is_no_ground_for_a_verdict(slope):
     found = alone(near)
     assert 82.5 < found.best_error < 83.5 and found.cap == 90
     assert found.verdict == "can't tell" and found.slope is None
-    assert (
-        "no cell learns enough" in found.sentence and "guessing 90 %; a verdict needs 72 % or less" in found.sentence
-    )
+    assert "no cell learns enough" in found.sentence and "guessing 90 %; a verdict needs 72 % or less" in found.sentence
     assert alone(near, chance=99.9).verdict == "can't tell"  # a thousand classes: 17 % right is still too little
     assert alone(near - 5, chance=99.9).verdict != "can't tell"  # 22 % is not
     good = surface(bowl(0))

@@ -131,7 +131,7 @@ def arguments(draw: random.Random, folder: Path) -> list[str]:
             case 0:
                 words[at] = draw.choice(PIECES)
             case 1:
-                words[at] = mutated(words[at].encode(), draw).decode(errors="surrogateescape")
+                words[at] = mutated(words[at].encode(errors="surrogateescape"), draw).decode(errors="surrogateescape")
             case 2 if len(words) > 1:
                 del words[at]
             case 3:
