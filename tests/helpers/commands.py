@@ -25,8 +25,11 @@ device = "cpu"
 SMALL = 'title = "small <study>"\n' + study_toml(TASK, "1..1/8", "0, 1/4..4", 0.016, sgd=1.0, adamw=0.1)
 
 
+LIMIT_S = 400  # of a command: a sweep of the small study took 25 to 111 s beside four busy loops on two cores
+
+
 def wdgrid(*arguments, cwd, **options):
-    return subprocess.run([*WDGRID, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run([*WDGRID, *arguments], cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S, **options)
 
 
 def trials(cwd, name="small"):

@@ -222,6 +222,25 @@ def test_a_damaged_checkpoint_is_told_and_the_chunk_starts_again(finished, here)
     pd.testing.assert_frame_equal(trials(here), trials(finished[0]))  # to the bit
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [50_000, 600_000])
+def test_a_disk_that_is_full_ends_the_sweep_in_one_line_and_loses_nothing(here, limit):
+    """No file may grow beyond so many bytes: the first does not hold the database, the second not its results."""
+    resource = pytest.importorskip("resource")
+    small = ["sweep", "studies/small.toml", "--set", "task.epochs=300", *ONE]
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    refused = wdgrid(*small, cwd=here, preexec_fn=full)
+    said = refused.stderr.splitlines()
+    assert refused.returncode in (1, 2) and "Traceback" not in refused.stderr, refused.stderr
+    assert [line for line in said if line.startswith("wdgrid:")] == said[-1:] and "small.db" in said[-1], refused.stderr
+    again = wdgrid(*small, cwd=here)
+    assert again.returncode == 0 and set(trials(here)["state"]) == {"complete"}, again.stderr
+    assert not list((here / "studies").glob("*.checkpoints"))
+
+
 def test_a_checkpoint_goes_only_after_the_commit_of_its_chunk(tmp_path, monkeypatch):
     """A store that fails at the commit leaves what is needed to train on."""
     from helpers.synthetic_tables import make_study
