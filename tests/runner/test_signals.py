@@ -100,7 +100,7 @@ def test_a_step_that_takes_long_is_cut_off(here, begin):
     """The signal comes while the workers compute in code that does not look at it."""
     module = "import pathlib, time, torch\n\n\nclass Net(torch.nn.Linear):\n    def forward(self, x):\n"
     module += "        time.sleep(60 if pathlib.Path('slow').exists() else 0)\n"
-    module += "        return super().forward(x.flatten(1) if x.sum() > -1 else x)\n"  # which cannot be traced
+    module += "        return super().forward(x.flatten(1) if x.sum() > 0 else -x.flatten(1))\n"  # cannot be traced
     (here / "own.py").write_text(module + "\n\ndef net():\n    return Net(64, 10)\n")
     process = begin(training, "--set", "task.model=own:net", "--set", "task.model_args={}", "--checkpoint-minutes", "0")
     pids = workers(process)
