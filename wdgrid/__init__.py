@@ -131,6 +131,9 @@ def sweep(
     coarse: bool = False,
     retry: bool = False,
     wait: bool = False,
+    ray: bool | str = False,
+    gpus_per_worker: float | None = None,
+    checkpoints: str | Path | None = None,
 ) -> "Results":
     """Trains the cells of a study that are not trained yet, and returns its results. The same call again resumes it.
 
@@ -140,7 +143,10 @@ def sweep(
     number of processes that train; the default is one a core. `checkpoint_minutes` is the time between checkpoints
     within a chunk. `extend` allows new axis values, seeds and panels. `coarse` searches for the best cells only.
     `retry` trains failed cells again, also those that failed three times. `wait` waits for cells that other processes
-    hold, and trains those that they drop. `progress` shows progress on stderr; if it is a function, it is called with
+    hold, and trains those that they drop. `ray` trains on a Ray cluster: its address HOST:PORT, or True for the one
+    that this machine belongs to. `workers` is then by default as many as the cluster has room for, and each takes
+    `gpus_per_worker` GPUs. `checkpoints` is a folder for checkpoints, with `ray` on storage that every node has.
+    `progress` shows progress on stderr; if it is a function, it is called with
     the events of `wdgrid.runner.events` instead, the last of which, `SweepEnded`, has the numbers of finished and
     missing cells.
 
@@ -170,6 +176,7 @@ def sweep(
     """
     from wdgrid.results import Results
     from wdgrid.runner import naming, objects
+    from wdgrid.runner.cluster import AUTO, ray_of
     from wdgrid.runner.run import Settings, sweep_store
     from wdgrid.runner.run import sweep as run
     from wdgrid.study import Study
@@ -178,13 +185,17 @@ def sweep(
     in_process = model is not None or data is not None
     if in_process and workers not in (None, 1):
         raise UsageError(f"workers = {workers}: a network or data given as Python objects are trained by one worker")
+    if in_process and ray:
+        raise UsageError("ray: a network or data given as Python objects are trained in this process")
     if isinstance(study, Study) and overrides:
         raise UsageError("overrides: give them to load_study; a Study cannot be changed")
     word = str(study) if isinstance(study, str | Path) else None
     place = naming.place_of(word, name, storage, new=True)
     settings = Settings(
-        checkpoints=place.checkpoints,
+        checkpoints=Path(checkpoints) if checkpoints else place.checkpoints,
         workers=workers,
+        ray=ray_of(AUTO if ray is True else ray or None, gpus_per_worker),
+        shared=checkpoints is not None,
         checkpoint_seconds=60 * checkpoint_minutes,
         extend=extend,
         coarse=coarse,

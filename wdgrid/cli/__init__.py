@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-app.command()(sweep.sweep)
+app.command(cls=sweep.WithRay)(sweep.sweep)
 app.command()(check.check)
 app.command()(studies.studies)
 app.command()(studies.fields)

@@ -23,6 +23,7 @@ class SweepCommand:
     storage: str | None = None
     name: str | None = None
     coarse: bool = False
+    options: tuple[str, ...] = ()  # that say where it trains
 
     def __str__(self) -> str:
         storage = self.storage and without_password(self.storage)
@@ -32,6 +33,7 @@ class SweepCommand:
         for override in self.overrides:
             words += ["--set", override]
         words += ["--coarse"] if self.coarse else []
+        words += self.options
         return shlex.join(words)
 
     def with_axes(self, axes: dict[str, str], seeds: str | None = None) -> "SweepCommand":

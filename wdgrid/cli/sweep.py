@@ -2,14 +2,28 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from wdgrid.cli.common import AsJson, NoCode, Out, Quiet, Storage, StudyWord, Style
 from wdgrid.cli.resume_command import SweepCommand
 
 MISSING = 3  # exit status where cells have no result at the end
+
+
+class WithRay(TyperCommand):
+    """A command whose option --ray may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Gives a --ray that no address follows the address "auto"."""
+        from wdgrid.runner.cluster.address import AUTO, looks_like_address
+
+        for i in reversed(range(len(args))):
+            if args[i] == "--ray" and not (i + 1 < len(args) and looks_like_address(args[i + 1])):
+                args.insert(i + 1, AUTO)
+        return super().parse_args(ctx, args)
 
 
 def sweep(
@@ -42,7 +56,35 @@ def sweep(
         typer.Option("--wait", help="Wait for cells that other processes hold; train those that they drop."),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Number of worker processes; by default one a core, or one on a GPU.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of worker processes; by default one a core, or one on a GPU. With --ray: workers on the "
+            "cluster; by default as many as it has room for.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on a Ray cluster: HOST:PORT, or no address for the cluster that this machine belongs to. Needs "
+            "wdgrid[ray] on every node.",
+            metavar="[ADDRESS]",
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            help="With --ray: GPUs for each worker, such as 0.5; by default 1 if the study may use a GPU and the "
+            "cluster has any."
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for checkpoints, with --ray on storage that every node has. By default beside the database; "
+            "with --ray they are copied to this machine.",
+            metavar="DIR",
+        ),
     ] = None,
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Minutes between checkpoints inside a chunk that takes longer than that.")
@@ -72,7 +114,10 @@ def sweep(
     path = study_path(study_word)
     name = naming.checked_name(name or path.stem)
     check_output(out / name)
-    command = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None, coarse)
+    gpus = None if gpus_per_worker is None else f"{gpus_per_worker:g}"
+    options = {"--ray": ray, "--gpus-per-worker": gpus, "--checkpoints": checkpoints}
+    given = tuple(word for option, value in options.items() if value is not None for word in (option, str(value)))
+    command = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None, coarse, given)
     missing = 0
     try:
         with as_interrupts(), show(quiet, str(command)) as shown:
@@ -96,11 +141,14 @@ def sweep(
                 coarse=coarse,
                 retry=retry,
                 wait=wait,
+                ray=ray or False,
+                gpus_per_worker=gpus_per_worker,
+                checkpoints=checkpoints,
             )
     except KeyboardInterrupt as interrupt:
         raise typer.Exit(exit_status(interrupt)) from None
     url = naming.storage_url(storage, naming.database_folder(study_word, name), name)
     with naming.open_store(url) as store:
-        draw(store, name, out, style, as_json, quiet, replace(command, coarse=False))
+        draw(store, name, out, style, as_json, quiet, replace(command, coarse=False, options=()))
     if missing:
         raise typer.Exit(MISSING)

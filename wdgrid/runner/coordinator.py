@@ -10,12 +10,13 @@ from typing import Any
 
 from wdgrid.errors import MachineError, UsersFaultError
 from wdgrid.runner import environment
+from wdgrid.runner.cluster import Cluster, ClusterWorker
 from wdgrid.runner.crew import WATCH_S, Crew, Member
 from wdgrid.runner.environment import remember
 from wdgrid.runner.eta import Pace, chunk_epochs
 from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Progress
-from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker, memory_for_workers
-from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Message, Order, OutOfMemory, Ready, Restart, Stopped
+from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker, memory_for_workers, wait_for_piped
+from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Lost, Message, Order, OutOfMemory, Ready, Restart, Stopped
 from wdgrid.runner.naming import summary
 from wdgrid.runner.reconcile import keep_content, must_be_as_planned
 from wdgrid.store import Claim, Only, Store, owner_name
@@ -27,12 +28,16 @@ RENEW_S = 30.0
 
 @dataclass(frozen=True)
 class Means:
-    """With what a sweep trains: so many `workers`, or one in this process, and where long chunks are saved."""
+    """With what a sweep trains, and where long chunks are saved.
 
-    workers: int
+    So many `workers` here, or one in this process, or those of a `cluster` (`workers` None: as many as it has room for).
+    """
+
+    workers: int | None
     checkpoints: Path  # folder
     checkpoint_seconds: float = 300.0
     in_process: bool = False
+    cluster: Cluster | None = None
 
 
 class Coordinator:
@@ -46,9 +51,10 @@ class Coordinator:
         self.panels = study.panel_names()
         self.pending = store.pending(name, only)
         self.total = sum(self.pending.values())
+        self.cluster = means.cluster
         self.size: int | None = store.attrs(name).get("chunk")  # K; the first worker chooses it
-        most = min(self._chunks(), memory_for_workers())
-        self.workers = 1 if means.in_process else max(1, min(means.workers, most))
+        most = self._chunks() if self.cluster else min(self._chunks(), memory_for_workers())
+        self.workers = 1 if means.in_process else max(1, min(self._wanted(), most))
         self.done = 0
         self.began = 0.0
         self.pace: Pace | None = None  # from the first worker that is ready
@@ -61,7 +67,8 @@ class Coordinator:
 
         An interrupt (Ctrl-C) passes through; the claimed cells are put back first.
         """
-        crew = Crew(self._start_worker, self._release, self._finish)
+        wait = self.cluster.wait if self.cluster else wait_for_piped
+        crew = Crew(self._start_worker, self._release, self._finish, wait)
         try:
             self._train(crew)
         finally:
@@ -79,7 +86,7 @@ class Coordinator:
             for _ in range(self.workers):
                 crew.hire()
             renewed = watched = time.monotonic()
-            while crew.members:
+            while crew.members and (self.pending or any(member.claims for member in crew.members)):
                 for member, message in crew.messages(WATCH_S):
                     self._handle(message, member, crew)
                 if time.monotonic() - watched >= WATCH_S:
@@ -88,6 +95,8 @@ class Coordinator:
                 if time.monotonic() - renewed > RENEW_S:
                     self.store.renew(self.owner, LEASE_S)
                     renewed = time.monotonic()
+                if self.cluster:
+                    self._follow(self.cluster, crew)
 
     def _replace_hanging(self, crew: Crew) -> None:
         for member, why in crew.hanging():
@@ -98,6 +107,8 @@ class Coordinator:
         cells = math.prod(len(axis.values) for axis in self.study.axes.values())
         if self.means.in_process:
             return ThreadWorker(self.study.task, cells, self.size)
+        if self.cluster:
+            return self.cluster.start(cells, self.size, variables)
         return ProcessWorker(self.study.task, cells, self.size, variables)
 
     def _release(self, claims: list[Claim]) -> None:
@@ -107,6 +118,11 @@ class Coordinator:
         match message:
             case None:
                 self._replace(member, crew)
+            case Lost():
+                if message.node:
+                    self._warn(f"node {message.node} is gone; the cells of its workers wait again")
+                self._wait_again(member)
+                crew.dismiss(member)
             case Preparing():
                 self.listen(message)
             case Restart():
@@ -141,17 +157,40 @@ class Coordinator:
             self.warnings.add(text)
             self.listen(Notice(text))
 
+    # A cluster, whose nodes come and go
+
+    def _wanted(self) -> int:
+        return self.cluster.wanted(self.means.workers) if self.cluster else self.means.workers or 1
+
+    def _follow(self, cluster: Cluster, crew: Crew) -> None:
+        """Has as many workers as the cluster has room for, while there are cells for them."""
+        busy = sum(bool(member.claims) for member in crew.members)
+        for _ in range(len(crew.members), min(self._wanted(), busy + self._chunks())):
+            crew.hire()
+        if cluster.all_refused and not busy:
+            raise MachineError("no node of the cluster is like this study's other workers; finished cells are stored")
+        if text := cluster.notice(self.means.workers):
+            self._warn(text)
+        for member in crew.members:
+            if isinstance(member.worker, ClusterWorker) and not member.worker.placed:
+                member.heard()  # who waits for a place does not hang
+        if self.pace:
+            self.pace.workers = max(1, busy)
+
     # A worker is ready
 
     def _welcome(self, ready: Ready, member: Member, crew: Crew) -> None:
         """Gives a worker that is ready its first chunk, or dismisses it: one feeds a GPU, and all must round alike."""
         member.content = ready.content
-        if any(other.claims for other in crew.members):
-            if changes := environment.changes(self.facts, ready.environment):
-                self.listen(Notice(f"a worker is dropped: its floating-point environment differs ({changes})"))
-            if changes or ready.environment["device"].startswith("cuda"):
-                crew.dismiss(member)
-                return
+        at_work = any(other.claims for other in crew.members)
+        must_be = (self.facts if at_work else {}) | environment.own_version()
+        if changes := environment.changes(must_be, ready.environment):
+            self._warn(f"a worker is dropped: its floating-point environment differs ({changes})")
+            if isinstance(member.worker, ClusterWorker):
+                member.worker.refuse()
+        if changes or (at_work and not self.cluster and ready.environment["device"].startswith("cuda")):
+            crew.dismiss(member)
+            return
         self._take_over(ready)
         self._assign(member, crew)
         self.pending = self.store.pending(self.name, self.only)
@@ -213,9 +252,15 @@ class Coordinator:
         crew.dismiss(member)
 
     def _replace(self, member: Member, crew: Crew) -> None:
-        """Starts a worker in the place of one that died; its cells wait again, also where none were left to claim."""
+        """Starts a worker in the place of one that died; its cells wait again."""
+        self._wait_again(member)
         crew.replace_dead(member)
-        self.pending = self.store.pending(self.name, self.only)
+
+    def _wait_again(self, member: Member) -> None:
+        """Counts the cells of a worker that is gone as pending, also where none were left to claim."""
+        if member.claims:
+            cell = member.claims[0].cell
+            self.pending.setdefault((cell.panel, cell.seed), len(member.claims))
 
     def _finish(self, member: Member, message: Done) -> None:
         """Stores a chunk's outcomes."""

@@ -15,6 +15,7 @@ from typing import Any
 from wdgrid.store import Store
 
 FACTS, THEN = ("device", "torch", "backend", "mkl_mode", "products"), ", then "
+OURS = "wdgrid"  # the version, which the start of a run stores
 
 
 def stored_environment(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,10 +31,14 @@ def remember(store: Store, name: str, **entries: Any) -> None:
     store.set_attrs(name, {"environment": {**stored_environment(store.attrs(name)), **entries}})
 
 
+def own_version() -> dict[str, str]:
+    """wdgrid's version, which every worker of this process must have."""
+    return {OURS: version(OURS)}
+
+
 def run_facts() -> dict[str, str | None]:
     """Versions, commit and start of a run."""
-    versions = {name: version(name) for name in ("wdgrid", "optuna")}
-    return {**versions, "commit": _commit(), "started": now()}
+    return {**own_version(), "optuna": version("optuna"), "commit": _commit(), "started": now()}
 
 
 def now() -> str:
@@ -55,7 +60,7 @@ def _commit() -> str | None:
 
 def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What is other now than in all that there was earlier, as a line; empty if nothing is."""
-    new = [fact for fact in FACTS if earlier.get(fact) and now[fact] not in earlier[fact].split(THEN)]
+    new = [fact for fact in (*FACTS, OURS) if earlier.get(fact) and now[fact] not in earlier[fact].split(THEN)]
     return "; ".join(f"{fact}: {earlier[fact]}{THEN}{now[fact]}" for fact in new)
 
 

@@ -89,8 +89,7 @@ class ProcessWorker(_Piped):
         context = multiprocessing.get_context("spawn")
         self.connection, child = context.Pipe()
         self._process = context.Process(target=serve_process, args=(child, task, cells, chunk), daemon=True)
-        variables = MALLOC | SAFE_PATH | dict(environment or {})
-        with _child_environment(variables), _without_main(), _without_working_directory():
+        with bare_child(MALLOC | dict(environment or {})):
             self._process.start()
         child.close()
         self._asked: float | None = None
@@ -154,6 +153,13 @@ class ThreadWorker(_Piped):
     def processor_seconds(self) -> float | None:
         """As in Worker: that of the whole process."""
         return time.process_time()
+
+
+@contextlib.contextmanager
+def bare_child(variables: Mapping[str, str]) -> Generator[None]:
+    """A child that starts meanwhile has these variables, and takes nothing else from how this process was started."""
+    with _child_environment(SAFE_PATH | dict(variables)), _without_main(), _without_working_directory():
+        yield
 
 
 @contextlib.contextmanager

@@ -97,4 +97,11 @@ class OutOfMemory:
     why: str
 
 
-Message = Preparing | Restart | Ready | Epoch | Alive | Notice | Stopped | Done | Fault | OutOfMemory
+@dataclass(frozen=True)
+class Lost:
+    """From a cluster: the worker's node is gone, and the worker with it. `node` is its address, None if not known."""
+
+    node: str | None
+
+
+Message = Preparing | Restart | Ready | Epoch | Alive | Notice | Stopped | Done | Fault | OutOfMemory | Lost

@@ -6,12 +6,13 @@ With `coarse` it searches for the best cells first. The caller gets events and d
 import contextlib
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wdgrid.errors import MachineError, StudyFileError, UsageError, UsersFaultError
 from wdgrid.runner import environment
+from wdgrid.runner.cluster import Ray, connected
 from wdgrid.runner.coordinator import Coordinator, Means
 from wdgrid.runner.environment import remember, stored_environment
 from wdgrid.runner.events import (
@@ -45,7 +46,9 @@ class Settings:
     `workers` None: one a core. `extend`: the stored study may grow. `coarse`: search for the best cells only.
     `retry`: cells that failed are trained again however often they did. `wait`: the sweep stays until no other process
     holds cells, and takes over what they drop.
-    `in_process`: one worker, in this process. `checkpoints` is the folder for checkpoints of all studies.
+    `in_process`: one worker, in this process. `ray`: the workers are on a Ray cluster; `workers` None: as many as it
+    has room for. `checkpoints` is the folder for checkpoints of all studies; `shared`: every node of the cluster has
+    it.
     """
 
     checkpoints: Path
@@ -56,6 +59,8 @@ class Settings:
     retry: bool = False
     wait: bool = False
     in_process: bool = False
+    ray: Ray | None = None
+    shared: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     environment: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -156,15 +161,17 @@ class _Run:
         if not missing:
             return
         remember(self.store, name, **environment.run_facts(), **self.settings.environment)
+        given, ray = self.settings, self.settings.ray
         means = Means(
-            self.settings.workers or cores(),
-            self.settings.checkpoints.absolute() / f"{name}.db.checkpoints",
-            self.settings.checkpoint_seconds,
-            self.settings.in_process,
+            given.workers if ray else given.workers or cores(),
+            given.checkpoints.absolute() / f"{name}.db.checkpoints",
+            given.checkpoint_seconds,
+            given.in_process,
         )
         self.listen(TrainingStarted(name, missing))
         try:
-            Coordinator(self.store, name, study, means, self.listen, only).run()
+            with connected(ray, study.task, not given.shared) if ray else contextlib.nullcontext() as cluster:
+                Coordinator(self.store, name, study, replace(means, cluster=cluster), self.listen, only).run()
         finally:
             self.listen(TrainingEnded(name))
         remember(self.store, name, finished=environment.now())

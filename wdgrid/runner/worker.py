@@ -15,10 +15,12 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from importlib.metadata import version
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +61,7 @@ def serve_process(connection: Pipe, task: Task, cells: int, chunk: int | None) -
 
     SIGTERM asks it to end: within a chunk it saves a checkpoint first.
     """
-    _end_with_parent()
+    end_with_parent()
     for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to every process; the parent decides what they mean
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
@@ -68,7 +70,7 @@ def serve_process(connection: Pipe, task: Task, cells: int, chunk: int | None) -
     _serve(connection, task, cells, chunk, Ending(), own_process=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Has Linux kill this process when its parent dies; elsewhere it ends when it next uses the pipe."""
     if sys.platform != "linux":
         return
@@ -85,6 +87,12 @@ def serve_thread(connection: Pipe, task: Task, cells: int, chunk: int | None, en
     """
     with connection, _settings_restored():
         _serve(connection, task, cells, chunk, ending, own_process=False)
+
+
+def serve_actor(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: Ending) -> None:
+    """Works in a thread of a process that computes nothing else, until it is asked to end, as in `serve_thread`."""
+    with connection:
+        _serve(connection, task, cells, chunk, ending, own_process=True)
 
 
 def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: Ending, *, own_process: bool) -> None:
@@ -115,6 +123,9 @@ def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: 
 @contextlib.contextmanager
 def _on_sigterm(handler: Callable[[int, object], None]) -> Generator[None]:
     """Within it, SIGTERM does not end the process at once."""
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in that thread only
+        yield
+        return
     before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
@@ -158,6 +169,7 @@ def _probe(bench: "Workbench", cells: int, chunk: int | None) -> Ready:
     probe, network = bench.probe(size), bench.network(seed=0, cells=size)
     environment = {
         "device": f"{bench.device.type} ({device})",
+        "wdgrid": version("wdgrid"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),

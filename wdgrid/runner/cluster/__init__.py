@@ -1,0 +1,209 @@
+"""Workers on a Ray cluster: one a CPU or GPU slot, wherever the cluster has room, as nodes come and go.
+
+A bridge process holds the connection to Ray. The sweep itself stays on the machine where it was started, and writes the
+store alone.
+"""
+
+import contextlib
+import importlib.util
+import multiprocessing
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wdgrid.errors import MachineError, UsageError
+from wdgrid.runner.cluster.address import AUTO, is_address
+from wdgrid.runner.cluster.bridge import serve_bridge
+from wdgrid.runner.cluster.code import copy_modules, own_modules
+from wdgrid.runner.cluster.commands import Broken, Command, Connect, Mail, Room, Send, Start, Stop
+from wdgrid.runner.handle import MALLOC, TIDY_S, Worker, bare_child
+from wdgrid.runner.messages import Message, Order
+from wdgrid.study.sections import Task
+
+CONNECT_S = 30.0  # in which a cluster must answer
+
+
+@dataclass(frozen=True)
+class Ray:
+    """A Ray cluster: its `address` HOST:PORT, or "auto".
+
+    Each worker takes a CPU and `gpus_per_worker` GPUs; None: one GPU where the study may use a GPU and the cluster has
+    any.
+    """
+
+    address: str = AUTO
+    gpus_per_worker: float | None = None
+
+    def __post_init__(self) -> None:
+        if not is_address(self.address):
+            raise UsageError(f"Ray's address {self.address!r}: must be HOST:PORT, or auto")
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 64:
+            raise UsageError(f"GPUs for each worker: must be from 0 to 64, not {self.gpus_per_worker:g}")
+
+
+def ray_of(address: str | None, gpus_per_worker: float | None) -> Ray | None:
+    """The cluster that a user asked for by its address, None where there is none.
+
+    Raises UsageError where an option has no meaning.
+    """
+    if address is None:
+        if gpus_per_worker is not None:
+            raise UsageError("--gpus-per-worker: needs --ray")
+        return None
+    return Ray(address, gpus_per_worker)
+
+
+class Cluster:
+    """A connection to a Ray cluster; `connected` opens it."""
+
+    def __init__(self, ray: Ray, task: Task, code: Path | None, pull: bool) -> None:
+        self._ray, self._task, self._pull = ray, task, pull
+        self._room = Room(0, 0, None, 0)
+        self._workers: dict[int, ClusterWorker] = {}
+        self._started = 0
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=serve_bridge, args=(child,), daemon=True)
+        with bare_child({"RAY_USAGE_STATS_ENABLED": "0"}):
+            self._process.start()
+        child.close()
+        try:
+            self._pipe.send(Connect(ray.address, code, ray.gpus_per_worker, task))
+            if not self._pipe.poll(CONNECT_S):
+                raise MachineError(f"Ray at {ray.address}: no answer within {CONNECT_S:.0f} s")
+            self._read("cannot be reached")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the connection, and every worker with it."""
+        self._pipe.close()
+        self._process.join(TIDY_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+    # Workers
+
+    def start(self, cells: int, chunk: int | None, variables: Mapping[str, str]) -> Worker:
+        """Asks for one more worker; `cells` and `chunk` as for a worker process."""
+        self._started += 1
+        self.command(Start(self._started, self._task, cells, chunk, MALLOC | dict(variables)))
+        worker = self._workers[self._started] = ClusterWorker(self, self._started)
+        return worker
+
+    def send(self, worker: int, order: Order) -> None:
+        """Sends a chunk to train."""
+        self.command(Send(worker, order, self._pull))
+
+    def stop(self, worker: int, *, refuse: bool = False) -> None:
+        """Ends a worker; `refuse`: none is started on its node any more."""
+        if self._workers.pop(worker, None):
+            with contextlib.suppress(MachineError):  # the bridge is gone, and its workers with it
+                self.command(Stop(worker, refuse))
+
+    def wait(self, _workers: Sequence[Worker], timeout: float) -> list[Worker]:
+        """The workers that have sent something, once one has or the cluster has changed, or after `timeout` seconds."""
+        if not self._pipe.poll(timeout):
+            return []
+        while self._pipe.poll():
+            self._read("was lost; finished cells are stored")
+        return [worker for worker in self._workers.values() if worker.mail]
+
+    # The cluster
+
+    def wanted(self, asked: int | None) -> int:
+        """How many workers to have now: so many as were asked for, else as many as there is room for, but one."""
+        return asked or max(1, self._room.slots)
+
+    def notice(self, asked: int | None) -> str | None:
+        """What workers wait for, if some that were asked for do, or all of them."""
+        return self._room.waits_for if asked or not self._room.placed else None
+
+    @property
+    def all_refused(self) -> bool:
+        """Whether there is no node left, because each that there is was refused."""
+        return self._room.refused > 0 and self._room.slots == 0
+
+    def command(self, command: Command) -> None:
+        """Passes a command to the bridge. Raises MachineError where it is gone."""
+        try:
+            self._pipe.send(command)
+        except OSError:
+            raise self._lost("was lost; finished cells are stored") from None
+
+    def _read(self, what: str) -> None:
+        try:
+            message: Mail | Room | Broken = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._lost(what) from None
+        match message:
+            case Mail():
+                if worker := self._workers.get(message.worker):
+                    worker.mail.extend(message.messages)
+            case Room():
+                self._room = message
+            case Broken():
+                raise self._lost(what, message.why)
+
+    def _lost(self, what: str, why: str = "") -> MachineError:
+        return MachineError(f"Ray at {self._ray.address}: {what}{f': {why}' if why else ''}")
+
+
+class ClusterWorker:
+    """A worker somewhere on the cluster, or one that waits for a place."""
+
+    def __init__(self, cluster: Cluster, number: int) -> None:
+        self._cluster, self._number = cluster, number
+        self.mail: list[Message | None] = []
+
+    def send(self, order: Order) -> None:
+        """Sends a chunk to train."""
+        self._cluster.send(self._number, order)
+
+    def receive(self) -> Sequence[Message | None]:
+        """What it has sent; None if it died."""
+        mail, self.mail = self.mail, []
+        return mail
+
+    def ask_to_end(self) -> None:
+        """Ends the worker."""
+        self._cluster.stop(self._number)
+
+    def stop(self) -> None:
+        """Ends the worker."""
+        self._cluster.stop(self._number)
+
+    def refuse(self) -> None:
+        """Ends the worker, and has none started on its node any more."""
+        self._cluster.stop(self._number, refuse=True)
+
+
+@contextlib.contextmanager
+def connected(ray: Ray, task: Task, pull: bool) -> Generator[Cluster]:
+    """The cluster, while it is needed; the user's own modules travel to it.
+
+    `pull`: checkpoints are kept on this machine. Raises UsageError where Ray is not installed or the modules are too
+    large, MachineError where the cluster does not answer.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--ray: Ray is not installed: pip install 'wdgrid[ray]', here and on every node")
+    with tempfile.TemporaryDirectory(prefix="wdgrid-") as folder:
+        modules = own_modules((task.model, task.dataset), Path.cwd())
+        copy_modules(modules, Path(folder))
+        cluster = Cluster(ray, _with_whole_path(task), Path(folder) if modules else None, pull)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+def _with_whole_path(task: Task) -> Task:
+    """The task with the whole path of a data folder that is here, since a node has another working directory."""
+    root = task.dataset_args.get("root")
+    if not isinstance(root, str) or root == "." or not Path(root).is_dir():
+        return task
+    return task.model_copy(update={"dataset_args": {**task.dataset_args, "root": str(Path(root).absolute())}})

@@ -1,0 +1,68 @@
+"""A worker on a node of a Ray cluster: it trains in a thread, and answers two calls at a time."""
+
+import contextlib
+import multiprocessing
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from wdgrid.runner.messages import Epoch, Message, Order
+from wdgrid.runner.worker import serve_actor
+from wdgrid.study.sections import Task
+
+
+class Actor:
+    """One call waits for what the worker says while another brings an order."""
+
+    def __init__(self, task: Task, cells: int, chunk: int | None) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        self._folder: Path | None = None  # of checkpoints that the driver keeps
+        self._given: set[str] = set()
+        threading.Thread(target=serve_actor, args=(theirs, task, cells, chunk), daemon=True).start()
+
+    def node(self) -> tuple[str, str]:
+        """The id and the address of the node."""
+        import ray
+
+        context = ray.get_runtime_context()
+        return context.get_node_id(), str(ray.util.get_node_ip_address())  # pyright: ignore
+
+    def order(self, order: Order, files: Mapping[str, bytes] | None) -> None:
+        """Passes a chunk on. `files` are its checkpoints; None: they are in the order's folder."""
+        if files is not None:
+            self._folder = self._folder or Path(tempfile.mkdtemp(prefix="wdgrid-"))
+            for name, content in files.items():
+                (self._folder / name).write_bytes(content)
+            self._given = set(files)
+            order = replace(order, checkpoints=self._folder)
+        with contextlib.suppress(OSError):  # the thread has ended: `receive` says so
+            self._connection.send(order)
+
+    def receive(self) -> tuple[list[Message | None], dict[str, bytes]]:
+        """What the worker has said since the last call, once there is something, and checkpoints that it wrote."""
+        messages: list[Message | None] = []
+        try:
+            while not messages or self._connection.poll():
+                messages.append(self._connection.recv())
+        except (EOFError, OSError):
+            messages.append(None)
+        # After an epoch the chunk's earlier checkpoints are read, and no file stays where nobody would remove it.
+        return messages, self._written() if any(isinstance(message, Epoch) for message in messages) else {}
+
+    def leave(self) -> None:
+        """Removes the folder of checkpoints."""
+        for path in self._folder.iterdir() if self._folder else ():
+            path.unlink(missing_ok=True)
+        if self._folder:
+            self._folder.rmdir()
+
+    def _written(self) -> dict[str, bytes]:
+        files: dict[str, bytes] = {}
+        for path in sorted(self._folder.glob("*.safetensors")) if self._folder else ():
+            with contextlib.suppress(FileNotFoundError):  # a newer one took its place
+                if path.name not in self._given:
+                    files[path.name] = path.read_bytes()
+                path.unlink()
+        return files

@@ -1,0 +1,11 @@
+"""What the address of a Ray cluster looks like."""
+
+import re
+
+AUTO = "auto"  # $RAY_ADDRESS, or the cluster of which this machine is a node
+_ADDRESS = re.compile(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+
+
+def is_address(word: str) -> bool:
+    """Whether a word is the address of a cluster."""
+    return word == AUTO or bool(_ADDRESS.fullmatch(word))
