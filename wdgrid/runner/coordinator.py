@@ -30,7 +30,8 @@ RENEW_S = 30.0
 class Means:
     """With what a sweep trains, and where long chunks are saved.
 
-    So many `workers` here, or one in this process, or those of a `cluster` (`workers` None: as many as it has room for).
+    So many `workers` here, or one in this process, or those of a `cluster` (`workers` None: as many as there is room
+    for).
     """
 
     workers: int | None

@@ -16,8 +16,8 @@ from wdgrid.errors import MachineError, UsageError
 from wdgrid.runner.cluster.address import AUTO, is_address
 from wdgrid.runner.cluster.bridge import serve_bridge
 from wdgrid.runner.cluster.code import copy_modules, own_modules
-from wdgrid.runner.cluster.commands import Broken, Command, Connect, Mail, Room, Send, Start, Stop
-from wdgrid.runner.handle import MALLOC, TIDY_S, Worker, bare_child
+from wdgrid.runner.cluster.commands import Broken, Command, Connect, End, Mail, Room, Send, Start, Stop
+from wdgrid.runner.handle import END_S, MALLOC, Worker, bare_child
 from wdgrid.runner.messages import Message, Order
 from wdgrid.study.sections import Task
 
@@ -59,7 +59,7 @@ class Cluster:
 
     def __init__(self, ray: Ray, task: Task, code: Path | None, pull: bool) -> None:
         self._ray, self._task, self._pull = ray, task, pull
-        self._room = Room(0, 0, None, 0)
+        self._room: Room | None = None  # None: not known at the moment
         self._workers: dict[int, ClusterWorker] = {}
         self._started = 0
         context = multiprocessing.get_context("spawn")
@@ -80,7 +80,7 @@ class Cluster:
     def close(self) -> None:
         """Ends the connection, and every worker with it."""
         self._pipe.close()
-        self._process.join(TIDY_S)
+        self._process.join(END_S)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -99,9 +99,16 @@ class Cluster:
         """Sends a chunk to train."""
         self.command(Send(worker, order, self._pull))
 
+    def end(self, worker: int) -> None:
+        """Asks a worker to save what it is training and to end."""
+        with contextlib.suppress(MachineError):  # the bridge is gone, and its workers with it
+            self.command(End(worker))
+
     def stop(self, worker: int, *, refuse: bool = False) -> None:
         """Ends a worker; `refuse`: none is started on its node any more."""
         if self._workers.pop(worker, None):
+            if refuse:
+                self._room = None
             with contextlib.suppress(MachineError):  # the bridge is gone, and its workers with it
                 self.command(Stop(worker, refuse))
 
@@ -117,16 +124,18 @@ class Cluster:
 
     def wanted(self, asked: int | None) -> int:
         """How many workers to have now: so many as were asked for, else as many as there is room for, but one."""
+        if self._room is None:
+            return 0
         return asked or max(1, self._room.slots)
 
     def notice(self, asked: int | None) -> str | None:
         """What workers wait for, if some that were asked for do, or all of them."""
-        return self._room.waits_for if asked or not self._room.placed else None
+        return self._room.waits_for if self._room and (asked or not self._room.placed) else None
 
     @property
     def all_refused(self) -> bool:
         """Whether there is no node left, because each that there is was refused."""
-        return self._room.refused > 0 and self._room.slots == 0
+        return self._room is not None and self._room.refused > 0 and self._room.slots == 0
 
     def command(self, command: Command) -> None:
         """Passes a command to the bridge. Raises MachineError where it is gone."""
@@ -143,6 +152,7 @@ class Cluster:
         match message:
             case Mail():
                 if worker := self._workers.get(message.worker):
+                    worker.placed = True
                     worker.mail.extend(message.messages)
             case Room():
                 self._room = message
@@ -159,6 +169,7 @@ class ClusterWorker:
     def __init__(self, cluster: Cluster, number: int) -> None:
         self._cluster, self._number = cluster, number
         self.mail: list[Message | None] = []
+        self.placed = False
 
     def send(self, order: Order) -> None:
         """Sends a chunk to train."""
@@ -170,12 +181,20 @@ class ClusterWorker:
         return mail
 
     def ask_to_end(self) -> None:
-        """Ends the worker."""
-        self._cluster.stop(self._number)
+        """As in Worker."""
+        self._cluster.end(self._number)
 
     def stop(self) -> None:
-        """Ends the worker."""
+        """Ends the worker by force: what it had to say is read before."""
         self._cluster.stop(self._number)
+
+    def kill(self) -> None:
+        """As in Worker."""
+        self._cluster.stop(self._number)
+
+    def processor_seconds(self) -> float | None:
+        """As in Worker: unknown."""
+        return None
 
     def refuse(self) -> None:
         """Ends the worker, and has none started on its node any more."""

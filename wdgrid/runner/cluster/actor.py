@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from wdgrid.runner.messages import Epoch, Message, Order
-from wdgrid.runner.worker import serve_actor
+from wdgrid.runner.messages import Epoch, Message, Order, Stopped
+from wdgrid.runner.worker import Ending, serve_actor
 from wdgrid.study.sections import Task
 
 
@@ -20,7 +20,9 @@ class Actor:
         self._connection, theirs = multiprocessing.Pipe()
         self._folder: Path | None = None  # of checkpoints that the driver keeps
         self._given: set[str] = set()
-        threading.Thread(target=serve_actor, args=(theirs, task, cells, chunk), daemon=True).start()
+        self._ending = Ending()
+        given = theirs, task, cells, chunk, self._ending
+        threading.Thread(target=serve_actor, args=given, daemon=True).start()
 
     def node(self) -> tuple[str, str]:
         """The id and the address of the node."""
@@ -49,7 +51,14 @@ class Actor:
         except (EOFError, OSError):
             messages.append(None)
         # After an epoch the chunk's earlier checkpoints are read, and no file stays where nobody would remove it.
-        return messages, self._written() if any(isinstance(message, Epoch) for message in messages) else {}
+        trained = any(isinstance(message, Epoch | Stopped) for message in messages)
+        return messages, self._written() if trained else {}
+
+    def end(self) -> None:
+        """Asks the worker to save what it is training and to end; `receive` has its last messages."""
+        self._ending.asked = True
+        with contextlib.suppress(OSError):  # it ended already
+            self._connection.send(None)
 
     def leave(self) -> None:
         """Removes the folder of checkpoints."""

@@ -20,9 +20,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from wdgrid.runner.cluster.commands import Broken, Command, Connect, Mail, Room, Send, Start, Stop
+from wdgrid.runner.cluster.commands import Broken, Command, Connect, End, Mail, Room, Send, Start, Stop
 from wdgrid.runner.cluster.mirror import Mirror
-from wdgrid.runner.messages import Lost, Message, Warned
+from wdgrid.runner.events import Notice
+from wdgrid.runner.messages import Lost, Message
 from wdgrid.runner.worker import Pipe, end_with_parent
 
 LOOK_S = 1.0  # between two looks at the cluster's nodes
@@ -34,7 +35,9 @@ LEAVE_S = 2.0  # for actors to remove their files at the end
 def serve_bridge(connection: Pipe) -> None:
     """Does what a sweep asks for, until the pipe closes; on Linux, no longer than its parent lives."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to every process; the parent decides what they mean
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -71,6 +74,8 @@ def _init(wanted: Connect) -> None:
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines)[:300] or type(error).__name__
 
@@ -133,10 +138,13 @@ class _Bridge:
                 self._start(command)
             case Send():
                 self._send(command)
+            case End():
+                self._ask_to_end(command.worker)
             case Stop():
                 worker = self._workers.get(command.worker)
                 if worker and worker.node and command.refuse:
                     self._refused.add(worker.node[0])
+                    self._room = None  # the parent waits to hear what is left
                 self._stop(command.worker)
                 self._look()
 
@@ -161,6 +169,7 @@ class _Bridge:
 
         def placed(node: tuple[str, str]) -> None:
             worker.node = node
+            self._connection.send(Mail(command.worker, []))
             self._look()
             self._listen(command.worker, worker)
 
@@ -176,7 +185,7 @@ class _Bridge:
         def received(said: tuple[list[Message | None], dict[str, bytes]]) -> None:
             messages, files = said
             if worker.mirror and (problem := worker.mirror.keep(files)):
-                messages = [Warned(problem), *messages]
+                messages = [Notice(problem), *messages]
             self._connection.send(Mail(number, messages))
             if messages[-1] is not None:
                 self._listen(number, worker)
@@ -189,6 +198,13 @@ class _Bridge:
                 worker.mirror.clear()  # the parent asks for more only when the outcomes are stored
             worker.mirror = Mirror(command.order) if command.pull else None
             worker.actor.order.remote(command.order, worker.mirror.files() if worker.mirror else None)
+
+    def _ask_to_end(self, number: int) -> None:
+        worker = self._workers.get(number)
+        if worker and worker.node:
+            worker.actor.end.remote()
+        else:  # it has nothing to save
+            self._connection.send(Mail(number, [None]))
 
     def _stop(self, number: int) -> None:
         """Ends an actor, after it has removed its files."""
@@ -226,17 +242,16 @@ class _Bridge:
         self._ray.kill(worker.actor)
         if isinstance(error, exceptions.RuntimeEnvSetupError) or "creation task" in str(error):
             raise RuntimeError(f"a node cannot start a worker: {_cause(error)}")
-        gone = isinstance(error, exceptions.ActorUnavailableError) or (
-            worker.node is not None and worker.node[0] not in self._alive()
-        )
-        self._connection.send(Mail(number, [Lost(worker.node[1] if worker.node else "?") if gone else None]))
+        gone = isinstance(error, exceptions.ActorUnavailableError) or "its node has died" in str(error)
+        lost = Lost(worker.node and worker.node[1])
+        self._connection.send(Mail(number, [lost if gone else None]))
 
     # Nodes
 
     def _alive(self) -> dict[str, Mapping[str, float]]:
         """The resources of each node that may be used."""
-        nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
-        return {node: resources for node, resources in nodes.items() if node not in self._refused}
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        return {node["NodeID"]: node["Resources"] for node in nodes if node["NodeID"] not in self._refused}
 
     def _look(self) -> None:
         """Says for how many workers there is room, where that has changed."""

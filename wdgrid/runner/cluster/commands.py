@@ -43,6 +43,13 @@ class Send:
 
 
 @dataclass(frozen=True)
+class End:
+    """To the bridge: ask a worker to save what it is training and to end."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
 class Stop:
     """To the bridge: end a worker. `refuse`: no other one is started on its node."""
 
@@ -52,7 +59,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Mail:
-    """From the bridge: what a worker sent; None stands for its death."""
+    """From the bridge: the worker has a place; what it sent. None stands for its death."""
 
     worker: int
     messages: Sequence[Message | None]
@@ -78,4 +85,4 @@ class Broken:
     why: str
 
 
-Command = Start | Send | Stop
+Command = Start | Send | End | Stop
