@@ -120,6 +120,12 @@ def actors():
     return found
 
 
+def node_of(cluster, actor):
+    """The node that has started an actor."""
+    parent = int(Path(f"/proc/{actor}/stat").read_text().rpartition(")")[2].split()[1])
+    return next(node for node in cluster.nodes if node.all_processes["raylet"][0].process.pid == parent)
+
+
 def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -137,7 +143,8 @@ def test_an_actor_and_a_node_are_lost_and_another_node_comes(cluster, here, loca
             lost.append(actors())
             os.kill(lost[0][0], signal.SIGKILL)
         elif isinstance(event, Progress) and event.cells_done > 12 and len(lost) == 1:
-            lost.append(cluster.nodes.pop())
+            lost.append(node_of(cluster, min(actors())))
+            cluster.nodes.remove(lost[1])
             cluster.remove_node(lost[1], allow_graceful=False)
             cluster.nodes.append(cluster.add_node(num_cpus=1, **cluster.small))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from wdgrid.runner.messages import Epoch, Message, Order, Stopped
 from wdgrid.runner.worker import Ending, serve_actor
+from wdgrid.study.import_by_name import load_object
 from wdgrid.study.sections import Task
 
 
@@ -17,6 +19,7 @@ class Actor:
     """One call waits for what the worker says while another brings an order."""
 
     def __init__(self, task: Task, cells: int, chunk: int | None) -> None:
+        _import_own(task)
         self._connection, theirs = multiprocessing.Pipe()
         self._folder: Path | None = None  # of checkpoints that the driver keeps
         self._given: set[str] = set()
@@ -75,3 +78,12 @@ class Actor:
                     files[path.name] = path.read_bytes()
                 path.unlink()
         return files
+
+
+def _import_own(task: Task) -> None:
+    """Imports the user's modules from the folder into which Ray put them, and leaves it: Ray may remove it."""
+    for spec in (task.model, task.dataset):
+        if ":" in spec:
+            with contextlib.suppress(Exception):  # the thread says so when it loads them
+                load_object(spec)
+    os.chdir("/")
