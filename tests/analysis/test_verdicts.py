@@ -92,7 +92,8 @@ def test_a_surface_near_chance_is_no_ground_for_a_verdict(slope):
     assert alone(near, chance=99.9).verdict == "can't tell"  # a thousand classes: 17 % right is still too little
     assert alone(near - 5, chance=99.9).verdict != "can't tell"  # 22 % is not
     good = surface(bowl(0))
-    assert "no cell learns enough" in analyse({"good": good, "bad": surface(near, panel="bad")}, draws=0)["bad"].sentence
+    beside = analyse({"good": good, "bad": surface(near, panel="bad")}, draws=0)["bad"]
+    assert "no cell learns enough" in beside.sentence
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
