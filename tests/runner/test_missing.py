@@ -10,7 +10,7 @@ from helpers.stored import fabricated, fill
 from wdgrid import load_study
 from wdgrid.cli import main
 from wdgrid.runner import coordinator as coordinator_module
-from wdgrid.runner import reconcile
+from wdgrid.runner import environment, reconcile
 from wdgrid.runner import run as module
 from wdgrid.runner.coordinator import Coordinator, Means
 from wdgrid.runner.crew import Crew
@@ -156,7 +156,7 @@ def test_no_more_workers_stay_than_there_are_chunks(store, study, tmp_path):
         for _ in range(6):
             crew.hire()
         first = crew.members[2]
-        facts = dict.fromkeys(("device", "torch", "backend", "mkl_mode", "products"), "cpu")
+        facts = dict.fromkeys(("device", "torch", "backend", "mkl_mode", "products"), "cpu") | environment.own_version()
         coordinator._handle(Ready(facts, 8, None), first, crew)
         assert crew.members == [first] and len(first.claims) == 6 and len(stopped) == 5
     assert store.pending("s") == {("sgdw", 0): 6}
