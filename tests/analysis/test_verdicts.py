@@ -15,7 +15,7 @@ from wdgrid.analysis.draws import LIMITS
 from wdgrid.analysis.separability import analyse
 from wdgrid.analysis.surface import Surface, paper_surfaces
 from wdgrid.analysis.valley import Valley
-from wdgrid.analysis.verdict import sentence_of, verdict_of
+from wdgrid.analysis.verdict import answer_of, reason_of, sentence_of, verdict_of
 
 
 def test_the_papers_verdicts_and_their_sentences():
@@ -27,7 +27,7 @@ def test_the_papers_verdicts_and_their_sentences():
         "AdamW": "separable",
     }
     assert "halve the rate, double the decay" in results["SGD"].sentence
-    assert "tune each alone; tuning one after the other costs 0.0" in results["SGDW"].sentence
+    assert "tune them separately: it costs 0.0" in results["SGDW"].sentence
     constant = analyse(paper_surfaces(figure=1), draws=0)["AdamW fixed"]
     assert constant.verdict == "can't tell"
     assert "the slope is too uncertain" in constant.sentence
@@ -51,7 +51,10 @@ LINE = Valley(0.0, (-0.1, 0.1), 20.0, 0.0, 0.0, 0.0, (-1.0, 1.0), (0.0, 0.0), 9)
 def test_verdicts_follow_the_slope_the_evidence_and_the_bend(slope, interval, evidence, bend, verdict):
     line = replace(LINE, slope=slope, interval=interval, evidence=evidence, change_interval=bend)
     assert verdict_of(line) == verdict
-    assert sentence_of(verdict, line, ("lr", "weight_decay"), 0.1, (0, 0.2)).startswith(verdict)
+    reason = reason_of(verdict, line, ("lr", "weight_decay"))
+    sentence = sentence_of(verdict, answer_of(verdict, 0.1, (0.0, 0.2)), reason)
+    assert verdict in sentence and sentence.endswith(reason)
+    assert ("0.10 points [0.00, 0.20]" in sentence) == (verdict != "can't tell")
 
 
 WHOLE = bowl(0)
@@ -128,9 +131,10 @@ def test_axes_other_than_rate_and_decay():
     axes = best_axes(result)
     assert axes is not None and "the product of ε and the momentum" in axes.sentence
     steep = replace(LINE, slope=-2.8, interval=(-3.0, -2.6))
-    sentence = sentence_of("coupled", steep, ("lr", "eps"), 1.0, (0.5, 2.0))
-    assert sentence.startswith("coupled: tuning one after the other costs 1.00 [0.50, 2.00] points")
-    assert "halve the rate, multiply ε by 7.0 (" in sentence
+    assert answer_of("coupled", 1.0, (0.5, 2.0)) == (
+        "tune them together: one after the other costs 1.00 points [0.50, 2.00]"
+    )
+    assert reason_of("coupled", steep, ("lr", "eps")).startswith("halve the rate, multiply ε by 7.0 (")
     transposed = Surface(
         "p", "weight_decay", "lr", DECAY, LR, other.col_labels, other.row_labels, bowl(-1).T[..., None]
     )

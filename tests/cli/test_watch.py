@@ -255,7 +255,7 @@ def test_show_says_what_the_numbers_mean(here, capsys):
         store.set_attrs("m", {"environment": {"torch": "2.15", "commit": None}})  # swept outside a repository
     assert main(["show", "m", "--json"]) == 0
     panels = {p["panel"]: p for p in json.loads(capsys.readouterr().out)["panels"]}
-    assert panels["sgd"]["conversion"] is None and panels["sgd"]["sentence"].startswith("coupled")
+    assert panels["sgd"]["conversion"] is None and panels["sgd"]["sentence"].startswith("tune them together")
     assert panels["adamw"]["conversion"].startswith("torch: torch.optim.AdamW(params, lr=0.0125, weight_decay=2.56")
     assert panels["sgdw"]["conversion"].startswith("timm: timm.optim.SGDW(")
     assert "p = " in panels["sgd"]["best_axes"] and panels["adamw"]["best_axes"] is None

@@ -64,7 +64,7 @@ def test_embedded_data_holds_the_tables_values(page):
     assert panel["row_labels"][0] == "1" and panel["col_labels"][0] == "0" and panel["row_values"][0] == 0.1
     for i, row in enumerate(panel["row_labels"]):
         for j, col in enumerate(panel["col_labels"]):
-            shown, error = panel["error"][i][j], cells[row, col]
+            shown, error = panel["measures"]["test_error"][i][j], cells[row, col]
             assert shown == pytest.approx(error, rel=1e-4) if np.isfinite(error) else shown is None
     assert panel["diverged"][0][6] == 2 and panel["diverged_at"][0][6] == 17 and len(panel["best"]) == 10
     assert panel["done"][0][0] == 1  # one of its two seeds still waits
@@ -94,14 +94,14 @@ def test_numbers_best_cells_study_and_environment_stand_in_the_page_without_scri
 
 
 def test_best_cell_is_told_in_other_libraries_terms(page):
-    lines = page.visible[page.visible.index("The best cell in other libraries") :]
+    lines = page.visible[page.visible.index("The best cell, to paste") :]
     assert "torch.optim.SGD(" in lines and "torch.optim.AdamW(" in lines and "optax" in lines
 
 
 def test_nothing_is_asked_of_a_network(page):
     for tag, attrs in page.elements:
         for name in ("src", "href", "action", "data", "srcset"):
-            assert attrs.get(name, "data:").startswith("data:"), (tag, name)
+            assert attrs.get(name, "data:").startswith(("data:", "#")), (tag, name)
     policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
     assert not re.search(r"url\(|@import", page.texts.get("style", ""))
@@ -115,13 +115,22 @@ def test_a_study_with_nothing_trained_has_a_page(tmp_path):
 
 
 def test_panels_go_by_their_titles_and_errors_have_intervals(page):
-    words = " ".join(page.visible[page.visible.index("Is the space separable?") :].split())
-    assert "SGDW separable: tune each alone" in words and "Best axes: p = " in words
-    assert re.search(r"AdamW\s?separable\s?\d\.\d\d % \[\d\.\d\d, \d\.\d\d\] at 1/\d+, \d", words)
-    assert "regret, decaytuned at awrong rate" in words
-    assert "the best test error's own is over the cell's seeds" in words
+    words = " ".join(page.visible.split())
+    assert re.search(r"SGDW: tune them separately: it costs \d\.\d\d points; separable: the best decay hardly", words)
+    assert "SGD, best axes: p = " in words and "regret, decaytuned at awrong rate" in words
+    cell = r"AdamW\s?separable\s?\d\.\d\d % \(mean of 2 seeds\) \[\d\.\d\d, \d\.\d\d\]"
+    cell += r"lr 0\.\d+ \(1/\d+\), decay 0\.\d+ \(\d\)"
+    assert re.search(cell, words)
+    assert "the best error's own is over the cell's seeds" in words
     assert "trained with the learning rate of its row and the weight decay of its column" in page.visible
     verdicts = {p["title"]: p["verdict"] for p in json.loads(page.texts["data"])["panels"]}
+    answers = {p["title"]: p["answer"] for p in json.loads(page.texts["data"])["panels"]}
+    assert re.fullmatch(
+        r"SGDW: lr 0\.\d+, decay 0\.\d+: \d\.\d\d % \(mean of 2 seeds\)\. "
+        r"Tune them separately: it costs \d\.\d\d points\.",
+        answers["SGDW"],
+    )
+    assert words.index("Tune them separately") < words.index("Heatmaps")
     assert verdicts["SGD"].startswith("coupled (s = −") and verdicts["SGDW"].startswith("separable (s = ")
 
 

@@ -21,7 +21,7 @@ from wdgrid.analysis.selection import Certainty, pick
 from wdgrid.analysis.slope import Cells, Posterior, informative
 from wdgrid.analysis.surface import Surface, mean_over_seeds
 from wdgrid.analysis.valley import Valley, valley
-from wdgrid.analysis.verdict import Verdict, sentence_of, verdict_of
+from wdgrid.analysis.verdict import Verdict, answer_of, reason_of, sentence_of, verdict_of
 from wdgrid.analysis.words import HYPERPARAMETERS, Interval
 
 
@@ -36,7 +36,8 @@ class Separability:
     not fitted. `n_cells` counts grid cells, `n_diverged` and `n_missing` the cells with at least one diverged seed, and
     with none finished. `intervals` are 90 % by name of number. `selected_on` says which images every error here is
     over; where that is validation, `best_test_error` is the test error (mean over seeds) of the cell picked there.
-    `certainty` is that of the picked cell's test error, corrected for the picking: see `selection`.
+    `certainty` is that of the picked cell's test error, corrected for the picking: see `selection`. `reason` says why
+    the verdict is what it is.
     """
 
     panel: str
@@ -65,9 +66,19 @@ class Separability:
     rho: float | None = None
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     verdict: Verdict = "can't tell"
-    sentence: str = ""
+    reason: str = ""
     alarms: tuple[Boundary, ...] = ()
     advice: Advice | None = None
+
+    @property
+    def answer(self) -> str:
+        """What to do, and what it costs with its interval."""
+        return answer_of(self.verdict, self.cost, self.intervals.get("cost"))
+
+    @property
+    def sentence(self) -> str:
+        """The answer, then the verdict and its reason."""
+        return sentence_of(self.verdict, self.answer, self.reason)
 
     @property
     def honest_error(self) -> float | None:
@@ -200,7 +211,7 @@ def _numbers(
     if best is not None and cap is not None and best < cap and (fitted.mean < cap).any():
         result = replace(result, alarms=boundaries(capped, cap, surface.axes, multiples))
     if fitted.valley is None or cap is None:
-        return replace(result, sentence=f"can't tell: {fitted.why_not}")
+        return replace(result, reason=fitted.why_not or "")
     line = fitted.valley
     numbers = {name: float(value) for name, value in measure(capped).items()}
     intervals: dict[str, Interval] = {}
@@ -222,7 +233,7 @@ def _numbers(
         intervals={"slope": line.interval, **intervals},
         verdict=verdict,
         advice=advice,
-        sentence=sentence_of(verdict, line, names, shown["cost"], intervals.get("cost")),
+        reason=reason_of(verdict, line, names),
     )
 
 

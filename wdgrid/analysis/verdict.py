@@ -1,4 +1,4 @@
-"""Derives the verdict on a panel, and phrases it: the cost of tuning in turn, then the slope.
+"""Derives the verdict on a panel, and phrases it: what to do and what it costs, then the reason.
 
 If the rate doubles, the best decay changes by a factor of 2^|s|: 1.19 for |s| = ¼, 1.41 for |s| = ½.
 """
@@ -6,7 +6,7 @@ If the rate doubles, the best decay changes by a factor of 2^|s|: 1.19 for |s| =
 from typing import Literal
 
 from wdgrid.analysis.valley import Valley
-from wdgrid.analysis.words import HYPERPARAMETERS, Interval, number, the, with_interval
+from wdgrid.analysis.words import HYPERPARAMETERS, Interval, interval, number, the
 
 Verdict = Literal["separable", "weakly coupled", "coupled", "bent", "can't tell"]
 
@@ -30,23 +30,37 @@ def verdict_of(valley: Valley) -> Verdict:
     return "weakly coupled"
 
 
-def sentence_of(
-    verdict: Verdict, valley: Valley, names: tuple[str, str], cost: float | None, within: Interval | None
-) -> str:
-    """The verdict in words; `cost` of tuning one after the other in points, with its interval; `names` of both axes."""
+def answer_of(verdict: Verdict, cost: float | None, within: Interval | None = None) -> str:
+    """What to do, and what it costs: `cost` of tuning one axis after the other in points, with its interval."""
+    price = "" if cost is None else f"{number(cost)} points" + (f" {interval(within)}" if within else "")
+    if verdict == "can't tell":
+        return "can't tell whether to tune them separately"
+    if verdict == "separable":
+        return "tune them separately" + (price and f": it costs {price}")
+    if verdict == "weakly coupled" and price:
+        return f"tune them together if {price} matter"
+    return "tune them together" + (price and f": one after the other costs {price}")
+
+
+def reason_of(verdict: Verdict, valley: Valley, names: tuple[str, str]) -> str:
+    """Why: what the valley says; `names` are those of both axes."""
     row, col = (HYPERPARAMETERS.get(name, name) for name in names)
     slope = f"s = {number(valley.slope)}, 90 % interval {number(valley.interval[0])} to {number(valley.interval[1])}"
-    price = "" if cost is None else f"tuning one after the other costs {with_interval(cost, within)} points"
     if verdict == "can't tell" and not valley.seen:
-        return f"can't tell: no {col} is better than the others by more than the noise"
+        return f"no {col} is better than the others by more than the noise"
     if verdict == "can't tell":
-        return f"can't tell: the slope is too uncertain ({slope})"
+        return f"the slope is too uncertain ({slope})"
     if verdict == "bent":
         low, high = (number(end) for end in valley.ends)
-        return f"bent: {price}; the slope is {low} at the smallest {row} and {high} at the largest"
+        return f"the slope is {low} at the smallest {row} and {high} at the largest"
     if verdict == "separable":
-        return f"separable: tune each alone; {price} ({slope})"
-    return f"{verdict}: {price}; {_move(valley.slope, row, col)} ({slope})"
+        return f"the best {col} hardly moves with {the(row)} ({slope})"
+    return f"{_move(valley.slope, row, col)} ({slope})"
+
+
+def sentence_of(verdict: Verdict, answer: str, reason: str) -> str:
+    """Answer and reason in one sentence."""
+    return f"can't tell: {reason}" if verdict == "can't tell" else f"{answer}; {verdict}: {reason}"
 
 
 def _move(slope: float, row: str, col: str) -> str:

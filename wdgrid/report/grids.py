@@ -4,6 +4,7 @@ Averages seeds, chooses the circled cells and the common colour range, and write
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -15,7 +16,9 @@ from wdgrid.analysis.surface import Surface, lowest, mean_over_seeds, surfaces
 from wdgrid.analysis.valley import Valley
 from wdgrid.analysis.words import multipliers, percent
 from wdgrid.optim.variants import VARIANTS, Decay
+from wdgrid.report import measures
 from wdgrid.report.flags import FLAGS, Flags, caption_words, flags_of
+from wdgrid.report.measures import MeasureName
 from wdgrid.study import Study
 from wdgrid.study.axes import label, scale
 from wdgrid.study.cells import selection_error
@@ -35,7 +38,7 @@ DECAY_WORDS = {
     Decay.PAPER: "Weight decay",
     Decay.LIBRARY: "Weight decay",
 }
-COLUMNS = ("test_loss", "diverged_at", "divergence_step", *FLAGS)  # what a grid has from the table beside errors
+COLUMNS = ("diverged_at", "divergence_step", *FLAGS, *measures.COLUMNS)  # of the table, beside errors
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Grid:
     good), NaN if no seed is complete. `spread` is the standard deviation over seeds, NaN for one seed. `best` lists
     (row, column) of the k lowest errors, the best first. Errors are on the images by which cells are picked; if these
     are the validation images, `test_error` has the same means on the test images, else it is None. `flags` are the
-    divergence classes with a finite error.
+    divergence classes with a finite error. `measures` holds every measure that is stored, by name, the error first.
     """
 
     panel: str
@@ -60,13 +63,13 @@ class Grid:
     col_values: list[float]
     error: np.ndarray
     spread: np.ndarray
-    loss: np.ndarray
     seeds_done: np.ndarray
     seeds_diverged: np.ndarray
     diverged_at: np.ndarray
     best: list[tuple[int, int]]
     test_error: np.ndarray | None = None
     flags: Flags = field(default_factory=dict)
+    measures: Mapping[MeasureName, np.ndarray] = field(default_factory=dict[MeasureName, np.ndarray])
 
     @property
     def diverged(self) -> np.ndarray:
@@ -79,12 +82,15 @@ class Grid:
         return self.seeds_done == 0
 
 
-def grids(study: Study, table: pd.DataFrame, whole: Study | None = None) -> list[Grid]:
+def grids(
+    study: Study, table: pd.DataFrame, whole: Study | None = None, curves: pd.DataFrame | None = None
+) -> list[Grid]:
     """One grid per panel, in the study's order; cells that are not in the table count as not trained.
 
-    `whole` is given for a coarse pass: the study from which it was derived, whose panel titles are used.
+    `whole` is given for a coarse pass: the study from which it was derived, whose panel titles are used. `curves` adds
+    the measure `epochs_to_best`.
     """
-    marked = table.assign(**{kind: table["divergence"].isin([kind]) for kind in FLAGS})
+    marked = measures.with_epochs(table, curves).assign(**{k: table["divergence"].isin([k]) for k in FLAGS})
     shown = surfaces(marked, study.row, study.column, COLUMNS)
     split = selection_error(table) == "validation_error"
     return [_grid(study, name, shown.get(name), split, panel_title(study, name, whole)) for name in study.panel_names()]
@@ -142,7 +148,12 @@ def grid_of(
     def finite(values: np.ndarray) -> np.ndarray:
         return np.where(done & ~diverged, values, np.nan)
 
+    def mean(name: str) -> np.ndarray:
+        return np.where(diverged.any(-1), np.nan, mean_over_seeds(finite(column(name)), np.inf))
+
     first = np.where(np.isnan(column("diverged_at")), np.inf, column("diverged_at")).min(-1)
+    tested = None if surface.test_errors is None else mean_over_seeds(surface.test_errors, np.inf)
+    spread = _deviation(finite(errors))
     return Grid(
         panel=surface.panel,
         title=title,
@@ -154,14 +165,16 @@ def grid_of(
         row_values=surface.rows.tolist(),
         col_values=surface.cols.tolist(),
         error=error,
-        spread=_deviation(finite(errors)),
-        loss=mean_over_seeds(finite(column("test_loss")), np.inf),
+        spread=spread,
         seeds_done=done.sum(-1),
         seeds_diverged=diverged.sum(-1),
         diverged_at=np.where(np.isfinite(first), first, np.nan),
         best=lowest(error, best) if isinstance(best, int) else best,
-        test_error=None if surface.test_errors is None else mean_over_seeds(surface.test_errors, np.inf),
+        test_error=tested,
         flags=flags_of({kind: column(kind) == 1 for kind in FLAGS}, column("divergence_step")),
+        measures=measures.values_of(
+            "test_error" if tested is None else "validation_error", error, tested, spread, mean
+        ),
     )
 
 

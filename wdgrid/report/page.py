@@ -7,7 +7,7 @@ cannot end its script element.
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,18 @@ from markupsafe import Markup
 
 from wdgrid import __version__
 from wdgrid.analysis.words import HYPERPARAMETERS, figures, interval, number, percent
-from wdgrid.optim.conversion import convert_cell
-from wdgrid.report.findings import Finding, groups_warning
+from wdgrid.report.findings import Finding, elsewhere
 from wdgrid.report.flags import FLAGS, MEANING, sentence
 from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words
 from wdgrid.report.payload import curve_data, page_data
-from wdgrid.report.summary import DECAY_UNITS, certainty_words, has_decay_units, went_wrong
+from wdgrid.report.summary import certainty_words, has_decay_units, went_wrong
+from wdgrid.report.terms import TERMS
 from wdgrid.study import Study
 
 if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
 
 SCRIPTS = ("cells.js", "map.js", "plots.js")
-LIBRARIES = ("torch", "timm", "composer", "optax", "keras", "pytorch_optimizer")
 LONG_WORDS = {**HYPERPARAMETERS, "lr": "learning rate", "weight_decay": "weight decay"}
 # The policy allows no request to any address.
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -47,15 +46,17 @@ def write_page(
     figure_png: Path,
     path: Path,
     coarse: tuple[str, Path] | None = None,
+    steps: Sequence[str] = (),
 ) -> None:
     """Writes the report to `path`. `figure_png` is shown if scripts are disabled.
 
-    `coarse` is a sentence and a picture of the coarse pass.
+    `coarse` is a sentence and a picture of the coarse pass. `steps` are lines on what to train next, with the command.
     """
     from plotly.offline import get_plotlyjs  # imported here: it takes most of a second
 
-    panels = grids(study, table)
+    panels = grids(study, table, curves=curves)
     page = Environment(loader=PackageLoader("wdgrid.report"), autoescape=True, trim_blocks=True)
+    page.globals["term"] = _term
     text = page.get_template("report.html").render(
         title=study.title or name,
         name=name,
@@ -67,13 +68,20 @@ def write_page(
         picture=_embedded_png(figure_png),
         coarse=coarse and (coarse[0], _embedded_png(coarse[1])),
         caption=caption_lines(study, name, panels, str(environment.get("device") or "")),
+        answers=[_answer(grid, numbers, found) for grid in panels],
         numbers=list(_numbers(study, panels, numbers, found)),
-        decay_units=DECAY_UNITS if has_decay_units(found) else None,
+        steps=steps,
+        terms=TERMS,
+        decay_units=has_decay_units(found),
         long_words=[LONG_WORDS.get(axis, axis) for axis in (study.row, study.column)],
         row=HYPERPARAMETERS.get(study.row, study.row),
         col=HYPERPARAMETERS.get(study.column, study.column),
         best=[(grid.title, grid.row_title, grid.col_title, list(_best(grid))) for grid in panels],
-        elsewhere=[(grid.title, list(_elsewhere(study, grid))) for grid in panels],
+        elsewhere=[
+            (grid.title, list(elsewhere(study, grid.panel, numbers[grid.panel])))
+            for grid in panels
+            if grid.panel in numbers
+        ],
         wrong=[(grid.title, words) for grid in panels if (words := sentence(grid.flags, _optimizer(study, grid)))],
         meanings=[(kind, MEANING[kind]) for kind in FLAGS if any(kind in grid.flags for grid in panels)],
         some_diverged=any(grid.diverged.any() for grid in panels),
@@ -91,7 +99,7 @@ def write_page(
                 study,
                 panels,
                 table,
-                {name: _verdict(found) for name, found in numbers.items()},
+                {name: _texts(numbers[name], found[name]) for name in numbers},
                 environment.get("steps_per_epoch"),
                 next((panel.cap for panel in numbers.values()), None),
                 {
@@ -105,6 +113,28 @@ def write_page(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _term(key: str, words: str | None = None) -> Markup:
+    """A term that is explained where one points at it; without scripts, it is a link to its explanation."""
+    return Markup('<a class="term" href="#term-{}">{}</a>').format(key.replace(" ", "-"), words or TERMS[key][0])
+
+
+def _answer(grid: Grid, numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]) -> tuple[str, str]:
+    """A panel's title, and what to do with it."""
+    if grid.panel not in numbers:
+        return grid.title, "not analysed"
+    answer = found[grid.panel]["answer"]
+    reason = numbers[grid.panel].reason
+    if answer is None:
+        return grid.title, f"{reason}."
+    words = answer.removeprefix(f"{grid.title}: ")
+    return grid.title, f"{words[:-1]}: {reason}." if numbers[grid.panel].verdict == "can't tell" else words
+
+
+def _texts(found: "Separability", words: Finding) -> dict[str, str]:
+    """A panel's texts in the payload."""
+    return {"answer": words["answer"] or "", "reason": found.reason, "verdict": _verdict(found)}
 
 
 def embedded(data: object) -> Markup:
@@ -138,11 +168,13 @@ def _numbers(
         yield {
             "title": titles[name],
             "verdict": found.verdict,
-            "sentence": found.sentence,
+            "answer": found.answer,
+            "reason": found.reason,
             "best_axes": words["best_axes"],
             "alarms": [alarm.text for alarm in found.alarms],
-            "best": _best_words(found),
-            "decay_units": f"λ_norm {figures(words['weight_decay_norm'])}, τ {figures(words['tau_epochs'])}",
+            "advice": found.advice and found.advice.text,
+            "best": _best_words(found, words),
+            "units": (figures(words["weight_decay_norm"]), figures(words["tau_epochs"])),
             **{
                 key: _measured(found, key)
                 for key in ("cost", "slope", "interaction", "regret_decay", "regret_rate", "rho")
@@ -165,15 +197,18 @@ def _measured(found: "Separability", key: str) -> Measured:
     return number(getattr(found, key)), "" if within is None else interval(within)
 
 
-def _best_words(found: "Separability") -> Measured:
-    """The best error, its place, and its test error with an interval."""
+def _best_words(found: "Separability", words: Finding) -> tuple[str, str, str]:
+    """The best error, its corrected value or its test error with an interval, and its place."""
     span = "" if found.test_interval is None else f" {interval(found.test_interval)}"
     fitted = found.certainty is not None and found.certainty.kind == "fit"
-    honest = f"corrected {percent(found.honest_error)}{span} " if fitted else f"{span} "
-    at = f"at {found.best_row_label}, {found.best_col_label}" if found.best_row_label else ""
-    if found.best_test_error is None:
-        return percent(found.best_error), f"{honest}{at}".strip()
-    return f"{percent(found.best_error)} (validation)", f"test error {percent(found.best_test_error)}{span} {at}"
+    at, of = words["multiples"] or "", f" ({words['best_of']})" if words["best_of"] else ""
+    if found.best_test_error is not None:
+        return (
+            f"{percent(found.best_error)} on validation{of}",
+            f"test error {percent(found.best_test_error)}{span}",
+            at,
+        )
+    return f"{percent(found.best_error)}{of}", f"corrected {percent(found.honest_error)}{span}" if fitted else span, at
 
 
 def _best(grid: Grid) -> Iterator[tuple[str, str, str, str, str]]:
@@ -193,20 +228,6 @@ def _value(label: str, value: float) -> str:
     """`1/8 = 0.0125`, or only one of them if they are the same."""
     plain = f"{value:.4g}"
     return plain if label == plain else f"{label} = {plain}"
-
-
-def _elsewhere(study: Study, grid: Grid) -> Iterator[tuple[str, str, str]]:
-    """The panel's best cell in other libraries' terms: library, line to paste, warning."""
-    panel = study.panel_names()[grid.panel]
-    if not grid.best or study.normalized(panel):
-        return
-    row, col = grid.best[0]
-    found = study.hyperparameters(panel)
-    found |= {study.row: grid.row_values[row], study.column: grid.col_values[col]}
-    for library in LIBRARIES:
-        same = convert_cell(found, panel.optimizer, library, panel.schedule.kind)
-        if same.line:
-            yield library, same.line, "; ".join(w for w in (same.warning, groups_warning(study)) if w)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

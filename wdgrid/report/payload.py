@@ -1,4 +1,19 @@
-"""Makes the JSON that the page's scripts (`templates/*.js`) read: panels, cells, trials and learning curves."""
+"""Makes the JSON that the page's scripts (`templates/*.js`) read: panels, cells, trials and learning curves.
+
+`page_data` is one object:
+
+- `measures`: what a map can show, the error by which cells are picked first; each with `key`, `words`, `unit`, `label`,
+  and `range`, the ends of the colours;
+- `row`, `column`: the axes' names; `seeds`: their number; `steps_per_epoch`: null if unknown; `shades`: the colours as
+  [share, hex]; `flags`: the divergence classes that occur; `columns`: in how many columns to draw 0, 1, … panels;
+- `panels`: each with texts (`name`, `title`, `answer`, `reason`, `verdict`, `decay_form`, `row_title`, `col_title`),
+  axes (`row_labels`, `row_values`, `row_ticks`, and the same of `col`), and arrays [R][C], null where there is no
+  number: `measures` by key, `spread`, `done` and `diverged` (numbers of seeds), `diverged_at`, `flags` by class.
+  `best` lists the circled cells as [row, column], the best first. `valley` holds rows, columns and both edges of the
+  fitted line, in cells. `trials` [R][C] lists [seed, number, error].
+
+`curve_data` is a second object, by panel: `epochs`, `kinds`, and `trials`: by number, one list for each kind.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +24,8 @@ import pandas as pd
 from wdgrid.analysis.valley import Valley
 from wdgrid.optim.variants import VARIANTS
 from wdgrid.report.flags import FLAGS, as_lists
-from wdgrid.report.grids import Grid, error_range, error_words, panel_columns, thinned, valley_places
+from wdgrid.report.grids import Grid, error_range, thinned, valley_places
+from wdgrid.report.measures import MEASURES, limits_of, stored_measures
 from wdgrid.study import Study
 
 CURVES = ("test_error", "validation_error", "test_loss", "train_loss")
@@ -20,15 +36,15 @@ def page_data(
     study: Study,
     panels: list[Grid],
     table: pd.DataFrame,
-    verdicts: Mapping[str, str],
+    words: Mapping[str, Mapping[str, str]],
     steps_per_epoch: int | None = None,
     cap: float | None = None,
     lines: Mapping[str, Valley] | None = None,
 ) -> dict[str, Any]:
-    """All data but the curves: axes, errors, circles and trials by panel, and the common colour scale.
+    """All data but the curves.
 
-    `verdicts` are the texts below the panels' titles. `steps_per_epoch` is that of the training; if it is None, it is
-    computed from the study, if possible.
+    `words` are the panels' texts: `answer`, `reason` and `verdict`, each possibly missing. `steps_per_epoch` is that of
+    the training; if it is None, it is computed from the study, if possible. `cap` ends the colours of errors.
     """
     images = study.task.train_size
     steps = steps_per_epoch or (images and max(1, images // study.task.batch_size))
@@ -37,23 +53,43 @@ def page_data(
 
     shades = colormaps["viridis_r"]
     return {
-        "range": list(error_range(study, panels, cap)),
+        "measures": _measures(panels, error_range(study, panels, cap)),
         "shades": [[k / 16, to_hex(shades(k / 16))] for k in range(17)],
         "row": study.row,
         "column": study.column,
-        "error_words": error_words(study),
         "steps_per_epoch": steps,
         "seeds": len(study.seeds),
         "flags": [kind for kind in FLAGS if any(kind in grid.flags for grid in panels)],
-        "columns": [panel_columns(shown) for shown in range(len(panels) + 1)],
+        "columns": [page_columns(shown) for shown in range(len(panels) + 1)],
         "panels": [
-            _panel(study, grid, table.loc[table["panel"] == grid.panel], verdicts, lines or {}) for grid in panels
+            _panel(study, grid, table.loc[table["panel"] == grid.panel], words.get(grid.panel, {}), lines or {})
+            for grid in panels
         ],
     }
 
 
+def page_columns(n: int) -> int:
+    """Number of columns in which a wide page shows n panels: all in one row up to four, else full rows if possible."""
+    return n if n <= 4 else 4 if n % 4 == 0 else 3
+
+
+def _measures(panels: list[Grid], errors: tuple[float, float]) -> list[dict[str, Any]]:
+    picked_on = "test_error" if all(grid.test_error is None for grid in panels) else "validation_error"
+    names = stored_measures(panels)
+    return [
+        {
+            "key": name,
+            "words": MEASURES[name].words,
+            "unit": MEASURES[name].unit,
+            "label": MEASURES[name].label,
+            "range": list(limits_of(name, [grid.measures for grid in panels], errors)),
+        }
+        for name in [picked_on, *(name for name in names if name != picked_on)]
+    ]
+
+
 def _panel(
-    study: Study, grid: Grid, cells: pd.DataFrame, verdicts: Mapping[str, str], lines: Mapping[str, Valley]
+    study: Study, grid: Grid, cells: pd.DataFrame, words: Mapping[str, str], lines: Mapping[str, Valley]
 ) -> dict[str, Any]:
     panel = study.panel_names()[grid.panel]
     kind, normalized = panel.schedule.model_dump_json(), study.normalized(panel)
@@ -65,7 +101,7 @@ def _panel(
         "normalized": normalized,
         "family": f"{panel.optimizer} {kind} {normalized}",
         "decay_form": grid.decay_form,
-        "verdict": verdicts.get(grid.panel, ""),
+        **{key: words.get(key, "") for key in ("answer", "reason", "verdict")},
         "row_title": grid.row_title,
         "col_title": grid.col_title,
         "row_labels": grid.row_labels,
@@ -74,10 +110,8 @@ def _panel(
         "col_values": grid.col_values,
         "row_ticks": thinned(grid.row_labels, 16),
         "col_ticks": thinned(grid.col_labels, 16),
-        "error": numbers(grid.error),
-        "test_error": None if grid.test_error is None else numbers(grid.test_error),
+        "measures": {name: numbers(values) for name, values in grid.measures.items()},
         "spread": numbers(grid.spread),
-        "loss": numbers(grid.loss),
         "done": grid.seeds_done.tolist(),
         "diverged": grid.seeds_diverged.tolist(),
         "diverged_at": numbers(grid.diverged_at),

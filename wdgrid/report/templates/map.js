@@ -32,16 +32,21 @@ function shade(share) {
   return shades[k].map((from, c) => Math.round(from + (shades[k + 1][c] - from) * (at - k)));
 }
 
+const shownMeasure = () => data.measures.find(({ key }) => key === byId("measure").value) || picked;
+
 // The colours of a panel's cells; diverged and missing ones have colours of their own on every scale.
 function paint({ p, canvas }) {
-  const { of, limits } = scaleOf(byId("scale").value), context = canvas.getContext("2d");
+  const measure = shownMeasure();
+  const { of, limits } = scaleOf(byId("scale").value, measure), context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
   const diverged = rgb(theme("diverged")), missing = rgb(theme("untrained"));
   const colour = (e, i, j) => {
     if (e !== null) return shade((of(e) - limits[0]) / (limits[1] - limits[0]));
     return p.diverged[i][j] ? diverged : missing;
   };
-  p.error.forEach((row, i) => row.forEach((e, j) => image.data.set([...colour(e, i, j), 255], 4 * (i * canvas.width + j))));
+  p.error.forEach((row, i) => row.forEach((_, j) => {
+    image.data.set([...colour(valueOf(p, measure.key, i, j), i, j), 255], 4 * (i * canvas.width + j));
+  }));
   context.putImageData(image, 0, 0);
 }
 
@@ -127,17 +132,22 @@ function cellAt(view, event) {
   ];
 }
 
+// Shows a text beside a box, within the window.
+function tell(text, box, left = box.left) {
+  const tip = byId("tip");
+  tip.textContent = text;
+  tip.hidden = false;
+  const above = box.bottom + 8 + tip.offsetHeight > innerHeight;
+  tip.style.left = `${Math.max(4, Math.min(left, innerWidth - tip.offsetWidth - 6))}px`;
+  tip.style.top = `${above ? Math.max(4, box.top - tip.offsetHeight - 8) : box.bottom + 8}px`;
+}
+
 function point(view, i, j, say) {
   view.at = [i, j];
   put(view.cursor, view.p, i, j);
   view.cursor.hidden = false;
-  const lines = describe(view.p, i, j), tip = byId("tip"), cell = view.cursor.getBoundingClientRect();
-  tip.textContent = lines.join("\n");
-  tip.hidden = false;
-  const left = Math.min(cell.right + 10, innerWidth - tip.offsetWidth - 6);
-  const below = cell.bottom + 8 + tip.offsetHeight > innerHeight;
-  tip.style.left = `${Math.max(4, left)}px`;
-  tip.style.top = `${below ? Math.max(4, cell.top - tip.offsetHeight - 8) : cell.bottom + 8}px`;
+  const lines = describe(view.p, i, j), cell = view.cursor.getBoundingClientRect();
+  tell(lines.join("\n"), cell, cell.right + 10);
   if (say) byId("status").textContent = lines.join("; ");
 }
 
@@ -188,7 +198,6 @@ function addPanel(p) {
   const rows = p.row_labels.length, cols = p.col_labels.length;
   const box = element("div", "panel", byId("panels"));
   element("h3", "", box, p.title);
-  element("p", "form", box, p.decay_form);
   if (p.verdict) element("p", "said", box, p.verdict);
   const chart = element("div", "chart", box);
   element("div", "y-title", chart, p.row_title);
@@ -220,9 +229,29 @@ function addPanel(p) {
 
 function drawBar() {
   byId("shades").style.background = `linear-gradient(to right, ${data.shades.map(([at, c]) => `${c} ${100 * at}%`).join(", ")})`;
+  const measure = shownMeasure(), some = panels.some((p) => (p.measures[measure.key] || []).flat().includes(null));
+  byId("bar-is").textContent = `${measure.label[0].toUpperCase()}${measure.label.slice(1)}`
+    + (data.seeds > 1 && measure.key !== "spread" ? ", mean over seeds" : "") + "; yellow is lowest"
+    + (measure.key === "epochs_to_best" && some ? "; white: never" : "");
   byId("shade-ticks").replaceChildren();
-  for (const [at, text] of scaleOf(byId("scale").value).ticks)
+  for (const [at, text] of scaleOf(byId("scale").value, measure).ticks)
     element("span", "", byId("shade-ticks"), minus(text)).style.left = `${100 * at}%`;
+}
+
+function addMeasures() {
+  for (const { key, label } of data.measures) element("option", "", byId("measure"), label).value = key;
+  byId("measure").value = picked.key; // browsers keep a choice when a page is loaded again
+}
+
+// Explains a term where one points at it or tabs to it; the explanations stand at the end of the page.
+function addTerms() {
+  for (const link of document.querySelectorAll("a.term")) {
+    const meaning = document.querySelector(link.getAttribute("href"));
+    const show = () => tell(meaning.textContent, link.getBoundingClientRect());
+    for (const event of ["pointerenter", "focus"]) link.addEventListener(event, show);
+    for (const event of ["pointerleave", "blur"]) link.addEventListener(event, () => { byId("tip").hidden = true; });
+    link.setAttribute("aria-describedby", meaning.id);
+  }
 }
 
 // Panels that differ only in their budget share a slider; at 0 all of them are shown.

@@ -3,7 +3,7 @@
 
 let allCurves = null; // read when first needed: it is most of the file
 let chosen = null; // [panel, row, column] whose profiles are shown
-let inSight = false;
+let awake = false; // whether plots are drawn
 
 function curvesOf(p) {
   allCurves ??= JSON.parse(byId("curve-data").textContent);
@@ -12,7 +12,7 @@ function curvesOf(p) {
 
 const QUIET = { displayModeBar: false, responsive: true };
 
-// Loading Plotly takes a browser a third of a second to two seconds, so it is loaded when its plots come into view.
+// Loading Plotly takes a browser a third of a second to two seconds, so it is loaded once the maps can be read.
 function wakePlotly() {
   if (window.Plotly) return;
   const script = document.createElement("script");
@@ -91,7 +91,7 @@ function drawProfile(id, p, cells, labels, ticks, title, here) {
       marker: { symbol: "circle-open", size: 15, color: ink, line: { width: 2, color: ink } } });
   const x = { title: { text: title }, tickvals: ticks, ticktext: ticks.map((k) => labels[k]), range: [-0.5, labels.length - 0.5] };
   const range = [low - 0.06 * (end - low), end + 0.12 * (end - low)];
-  Plotly.react(byId(id), drawn, axes(x, { title: { text: `${data.error_words} (%)` }, range }), QUIET);
+  Plotly.react(byId(id), drawn, axes(x, { title: { text: picked.label }, range }), QUIET);
 }
 
 function drawProfiles(p, i, j) {
@@ -102,22 +102,36 @@ function drawProfiles(p, i, j) {
   drawProfile("along-column", p, cells, labels, p.row_ticks.map((k) => last - k), p.row_title, last - i);
 }
 
-// Updates what depends on pins and the chosen cell: the text at once, the plots when they are in view.
+// Updates what depends on pins and the chosen cell: the text at once, the plots once they are awake.
 function drawPlots() {
   const [p, i, j] = chosen;
   listPins();
   byId("chosen").textContent = `${p.title}: ${place(p, i, j)}`;
-  if (!inSight) return;
+  if (!awake) return;
   wakePlotly();
   drawCurves();
   drawProfiles(p, i, j);
 }
 
+function wake() {
+  if (awake) return;
+  awake = true;
+  drawPlots();
+}
+
+// Paper has another width than the window.
+function fitPlots() {
+  wake();
+  for (const plot of document.querySelectorAll(".plot")) Plotly.Plots.resize(plot);
+}
+
 function start() {
   byId("picture").hidden = true;
-  byId("live").hidden = false;
+  for (const part of [byId("live"), ...document.querySelectorAll(".live")]) part.hidden = false;
   byId("lines-label").hidden = !(rateIsRow || rateIsColumn);
   byId("panels").style.setProperty("--columns", data.columns[panels.length]);
+  addMeasures();
+  addTerms();
   panels.forEach(addPanel);
   drawBar();
   addFlagLegend();
@@ -126,21 +140,17 @@ function start() {
   chosen = [first.p, ...first.at];
   addBudget();
   drawPlots();
-  byId("scale").addEventListener("change", () => { views.forEach(paint); drawBar(); });
+  for (const id of ["measure", "scale"]) byId(id).addEventListener("change", () => { views.forEach(paint); drawBar(); });
   byId("lines").addEventListener("change", () => { views.forEach(drawLines); byId("lines-are").textContent = LINES_ARE[byId("lines").value]; });
   byId("kind").addEventListener("change", drawPlots);
   byId("clear").addEventListener("click", () => { [...pins].forEach(unpin); drawPlots(); });
   dark.addEventListener("change", () => { views.forEach(paint); drawPlots(); });
+  addEventListener("beforeprint", fitPlots);
+  addEventListener("afterprint", fitPlots);
   document.documentElement.dataset.ready = "yes";
   performance.mark("ready");
 }
 
 start();
-addEventListener("DOMContentLoaded", () => { // curves and Plotly stand at the end of the file
-  new IntersectionObserver((seen, observer) => {
-    if (!seen.some((entry) => entry.isIntersecting)) return;
-    observer.disconnect();
-    inSight = true;
-    drawPlots();
-  }, { rootMargin: "150px" }).observe(byId("curves"));
-});
+// Curves and Plotly stand at the end of the file.
+addEventListener("DOMContentLoaded", () => (window.requestIdleCallback || setTimeout)(wake, { timeout: 300 }));
