@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from helpers.pages import EVIL, example, picture, write
 from helpers.synthetic_tables import flagged, make_study, make_table
@@ -80,7 +81,7 @@ def test_hover_and_click_and_unpin(visit, report):
     surface.hover(position=cell(tab, 1, 3, 2))
     tip = tab.locator("#tip").inner_text()
     assert tip.startswith("SGDW: rate 1/8 (0.125), decay 1/4 (0.004)")
-    assert re.search(r"test error \d\.\d\d ± [\d.]+ % \(2 seeds\)", tip) and "test loss" in tip
+    assert re.search(r"test error \d\.\d\d ± [\d.]+ % \(mean of 2 seeds\)", tip) and "test loss" in tip
     surface.hover(position=cell(tab, 1, 0, 6))
     assert "diverged with 2 of 2 seeds at step 17" in tab.locator("#tip").inner_text()
     assert tab.locator("#pins button").count() == 4  # each panel's best, so that nothing starts empty
@@ -99,7 +100,6 @@ def test_hover_and_click_and_unpin(visit, report):
 
 def test_keyboard_reads_and_pins(visit, report):
     tab = visit(report)
-    tab.locator("#clear").focus()
     tab.keyboard.press("Tab")
     assert tab.locator("#status").inner_text().startswith("SGD: rate")
     for key in ("Home", *["ArrowUp"] * 9, "ArrowRight", "ArrowDown"):
@@ -115,16 +115,16 @@ def test_colours_follow_the_scale_and_diverged_cells_stay_apart(visit, report):
     tab = visit(report)
     colour = "(at) => [...views[0].canvas.getContext('2d').getImageData(at[1], at[0], 1, 1).data].slice(0, 3)"
     data = tab.evaluate("() => JSON.parse(JSON.stringify(data))")
-    best, seen = data["panels"][0]["best"][0], {}
+    best, seen, ends = data["panels"][0]["best"][0], {}, data["measures"][0]["range"]
     for scale in ("linear", "log", "rank"):
         tab.select_option("#scale", scale)
         seen[scale] = tab.evaluate(colour, [2, 2])
         assert tab.evaluate(colour, [0, 6]) == [196, 196, 196]
         assert tab.evaluate(colour, best)[0] > 180 and tab.evaluate(colour, best)[2] < 60  # viridis' yellow end
         ticks = [float(t.split(" ")[0]) for t in tab.locator("#shade-ticks span").all_inner_texts()]
-        assert len(ticks) >= 4 and ticks == sorted(ticks) and ticks[0] == pytest.approx(data["range"][0], abs=0.01)
+        assert len(ticks) >= 4 and ticks == sorted(ticks) and ticks[0] == pytest.approx(ends[0], abs=0.01)
     assert len({tuple(c) for c in seen.values()}) == 3
-    assert tab.locator("#bar-is").inner_text() == "Test error (%), mean over seeds; yellow is best"
+    assert tab.locator("#bar-is").inner_text() == "Test error (%), mean over seeds; yellow is lowest"
 
 
 def test_lines_of_equal_product_and_of_equal_time(visit, tmp_path, png):
@@ -136,6 +136,11 @@ def test_lines_of_equal_product_and_of_equal_time(visit, tmp_path, png):
     points = tab.locator(".iso").first.get_attribute("points").split()
     (x0, y0), (x1, y1) = ([float(v) for v in p.split(",")] for p in points[:2])
     assert (x1 - x0, y1 - y0) == pytest.approx((1, 1))  # half the rate, twice the decay
+    tab.select_option("#lines", "ratio")
+    points = tab.locator(".iso").first.get_attribute("points").split()
+    (x0, y0), (x1, y1) = ([float(v) for v in p.split(",")] for p in points[:2])
+    assert (x1 - x0, y1 - y0) == pytest.approx((-1, 1))  # half the rate, half the decay
+    assert "equal λ/α" in tab.locator("#lines-are").inner_text()
     tab.select_option("#lines", "tau")
     counts = [tab.locator(".panel").nth(k).locator(".iso").count() for k in range(3)]
     assert counts[0] == 0 and counts[1] > 0 and counts[2] > 0  # L2 has no averaging time
@@ -144,7 +149,7 @@ def test_lines_of_equal_product_and_of_equal_time(visit, tmp_path, png):
     # 18 steps an epoch; the best cell of SGDW decays by 2 × 0.016 a step
     assert f"{1 / 0.032 / 18:.1f}" in tab.locator(".panel").nth(1).locator(".iso-text").all_inner_texts()
     assert "equal τ, the epochs over which" in tab.locator("#lines-are").inner_text()
-    for kind in ("product", "tau"):
+    for kind in ("product", "ratio", "tau"):
         tab.select_option("#lines", kind)
         for k in range(3):
             labels = [one.bounding_box() for one in tab.locator(".panel").nth(k).locator(".iso-text").all()]
@@ -172,13 +177,14 @@ def plotted(tab, name):
 def test_profiles_follow_the_cell_clicked_last(visit, report):
     tab = visit(report)
     sgdw = next(p for p in tab.evaluate("() => JSON.parse(JSON.stringify(data))")["panels"] if p["name"] == "sgdw")
+    shown = sgdw["measures"]["test_error"]
     for row, col in ((3, 2), (0, 6)):  # the latter diverged
         tab.locator(".surface").nth(1).click(position=cell(tab, 1, row, col))
         along_row, along_column = plotted(tab, "along-row"), plotted(tab, "along-column")
-        assert along_row[0]["y"] == sgdw["error"][row]
-        assert along_column[0]["y"] == [errors[col] for errors in sgdw["error"]][::-1]  # from slow to fast
+        assert along_row[0]["y"] == shown[row]
+        assert along_column[0]["y"] == [errors[col] for errors in shown][::-1]  # from slow to fast
         assert along_row[1]["x"] == [j for j in range(7) if sgdw["diverged"][row][j]]
-        seeds = [done for done, error in zip(sgdw["done"][row], sgdw["error"][row], strict=True) if error is not None]
+        seeds = [done for done, error in zip(sgdw["done"][row], shown[row], strict=True) if error is not None]
         assert len(along_row[2]["x"]) == sum(seeds)
         assert along_row[3]["x"] == [col] and along_column[3]["x"] == [4 - row]  # the ring
         assert tab.locator("#chosen").inner_text().startswith(f"SGDW: rate {sgdw['row_labels'][row]}")
@@ -232,7 +238,6 @@ def test_cells_that_went_wrong_are_marked_and_told_in_words(visit, report, tmp_p
     assert (
         "diverged with 1 of 2 seeds at step 17\nother seeds: 50 %\nspike at step 5" in tab.locator("#tip").inner_text()
     )
-    tab.locator("#clear").focus()
     for key in ("Tab", "Tab", "Tab", "End", *["ArrowDown"] * 9):
         tab.keyboard.press(key)
     assert "stuck at chance from step 1 on, with 1 of 2 seeds" in tab.locator("#status").inner_text()
@@ -255,7 +260,7 @@ def test_budget_slider_shows_one_budget_with_its_pins_and_its_profile(visit, rep
     tab.keyboard.press("ArrowRight")
     assert tab.evaluate(visible) == ["AdamW, 1 epoch", "Adam, 3 epochs"]
     assert tab.locator("#budget-is").inner_text() == "1 epoch"
-    legend = tab.locator("#live > .hint").nth(3).inner_text()
+    legend = tab.locator("#legend").inner_text()
     assert "× diverged" in legend and "not trained" in legend
     assert len(plotted(tab, "curves")) == 2 and tab.locator("#pins button").count() == 2
     tab.keyboard.press("ArrowRight")
@@ -295,7 +300,9 @@ def test_among_ten_thousand_cells_the_mouse_reads_the_one_it_points_at(visit, tm
             place, said, *_ = tab.locator("#tip").inner_text().split("\n")
             (cell,) = table[table["panel"] == name].iloc[[50 * row + 49 - col]].to_dict("records")
             assert f"rate {cell['row']} ({cell['lr']:.4g}), decay {cell['col']} " in place
-            assert said == (f"test error {cell['test_error']:.2f} %" if (row, col) != (0, 49) else "not trained yet")
+            assert said == (
+                f"test error {cell['test_error']:.2f} % (one seed)" if (row, col) != (0, 49) else "not trained yet"
+            )
 
 
 def test_the_fitted_valley_lies_over_its_map_with_a_band_that_is_seen(visit, tmp_path):
@@ -309,3 +316,86 @@ def test_the_fitted_valley_lies_over_its_map_with_a_band_that_is_seen(visit, tmp
     assert tab.get_by_text("fitted valley").is_visible()
     slopes = [box["width"] for box in (bands.nth(i).bounding_box() for i in range(4))]
     assert min(slopes[0], slopes[2]) > max(slopes[1], slopes[3])  # SGD and Adam lean, SGDW and AdamW hardly
+
+
+def test_answers_and_maps_are_above_the_fold(visit, report):
+    """At 1400 × 900 all maps, on a phone the first one; and an answer for each optimizer above them."""
+    for width, height, last in ((1400, 900, 3), (390, 844, 0)):
+        tab = visit(report, viewport={"width": width, "height": height})
+        answers = [one.bounding_box() for one in tab.locator("#answers li").all()]
+        frame = tab.locator(".frame").nth(last).bounding_box()
+        assert len(answers) == 4 and max(a["y"] + a["height"] for a in answers) < frame["y"]
+        assert frame["y"] + frame["height"] < height and frame["x"] + frame["width"] <= width
+
+
+def test_any_measure_is_a_map(visit, report):
+    """The colour of each cell, looked up in the bar, is its value of the measure; diverged cells stay grey."""
+    tab = visit(report)
+    shown = tab.evaluate("() => data.measures.map(({ key }) => key)")
+    assert shown == [
+        "test_error",
+        "test_loss",
+        "train_loss",
+        "gap",
+        "weight_norm",
+        "epochs_to_best",
+        "spread",
+        "seconds",
+    ]
+    data = tab.evaluate("() => JSON.parse(JSON.stringify(data))")
+    image = "() => [...views[2].canvas.getContext('2d').getImageData(0, 0, 7, 5).data]"
+    shades = [tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5)) for _, colour in data["shades"]]
+    for measure in data["measures"]:
+        tab.select_option("#measure", measure["key"])
+        pixels, values, (low, high) = (
+            tab.evaluate(image),
+            data["panels"][2]["measures"][measure["key"]],
+            measure["range"],
+        )
+        assert tab.locator("#bar-is").inner_text().lower().startswith(measure["label"].lower())
+        for place in range(35):
+            value, pixel = values[place // 7][place % 7], tuple(pixels[4 * place : 4 * place + 3])
+            if data["panels"][2]["diverged"][place // 7][place % 7]:
+                assert pixel == (196, 196, 196)
+            elif value is None:
+                assert pixel == (255, 255, 255)
+            else:
+                share = min(1.0, max(0.0, (value - low) / (high - low))) * 16
+                near = [abs(a - b) for a, b in zip(pixel, shades[round(share)], strict=True)]
+                assert max(near) < 30, (measure["key"], place)
+
+
+def test_terms_are_explained_where_one_points_and_where_one_tabs(visit, report):
+    tab = visit(report)
+    slope = tab.locator("#numbers a.term", has_text="slope s")
+    slope.hover()
+    assert tab.locator("#tip").inner_text().startswith("How the best column value moves along the rows")
+    tab.mouse.move(5, 5)
+    assert tab.locator("#tip").is_hidden()
+    slope.focus()
+    assert tab.locator("#tip").is_visible()
+    terms = tab.locator("a.term").evaluate_all("links => links.map((link) => link.getAttribute('href').slice(1))")
+    assert all(tab.locator(f"dd[id='{term}']").count() == 1 for term in set(terms)) and len(set(terms)) > 8
+
+
+def test_curves_and_profiles_are_drawn_before_one_scrolls_and_on_paper(visit, report):
+    tab = visit(report)
+    tab.wait_for_selector("#along-column .scatterlayer .trace")
+    assert tab.evaluate("scrollY") == 0 and tab.locator("#curves .scatterlayer .trace").count() == 8
+    width = "() => document.querySelector('#curves .main-svg').getBoundingClientRect().width"
+    assert tab.evaluate(width) > 800
+    tab.set_viewport_size({"width": 700, "height": 900})
+    tab.emulate_media(media="print")
+    tab.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate(width) <= 700
+    tab.emulate_media(media="screen")
+    tab.evaluate("() => dispatchEvent(new Event('afterprint'))")
+    assert tab.locator("#curves .main-svg").first.get_attribute("viewBox") is None
+
+
+@pytest.mark.parametrize("context", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}])
+def test_axe_finds_nothing(visit, report, context):
+    tab = visit(report, **context)
+    tab.wait_for_selector("#along-column .scatterlayer .trace")
+    found = Axe().run(tab).response["violations"]
+    assert [(rule["id"], [node["html"][:120] for node in rule["nodes"]]) for rule in found] == []

@@ -119,10 +119,15 @@ function wake() {
   drawPlots();
 }
 
-// Paper has another width than the window.
-function fitPlots() {
+// Paper has another width than the window: plots are drawn, if they were not, and become pictures that the style scales.
+function fitPaper() {
   wake();
-  for (const plot of document.querySelectorAll(".plot")) Plotly.Plots.resize(plot);
+  for (const picture of document.querySelectorAll(".plot .main-svg"))
+    picture.setAttribute("viewBox", `0 0 ${picture.width.baseVal.value} ${picture.height.baseVal.value}`);
+}
+
+function fitWindow() {
+  for (const picture of document.querySelectorAll(".plot .main-svg")) picture.removeAttribute("viewBox");
 }
 
 function start() {
@@ -145,8 +150,8 @@ function start() {
   byId("kind").addEventListener("change", drawPlots);
   byId("clear").addEventListener("click", () => { [...pins].forEach(unpin); drawPlots(); });
   dark.addEventListener("change", () => { views.forEach(paint); drawPlots(); });
-  addEventListener("beforeprint", fitPlots);
-  addEventListener("afterprint", fitPlots);
+  addEventListener("beforeprint", fitPaper);
+  addEventListener("afterprint", fitWindow);
   document.documentElement.dataset.ready = "yes";
   performance.mark("ready");
 }
