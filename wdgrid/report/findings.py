@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from wdgrid.analysis.verdict import answer_of
@@ -177,15 +178,29 @@ def groups_warning(study: "Study") -> str:
     return words and f"for parameter groups multiply the decay: {words}"
 
 
-def finding_lines(numbers: "Mapping[str, Separability]", found: Mapping[str, Finding]) -> list[str]:
-    """The findings as lines of text for a terminal: for each panel its verdict, then what belongs to it, indented."""
-    lines = []
+def finding_lines(
+    numbers: "Mapping[str, Separability]", found: Mapping[str, Finding], width: int | None = None
+) -> list[str]:
+    """The findings as lines of text, each at most `width` characters if that is given.
+
+    For each panel its answer and the reason, then what belongs to it, indented.
+    """
+    lines: list[str] = []
     for name, words in found.items():
-        lines.append(f"{name}: {numbers[name].sentence}")
+        lines += _wrapped(f"{name}: {numbers[name].sentence}", width)
         if words["best_axes"]:
-            lines.append(f"  best axes: {words['best_axes']}")
+            lines += _wrapped(f"  best axes: {words['best_axes']}", width)
         if words["torch"]:
-            lines.append(f"  {words['torch']}" + (f"  # {words['torch_warning']}" if words["torch_warning"] else ""))
+            lines += _wrapped(f"  {words['torch']}", width)
+        if words["torch"] and words["torch_warning"]:
+            lines += _wrapped(f"  # {words['torch_warning']}", width)
         if words["divergence"]:
-            lines.append(f"  {words['divergence']}")
+            lines += _wrapped(f"  {words['divergence']}", width)
     return lines
+
+
+def _wrapped(line: str, width: int | None) -> list[str]:
+    """A line in as many as it needs; all but the first are indented by four."""
+    if width is None:
+        return [line]
+    return wrap(line, max(width, 40), subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""Makes the table that the terminal shows: each panel's best cell, cost, slope, interaction, verdict, what went wrong.
+"""Makes the table that the terminal shows: each panel's best cell, cost, verdict, slope, interaction, what went wrong.
 
 The numbers are from `wdgrid.analysis.separability`.
 """
@@ -81,17 +81,21 @@ def summary_tables(numbers: Mapping[str, "Separability"], found: Mapping[str, Fi
 def _columns(numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]) -> Iterator[_Column]:
     panels = numbers.values()
     yield _Column("panel", list(numbers), "left")
+    of = list(dict.fromkeys(words["best_of"] for words in found.values() if words["best_of"]))
+    alike = f",\n{of[0]}" if len(of) == 1 else ""
+    each = [f", {words['best_of']}" if words["best_of"] and not alike else "" for words in found.values()]
     if validated := any(panel.selected_on == "validation" for panel in panels):
         yield _Column("best on vali-\ndation (%)", [number(panel.best_error) for panel in panels], "right")
-    tested = "its test error (%)" if validated else "best (%)"
-    yield _Column(tested, [_tested(panel) for panel in panels], "right")
-    axes = next(((panel.row_name, panel.col_name) for panel in panels), ("row", "column"))
-    place = "at " + ",\n".join(HYPERPARAMETERS.get(axis, axis) for axis in axes)
-    yield _Column(place, [_place(panel) for panel in panels], "left")
+    tested = "its test error (%)" if validated else "best test error (%)"
+    yield _Column(tested + alike, [_tested(panel) + words for panel, words in zip(panels, each, strict=True)], "right")
+    for axis in (0, 1):
+        names = [(panel.row_name, panel.col_name)[axis] for panel in panels]
+        heading = HYPERPARAMETERS.get(names[0], names[0]) if names else ""
+        yield _Column(f"its {heading}", [_value(panel, axis) for panel in panels], "right")
     yield _Column("cost", [number(panel.cost) for panel in panels], "right")
+    yield _Column("verdict", [panel.verdict for panel in panels], "left")
     yield _Column("slope s", [number(panel.slope) for panel in panels], "right")
     yield _Column("inter-\naction", [number(panel.interaction) for panel in panels], "right")
-    yield _Column("verdict", [panel.verdict for panel in panels], "left")
     if has_decay_units(found):
         yield _Column("λ_norm", [figures(found[name]["weight_decay_norm"]) for name in numbers], "right")
         yield _Column("τ", [figures(found[name]["tau_epochs"]) for name in numbers], "right")
@@ -135,8 +139,10 @@ def _tested(panel: "Separability") -> str:
     return number(error) + (f" {interval(panel.test_interval)}" if panel.test_interval else "")
 
 
-def _place(panel: "Separability") -> str:
-    return "–" if panel.best_row_label is None else f"{panel.best_row_label}, {panel.best_col_label}"
+def _value(panel: "Separability", axis: int) -> str:
+    """`0.025 (1/4)`: the best cell's value on an axis and its multiple of the unit."""
+    value, label = ((panel.best_row, panel.best_row_label), (panel.best_col, panel.best_col_label))[axis]
+    return "–" if value is None else f"{value:.4g} ({label})"
 
 
 def certainty_words(found: "Separability") -> str:

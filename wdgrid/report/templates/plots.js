@@ -122,8 +122,11 @@ function wake() {
 // Paper has another width than the window: plots are drawn, if they were not, and become pictures that the style scales.
 function fitPaper() {
   wake();
-  for (const picture of document.querySelectorAll(".plot .main-svg"))
-    picture.setAttribute("viewBox", `0 0 ${picture.width.baseVal.value} ${picture.height.baseVal.value}`);
+  for (const picture of document.querySelectorAll(".plot .main-svg")) {
+    const [width, height] = [picture.width.baseVal.value, picture.height.baseVal.value];
+    picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    picture.closest(".plot").style.setProperty("--shape", `${width} / ${height}`);
+  }
 }
 
 function fitWindow() {
