@@ -6,13 +6,14 @@
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wdgrid.errors import UsageError
 from wdgrid.report import Written, analyse_table, fitted, write_report
+from wdgrid.report.measures import MeasureName, Scale, View
 from wdgrid.runner.environment import stored_environment
 from wdgrid.runner.naming import open_store, stored_study, summary
 from wdgrid.store import Store
@@ -144,19 +145,32 @@ class Results:
             raise UsageError(f"{self.name}: no cell{f' of {panel}' if panel else ''} is finished with a finite error")
         return min(found, key=lambda one: one.error)
 
-    def figure(self, style: Style = "cells") -> "Figure":
-        """The heatmaps of all panels, as in the report."""
+    def figure(self, style: Style = "cells", measure: MeasureName | None = None, scale: Scale = "linear") -> "Figure":
+        """The heatmaps of all panels, as in the report; of the error by which cells are picked or another measure.
+
+        Raises UsageError if the measure is not stored.
+        """
         from wdgrid.report.figures import heatmaps
 
         table, attrs = self._read()
+        curves = self.curves() if measure == "epochs_to_best" else None
         device = str(stored_environment(attrs).get("device") or "")
         numbers = analyse_table(self.study, table, attrs)
-        return heatmaps(self.study, self.name, table, style=style, device=device, **fitted(numbers))
+        view = View(measure, scale)
+        return heatmaps(
+            self.study, self.name, table, style=style, device=device, view=view, curves=curves, **fitted(numbers)
+        )
 
-    def report(self, path: str | Path, style: Style = "cells") -> list[Path]:
-        """Writes heatmaps.png, heatmaps.svg, trials.csv and report.html into the folder `path`; the files' paths."""
+    def report(
+        self, path: str | Path, style: Style = "cells", measure: MeasureName | None = None, scale: Scale = "linear"
+    ) -> list[Path]:
+        """Writes the heatmaps, trials.csv and report.html into the folder `path`; the files' paths.
+
+        Another style, measure or scale adds pictures with names of their own. Raises UsageError if the measure is not
+        stored.
+        """
         with open_store(self._url) as store:
-            return write_stored(store, self.name, Path(path), style).paths
+            return write_stored(store, self.name, Path(path), style, View(measure, scale)).paths
 
     def _repr_html_(self) -> str:
         """The map and the verdicts, for a notebook."""
@@ -177,13 +191,23 @@ class Results:
             return store.table(self.name), store.attrs(self.name)
 
 
-def write_stored(store: Store, name: str, out: Path, style: Style = "cells") -> Written:
-    """Writes a stored study's report into the folder `out`, with that of its coarse pass if there is one."""
+def write_stored(
+    store: Store,
+    name: str,
+    out: Path,
+    style: Style = "cells",
+    view: View | None = None,
+    steps: "Callable[[Mapping[str, Separability]], list[str]] | None" = None,
+) -> Written:
+    """Writes a stored study's report into the folder `out`, with that of its coarse pass if there is one.
+
+    `view` and `steps` are as in `wdgrid.report.write_report`.
+    """
     study, attrs, coarse = stored_study(store, name), store.attrs(name), None
     attrs["environment"] = {**attrs.get("environment", {}), "storage": store.url}
     if store.definition(coarse_name(name)):
         coarse = stored_study(store, coarse_name(name)), store.table(coarse_name(name))
-    return write_report(study, name, store.table(name), store.curves(name), attrs, out, style, coarse)
+    return write_report(study, name, store.table(name), store.curves(name), attrs, out, style, coarse, view, steps)
 
 
 def _best(

@@ -128,7 +128,7 @@ def test_the_store_keeps_both_errors_and_tells_optuna_the_validation_error(tmp_p
             assert store.finish(list(zip(claims, results, strict=True)), "me") == 2
         table, curves = store.table("split"), store.curves("split")
         old, old_curves = store.table("none"), store.curves("none")
-        listed = {s.name: (s.best_error, s.selected_on) for s in store.studies()}
+        listed = {s.name: (s.best and s.best.error, s.selected_on) for s in store.studies()}
     assert table["test_error"].tolist() == [5.0, math.inf] and table["validation_error"].tolist() == [7.0, math.inf]
     assert curves["test_error"].tolist() == [30.0, 5.0, 30.0]
     assert curves["validation_error"].tolist() == [40.0, 7.0, 40.0]

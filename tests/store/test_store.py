@@ -143,7 +143,8 @@ def test_studies_are_summed_up(store):
     (summary,) = store.studies()
     assert (summary.name, summary.panels, summary.n_cells) == ("digits", ("adamw", "sgdw"), 8)
     assert (summary.n_complete, summary.n_running, summary.n_waiting, summary.n_failed) == (3, 1, 3, 1)
-    assert summary.best_error == 2.5
+    assert summary.best and (summary.best.panel, summary.best.error, summary.best.seeds) == ("adamw", 2.5, 1)
+    assert summary.best.values.keys() == {"lr", "weight_decay"}
     assert abs((datetime.now(UTC) - summary.created).total_seconds()) < 60
 
 

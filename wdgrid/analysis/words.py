@@ -45,6 +45,11 @@ def with_interval(value: float | None, within: Interval | None, digits: int = 2)
     return alone if value is None or within is None else f"{alone} {interval(within, digits)}"
 
 
+def seeds_words(n: int) -> str:
+    """`one seed` or `mean of 3 seeds`: of what a cell's error is."""
+    return "one seed" if n == 1 else f"mean of {n} seeds"
+
+
 def percent(value: float | None) -> str:
     """An error: `2.34 %`, or a dash."""
     return "–" if value is None or not math.isfinite(value) else f"{number(value)} %"

@@ -3,11 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
+from wdgrid.errors import UsageError
 from wdgrid.printable import printable, printable_json
+
+Panel = TypeVar("Panel")
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +32,13 @@ StudyName = Annotated[
         metavar="NAME", help="Name of a stored study, such as digits, or its study file, such as studies/digits.toml."
     ),
 ]
+PanelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME[/PANEL]",
+        help="Name of a stored study, such as digits, or its study file; with /PANEL, as in digits/adamw, one panel.",
+    ),
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -44,6 +54,25 @@ Style = Annotated[
     Literal["cells", "paper"],
     typer.Option(help="cells: colour-blind safe, one square a cell. paper: jet, shaded, as in the published figures."),
 ]
+ShownMeasure = Annotated[
+    Literal[
+        "test_error",
+        "validation_error",
+        "test_loss",
+        "train_loss",
+        "gap",
+        "weight_norm",
+        "epochs_to_best",
+        "spread",
+        "seconds",
+    ]
+    | None,
+    typer.Option(
+        help="Draw this measure, too. gap: test loss less training loss; epochs_to_best: epochs until the error is "
+        "within 10 % of the panel's best; spread: standard deviation over seeds."
+    ),
+]
+ColourScale = Annotated[Literal["linear", "log"], typer.Option(help="The scale of the colours.")]
 
 
 NoCode = Annotated[
@@ -67,7 +96,8 @@ def say(text: str, quiet: bool = False) -> None:
 
 
 def print_summary(numbers: "Mapping[str, Separability]", found: "Mapping[str, Finding]", as_json: bool) -> None:
-    """The summary of all panels on stdout: their numbers and findings."""
+    """The summary of all panels on stdout: for each its answer and the reason, then the table of their numbers."""
+    from wdgrid.report.findings import finding_lines
     from wdgrid.report.summary import summary_rows, summary_tables
 
     if as_json:
@@ -75,8 +105,39 @@ def print_summary(numbers: "Mapping[str, Separability]", found: "Mapping[str, Fi
         return
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(summary_tables(numbers, found, console.width))
+    for line in finding_lines(numbers, found, width()):
+        echo(line)
+    echo("")
+    Console(width=width()).print(summary_tables(numbers, found, width()))
+
+
+def name_and_panel(what: str) -> tuple[str, str]:
+    """`digits/adamw` is a study and a panel, `studies/digits.toml` a file, `studies/digits.toml/adamw` both."""
+    head, toml, rest = what.partition(".toml")
+    if toml and (not rest or rest.startswith("/")):
+        return head + toml, rest.removeprefix("/")
+    name, _, panel = what.partition("/")
+    return name, panel
+
+
+def chosen_panels(what: str, panel: str, found: "Mapping[str, Panel]") -> "dict[str, Panel]":
+    """The panels that a user's word names, all if it names none. Raises UsageError if there is no such panel."""
+    from wdgrid.analysis.compare import plain_name
+
+    if not panel:
+        return dict(found)
+    chosen = {key: one for key, one in found.items() if key == panel}
+    chosen = chosen or {key: one for key, one in found.items() if plain_name(key) == plain_name(panel)}
+    if not chosen:
+        raise UsageError(f"{what}: no panel {panel}; there: {', '.join(found)}")
+    return chosen
+
+
+def width() -> int:
+    """The number of columns of the terminal; 120 if stdout is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120).width
 
 
 def print_json(data: object) -> None:

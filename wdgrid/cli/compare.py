@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wdgrid.cli.common import AsJson, Out, Quiet, Storage, echo, print_json, say
+from wdgrid.cli.common import AsJson, Out, Quiet, Storage, chosen_panels, echo, name_and_panel, print_json, say
 from wdgrid.errors import UsageError
 
 CIFAR10_TEST = 10_000  # images behind each of the paper's test errors
@@ -78,26 +78,9 @@ def _sides(what: str, storage: str | None) -> "dict[str, Side]":
         name, _, panel = what.removeprefix("paper:").partition("/")
         found = _paper(name)
     else:
-        name, panel = _name_and_panel(what)
+        name, panel = name_and_panel(what)
         found = _study(name, storage)
-    if not panel:
-        return found
-    from wdgrid.analysis.compare import plain_name
-
-    chosen = {key: side for key, side in found.items() if key == panel}
-    chosen = chosen or {key: side for key, side in found.items() if plain_name(key) == plain_name(panel)}
-    if not chosen:
-        raise UsageError(f"{what}: no panel {panel}; there: {', '.join(found)}")
-    return chosen
-
-
-def _name_and_panel(what: str) -> tuple[str, str]:
-    """`digits/adamw` is a study and a panel, `studies/digits.toml` a file, `studies/digits.toml/adamw` both."""
-    head, toml, rest = what.partition(".toml")
-    if toml and (not rest or rest.startswith("/")):
-        return head + toml, rest.removeprefix("/")
-    name, _, panel = what.partition("/")
-    return name, panel
+    return chosen_panels(what, panel, found)
 
 
 def _paper(name: str) -> "dict[str, Side]":
@@ -120,12 +103,9 @@ def _paper(name: str) -> "dict[str, Side]":
 
 
 def _study(what: str, storage: str | None) -> "dict[str, Side]":
-    from wdgrid.runner.naming import open_store, sqlite_path, stored, stored_study
+    from wdgrid.runner.naming import open_store, stored, stored_study
 
     name, url = stored(what, storage)
-    path = sqlite_path(url)
-    if storage is None and path and not path.exists():
-        raise UsageError(f"{what}: there is no {path}; sweep it first, or give --storage")
     with open_store(url) as store:
         study, table, attrs = stored_study(store, name), store.table(name), store.attrs(name)
     return _of_table(name, study, table, attrs)

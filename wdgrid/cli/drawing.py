@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wdgrid.cli.common import print_summary, say
+from wdgrid.cli.common import print_summary, say, width
 from wdgrid.cli.resume_command import SweepCommand, alarm_lines, untrained
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wdgrid.analysis.separability import Separability
     from wdgrid.report import Written
+    from wdgrid.report.measures import View
     from wdgrid.store import Store
 
 
@@ -19,17 +23,35 @@ def draw(
     as_json: bool,
     quiet: bool,
     command: SweepCommand,
+    view: "View | None" = None,
 ) -> None:
     """Writes a stored study's report into `out`/NAME and prints it; `command` is the sweep that an alarm extends."""
-    from wdgrid.results import write_stored
+    print_report(store, name, drawn(store, name, out, style, command, view), as_json, quiet, command)
 
-    print_report(store, name, write_stored(store, name, out / name, style), as_json, quiet, command)
+
+def drawn(
+    store: "Store",
+    name: str,
+    out: Path,
+    style: Literal["cells", "paper"],
+    command: SweepCommand,
+    view: "View | None" = None,
+) -> "Written":
+    """Writes a stored study's report into `out`/NAME."""
+    from wdgrid.results import write_stored
+    from wdgrid.runner.naming import stored_study
+
+    def steps(numbers: "Mapping[str, Separability]") -> list[str]:
+        return alarm_lines(numbers, stored_study(store, name), command, untrained(store, name))
+
+    return write_stored(store, name, out / name, style, view, steps)
 
 
 def print_report(
     store: "Store", name: str, written: "Written", as_json: bool, quiet: bool, command: SweepCommand
 ) -> None:
     """A report's summary, where its files are, and what to add where the best cells lie on an edge."""
+    from wdgrid.report.findings import wrapped
     from wdgrid.runner.naming import stored_study
 
     print_summary(written.numbers, written.findings, as_json)
@@ -37,4 +59,5 @@ def print_report(
     if quiet:
         return
     for line in alarm_lines(written.numbers, stored_study(store, name), command, untrained(store, name)):
-        say(line)
+        for part in wrapped(line, width()):
+            say(part)

@@ -12,17 +12,23 @@ import typer
 
 from wdgrid.cli.common import (
     AsJson,
+    ColourScale,
     Out,
+    PanelName,
     Quiet,
+    ShownMeasure,
     Storage,
     StudyName,
     Style,
+    chosen_panels,
     echo,
+    name_and_panel,
     print_json,
     print_summary,
     say,
+    width,
 )
-from wdgrid.cli.drawing import draw, print_report
+from wdgrid.cli.drawing import draw, drawn, print_report
 from wdgrid.cli.resume_command import alarm_lines, resuming, sweep_of, untrained
 from wdgrid.cli.watch import watch as watch_store
 from wdgrid.errors import UsageError
@@ -33,11 +39,10 @@ def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
     """List stored studies: those of --storage, or of every database in studies/ and here."""
     from dataclasses import asdict
 
-    from wdgrid.runner.naming import open_store, storage_url
+    from wdgrid.runner.naming import databases, open_store, storage_url
 
-    paths = [*sorted(Path("studies").glob("*.db")), *sorted(Path().glob("*.db"))]
     found: list[dict[str, Any]] = []
-    for url in [storage] if storage else [storage_url(None, p.parent, p.stem) for p in paths]:
+    for url in [storage] if storage else [storage_url(None, p.parent, p.stem) for p in databases()]:
         try:
             with open_store(url) as store:
                 found += [{**asdict(s), "storage": without_password(url)} for s in store.studies()]
@@ -51,25 +56,37 @@ def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
     if not found:
         say("no stored studies here; to train one: wdgrid sweep digits")
     for s in found:
-        best = "–" if s["best_error"] is None else f"{s['best_error']:.2f} %"
-        best += " on validation" if s["selected_on"] == "validation" else ""
-        echo(f"{s['name']:20} {s['n_complete']:6} of {s['n_cells']} cells  best {best:8}  {s['storage']}")
+        echo(f"{s['name']}: {s['n_complete']} of {s['n_cells']} cells, {s['storage']}")
+        if s["best"]:
+            echo(f"  {_best(s['best'], s['selected_on'])}")
 
 
-def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Show a study: its state, its best cells, and whether it is separable."""
+def _best(best: dict[str, Any], selected_on: str) -> str:
+    """`best 1.41 % (mean of 3 seeds): adamw, lr 0.003125, decay 0.002 (1/32, 1/8)`."""
+    from wdgrid.analysis.words import seeds_words
+    from wdgrid.report.findings import SHORT
+
+    values = ", ".join(f"{SHORT.get(name, name)} {value:.4g}" for name, value in best["values"].items())
+    where = " on validation" if selected_on == "validation" else ""
+    at = f"{best['panel']}, {values} ({best['row']}, {best['col']})"
+    return f"best {best['error']:.2f} %{where} ({seeds_words(best['seeds'])}): {at}"
+
+
+def show(study: PanelName, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Show a study or one of its panels: state, verdict and its reason, best cells, what to do next."""
     from wdgrid.report import analyse_table
-    from wdgrid.report.findings import finding_lines, findings
+    from wdgrid.report.findings import findings, wrapped
     from wdgrid.report.grids import grids
     from wdgrid.report.summary import summary_rows
     from wdgrid.runner.naming import open_store, stored, stored_study
 
-    name, url = stored(study, storage)
+    word, panel = name_and_panel(study)
+    name, url = stored(word, storage)
     with open_store(url) as store:
         definition, table = stored_study(store, name), store.table(name)
-        attrs, command, waiting = store.attrs(name), sweep_of(store, name, url, study), untrained(store, name)
+        attrs, command, waiting = store.attrs(name), sweep_of(store, name, url, word), untrained(store, name)
     environment = attrs.get("environment", {})
-    numbers = analyse_table(definition, table, attrs)
+    numbers = chosen_panels(study, panel, analyse_table(definition, table, attrs))
     found = findings(definition, numbers, grids(definition, table), environment)
     states = dict(Counter[str](table["state"]).most_common())
     if as_json:
@@ -83,13 +100,18 @@ def show(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> 
             }
         )
         return
-    echo(f"{name}: {definition.title or name}")
-    echo("cells: " + ", ".join(f"{n} {state}" for state, n in states.items()))
-    echo("environment: " + ", ".join(f"{k} {v}" for k, v in environment.items() if v is not None))
-    print_summary(numbers, found, as_json=False)
+    facts = ", ".join(f"{k} {v}" for k, v in environment.items() if v is not None)
+    cells = f"cells: {', '.join(f'{n} {state}' for state, n in states.items())}"
+    for line in (f"{name}: {definition.title or name}", cells, f"environment: {facts}"):
+        for part in wrapped(line, width()):
+            echo(part)
     echo("")
-    for line in [*finding_lines(numbers, found), *alarm_lines(numbers, definition, command, waiting)]:
-        echo(line)
+    print_summary(numbers, found, as_json=False)
+    if steps := alarm_lines(numbers, definition, command, waiting):
+        echo("")
+        for line in steps:
+            for part in wrapped(line, width()):
+                echo(part)
 
 
 def report(
@@ -97,6 +119,8 @@ def report(
     storage: Storage = None,
     out: Out = Path("reports"),
     style: Style = "cells",
+    measure: ShownMeasure = None,
+    scale: ColourScale = "linear",
     as_json: AsJson = False,
     quiet: Quiet = False,
     watch: Annotated[
@@ -106,8 +130,11 @@ def report(
         float, typer.Option(min=0.1, help="With --watch: how often to look for finished cells.", metavar="SECONDS")
     ] = 5.0,
 ) -> None:
-    """Draw a stored study's report again, from what is stored."""
-    from wdgrid.results import write_stored
+    """Draw a stored study's report again, from what is stored.
+
+    Another style, measure or scale adds pictures with names of their own, such as heatmaps-test_loss-log.png.
+    """
+    from wdgrid.report.measures import View
     from wdgrid.runner.naming import open_store, stored, stored_study
     from wdgrid.study.coarse import SUFFIX
 
@@ -115,10 +142,11 @@ def report(
     with open_store(url) as store:
         stored_study(store, name)
         command = sweep_of(store, name, url, study)
+        view = View(measure, scale)
         if not watch:
-            draw(store, name, out, style, as_json, quiet, command)
+            draw(store, name, out, style, as_json, quiet, command, view)
             return
-        written, fault = watch_store(store, name, every, lambda: write_stored(store, name, out / name, style), quiet)
+        written, fault = watch_store(store, name, every, lambda: drawn(store, name, out, style, command, view), quiet)
         print_report(store, name, written, as_json, quiet, command)
         if fault is not None:
             say(f"{name}: {fault}. {resuming(command, stored_study(store, name.removesuffix(SUFFIX)))}")

@@ -1,6 +1,6 @@
 """Writes the figure, the HTML page and the terminal's table of a stored study."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from wdgrid.analysis.separability import Separability
     from wdgrid.analysis.valley import Valley
+    from wdgrid.report.measures import View
     from wdgrid.study import Study
 
 
@@ -59,16 +60,21 @@ def write_report(
     out: Path,
     style: Literal["cells", "paper"] = "cells",
     coarse: "tuple[Study, pd.DataFrame] | None" = None,
+    view: "View | None" = None,
+    steps: "Callable[[Mapping[str, Separability]], list[str]] | None" = None,
 ) -> Written:
-    """Writes heatmaps.png, heatmaps.svg, trials.csv and report.html into `out`; `attrs` are `Store.attrs`.
+    """Writes the heatmaps as PNG, SVG and PDF, trials.csv and report.html into `out`; `attrs` are `Store.attrs`.
 
-    `coarse` is the study and table of a coarse pass: it adds coarse.png, coarse.svg and a section of the page.
-    Each file is replaced atomically: a reader sees the old file or the new one, never a part of one.
+    The `paper` style and another `view` add pictures with names of their own, such as heatmaps-test_loss-paper.png.
+    `coarse` is the study and table of a coarse pass: it adds its pictures and a section of the page. `steps` makes
+    lines on what to train next, for the page. Each file is replaced atomically: a reader sees the old file or the new
+    one, never a part of one. Raises UsageError if the view's measure is not stored.
     """
     from wdgrid.report.export import export
     from wdgrid.report.figures import heatmaps, save_heatmaps
     from wdgrid.report.findings import findings
     from wdgrid.report.grids import grids, search_words
+    from wdgrid.report.measures import View
     from wdgrid.report.output import replaced
     from wdgrid.report.page import write_page
     from wdgrid.study.coarse import coarse_name
@@ -79,17 +85,30 @@ def write_report(
     device = environment.get("device", "")
     notes = [search_words(study, table, *coarse)] if coarse else []
     drawn_from = fitted(numbers)
-    figure = heatmaps(study, name, table, style=style, device=device, notes=notes, **drawn_from)
+    figures = {"heatmaps": heatmaps(study, name, table, device=device, notes=notes, **drawn_from)}
+    view = view or View()
+    if suffix := view.suffix + ("-paper" if style == "paper" else ""):
+        figures[f"heatmaps{suffix}"] = heatmaps(
+            study, name, table, style=style, device=device, notes=notes, view=view, curves=curves, **drawn_from
+        )
+    if coarse:
+        title, cap = coarse_name(name), drawn_from["cap"]
+        figures["coarse"] = heatmaps(coarse[0], title, coarse[1], device=device, whole=study, cap=cap)
     with replaced(out) as fresh:
-        pictures = save_heatmaps(figure, fresh)
-        coarse_pictures = []
-        if coarse:
-            title, cap = coarse_name(name), drawn_from["cap"]
-            drawn = heatmaps(coarse[0], title, coarse[1], style=style, device=device, whole=study, cap=cap)
-            coarse_pictures = save_heatmaps(drawn, fresh, "coarse")
+        pictures = [path for stem, figure in figures.items() for path in save_heatmaps(figure, fresh, stem)]
         export(table, "csv", fresh / "trials.csv")
-        shown = (notes[0], coarse_pictures[0]) if coarse else None
-        write_page(study, name, table, curves, numbers, found, environment, pictures[0], fresh / "report.html", shown)
-        pictures += coarse_pictures
+        write_page(
+            study,
+            name,
+            table,
+            curves,
+            numbers,
+            found,
+            environment,
+            fresh / "heatmaps.png",
+            fresh / "report.html",
+            (notes[0], fresh / "coarse.png") if coarse else None,
+            steps(numbers) if steps else (),
+        )
     paths = [out / name for name in (*(p.name for p in pictures), "trials.csv", "report.html")]
     return Written(paths, numbers, found)

@@ -123,6 +123,7 @@ def _difference(one: Comparison) -> str:
 def draw_comparison(pairs: Sequence[tuple[Side, Side]], found: Sequence[Comparison]) -> "Figure":
     """One row for each pair: A and B on a common colour scale, then B − A, blue where B is better, centred on 0."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     from wdgrid.report.figures import draw_panel
@@ -134,7 +135,7 @@ def draw_comparison(pairs: Sequence[tuple[Side, Side]], found: Sequence[Comparis
     images, differences, reach = [], [], _reach(pairs)
     for row, ((a, b), one) in enumerate(zip(pairs, found, strict=True)):
         for place, side in enumerate((a, b)):
-            images.append(draw_panel(axes[row, place], _grid(side), limits, "cells"))
+            images.append(draw_panel(axes[row, place], _grid(side), Normalize(*limits), "cells"))
             axes[row, place].set_title(f"{'AB'[place]}: {side.label}", fontsize=13, parse_math=False)
         differences.append(_difference_map(axes[row, 2], a, b, one, reach))
     bar = figure.colorbar(images[0], ax=list(axes[:, :2].flat), extend="max", aspect=30, shrink=0.8)

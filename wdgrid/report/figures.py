@@ -16,7 +16,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import ListedColormap, to_rgba
+from matplotlib.colors import ListedColormap, LogNorm, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
@@ -31,13 +31,14 @@ from wdgrid.report.grids import (
     Grid,
     caption_lines,
     error_range,
-    error_words,
     grids,
     panel_columns,
     thinned,
     valley_places,
 )
+from wdgrid.report.measures import ERRORS, MEASURES, MeasureName, View, check_measure, limits_of
 from wdgrid.study import Study
+from wdgrid.study.cells import selection_error
 
 DIVERGED, MISSING, HATCH = "#c4c4c4", "#ffffff", "#8a8a8a"
 # Marks differ in shape alone and are white with a black edge, so that they are visible on every colour.
@@ -57,15 +58,21 @@ def heatmaps(
     whole: Study | None = None,
     cap: float | None = None,
     valleys: Mapping[str, Valley] | None = None,
+    view: View | None = None,
+    curves: pd.DataFrame | None = None,
 ) -> Figure:
     """One heatmap per panel: circles around the best cells, marks on those that went wrong, one colourbar for all.
 
     `cells` draws one square per cell in colour-blind-safe colours; `paper` is jet with interpolated shading.
     `whole` is given for a coarse pass: the study from which it was derived. `cap` is the upper end of the colour scale.
-    `valleys` are the fitted valleys by panel.
+    `valleys` are the fitted valleys by panel. `view` is the measure that is drawn and the scale of its colours, by
+    default the error by which cells are picked and a linear one; `curves` are needed for `epochs_to_best` only. Raises
+    UsageError if the measure is not stored.
     """
-    panels = grids(study, table, whole)
-    limits = error_range(study, panels, cap)
+    panels = grids(study, table, whole, curves)
+    measure = view.measure if view and view.measure else selection_error(table)
+    check_measure(measure, panels)
+    norm = _norm(limits_of(measure, [grid.measures for grid in panels], error_range(study, panels, cap)), view, panels)
     columns = panel_columns(len(panels))
     rows = -(-len(panels) // columns)
     shape = np.clip(len(panels[0].row_labels) / len(panels[0].col_labels), 0.5, 1.3)  # of one heatmap
@@ -78,16 +85,27 @@ def heatmaps(
     foot = 0.32 + 0.23 * lines + 0.17 * len(caption)  # inches below the heatmaps: the legend, then the caption
     figure = Figure(figsize=(width, height + foot), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained", h_pad=0.09, rect=(0, foot / (height + foot), 1, height / (height + foot)))
+    figure.set_layout_engine(
+        "constrained",
+        h_pad=0.09,
+        hspace=0.05,
+        wspace=0.03,
+        rect=(0, foot / (height + foot), 1, height / (height + foot)),
+    )
     axes = figure.subplots(rows, columns, squeeze=False)
-    drawn = [draw_panel(ax, grid, limits, style) for ax, grid in zip(axes.flat, panels, strict=False)]
+    drawn = [
+        draw_panel(ax, grid, norm, style, grid.measures.get(measure))
+        for ax, grid in zip(axes.flat, panels, strict=False)
+    ]
     valleys = valleys or {}
     for ax, grid in zip(axes.flat, panels, strict=False):
         if grid.panel in valleys:
             draw_valley(ax, grid, valleys[grid.panel])
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
-    _colourbar(figure, list(axes.flat), drawn[0], panels, limits, error_words(study))
+    _colourbar(
+        figure, list(axes.flat), drawn[0], [g.measures[measure] for g in panels if measure in g.measures], measure
+    )
     title = "\n".join(wrap(study.title or name, int(7 * width)))
     figure.suptitle(title, fontsize=15, parse_math=False)
     at = (0.5, (foot - 0.22 - 0.23 * lines) / (height + foot))
@@ -99,21 +117,36 @@ def heatmaps(
 
 
 def save_heatmaps(figure: Figure, out_dir: Path, stem: str = "heatmaps") -> list[Path]:
-    """Writes heatmaps.png and heatmaps.svg; equal figures give equal bytes."""
+    """Writes heatmaps.png, heatmaps.svg and heatmaps.pdf; equal figures give equal bytes."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    png, svg = out_dir / f"{stem}.png", out_dir / f"{stem}.svg"
+    png, svg, pdf = (out_dir / f"{stem}.{kind}" for kind in ("png", "svg", "pdf"))
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "wdgrid", "svg.fonttype": "path"}):
         # If the font lacks a character of a title, matplotlib draws a box. That must not be an error.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(png, dpi=160, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None, "Creator": "wdgrid"})
-    return [png, svg]
+        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": "wdgrid", "Producer": None})
+    return [png, svg, pdf]
 
 
-def draw_panel(ax: Axes, grid: Grid, limits: tuple[float, float], style: Style) -> QuadMesh | AxesImage:
-    """Draws one heatmap and returns what the colourbar describes."""
+def _norm(limits: tuple[float, float], view: View | None, panels: list[Grid]) -> Normalize:
+    """The colours' scale. A logarithmic one begins at the lowest positive value if the limits begin below."""
+    low, high = limits
+    if view is None or view.scale == "linear":
+        return Normalize(low, high)
+    values = np.concatenate([g.measures[view.measure or next(iter(g.measures))].ravel() for g in panels if g.measures])
+    positive = values[np.isfinite(values) & (values > 0)]
+    low = low if low > 0 else float(positive.min()) if len(positive) else 1.0
+    return LogNorm(low, max(high, low * 1.01), clip=True)
+
+
+def draw_panel(
+    ax: Axes, grid: Grid, norm: Normalize, style: Style, values: np.ndarray | None = None
+) -> QuadMesh | AxesImage:
+    """Draws one heatmap and returns what the colourbar describes. `values` [R, C] are the errors if not given."""
+    values = grid.error if values is None else values
     ax.set_title(shorten(grid.title, 44, placeholder=" …"), fontsize=13, parse_math=False)
-    image = _interpolated(ax, grid, limits) if style == "paper" else _cells(ax, grid, limits)
+    image = _interpolated(ax, grid, norm, values) if style == "paper" else _cells(ax, grid, norm, values)
     cell = 4.0 * 72 / max(grid.error.shape)
     at_row, at_col = np.nonzero(grid.diverged)
     ink = "white" if style == "paper" else "#404040"
@@ -150,18 +183,17 @@ def _glyph(kind: str, size: float) -> dict[str, Any]:
     return {"marker": GLYPHS[kind], "ls": "", "mfc": "white", "mec": "black", "ms": size, "mew": 0.9}
 
 
-def _cells(ax: Axes, grid: Grid, limits: tuple[float, float]) -> QuadMesh:
+def _cells(ax: Axes, grid: Grid, norm: Normalize, values: np.ndarray) -> QuadMesh:
     """One square per cell; diverged and missing cells have their own colours and hatches."""
     import seaborn as sns  # imported here: it takes most of a second
 
-    masked = ~np.isfinite(grid.error)
-    values = np.where(masked, np.nan, grid.error)
+    masked = ~np.isfinite(values)
+    values = np.where(masked, np.nan, values)
     sns.heatmap(
         pd.DataFrame(values),
         ax=ax,
         mask=masked,
-        vmin=limits[0],
-        vmax=limits[1],
+        norm=norm,
         cmap="viridis_r",
         cbar=False,
         xticklabels=False,
@@ -172,25 +204,25 @@ def _cells(ax: Axes, grid: Grid, limits: tuple[float, float]) -> QuadMesh:
     return next(c for c in ax.collections if isinstance(c, QuadMesh))
 
 
-def _interpolated(ax: Axes, grid: Grid, limits: tuple[float, float]) -> AxesImage:
+def _interpolated(ax: Axes, grid: Grid, norm: Normalize, values: np.ndarray) -> AxesImage:
     """Shading between cell centres. Cells without a finite error do not affect it: they are painted over."""
-    finite = np.isfinite(grid.error)
-    filled = np.full_like(grid.error, limits[1])
+    finite, (low, high) = np.isfinite(values), (norm.vmin, norm.vmax)
+    filled = np.full_like(values, high)
     if finite.any():
         nearest = distance_transform_edt(~finite, return_distances=False, return_indices=True)
         assert nearest is not None
-        filled = np.clip(grid.error[tuple(nearest)], *limits)  # type: ignore[arg-type]
-    rows, cols = grid.error.shape
+        filled = np.clip(values[tuple(nearest)], low, high)  # type: ignore[arg-type]
+    rows, cols = values.shape
     image = ax.imshow(
         filled,
         cmap="jet",
-        vmin=limits[0],
-        vmax=limits[1],
+        norm=norm,
         interpolation="bilinear",
         interpolation_stage="data",
         extent=(0, cols, rows, 0),
         aspect="auto",
     )
+    paint(ax, ~finite & ~grid.diverged & ~grid.missing, MISSING)
     paint(ax, grid.diverged, mpl.colormaps["jet"](1.0))
     paint(ax, grid.missing, MISSING, "////")
     return image
@@ -216,15 +248,22 @@ def _colourbar(
     figure: Figure,
     axes: list[Axes],
     image: QuadMesh | AxesImage,
-    panels: list[Grid],
-    limits: tuple[float, float],
-    words: str,
+    values: list[np.ndarray],
+    measure: MeasureName,
 ) -> None:
     """One colourbar for all panels, an arrow where it is saturated."""
-    finite = np.concatenate([g.error[np.isfinite(g.error)] for g in panels])
-    extend = "both" if (finite < limits[0]).any() else "max"
+    finite = np.concatenate([block[np.isfinite(block)] for block in values])
+    low, high = image.get_clim()
+    below, error = bool((finite < low).any()), measure in ERRORS
+    above = error or bool((finite > high).any())
+    extend = ("both" if above else "min") if below else "max" if above else "neither"
     bar = figure.colorbar(image, ax=axes, extend=extend, shrink=0.8, pad=0.02, aspect=30)
-    bar.set_label(f"{words.capitalize()} (%)")
+    if isinstance(image.norm, LogNorm):
+        ticks = np.geomspace(low, high, 7)
+        bar.set_ticks(ticks.tolist(), labels=[f"{tick:.3g}" for tick in ticks])
+        bar.minorticks_off()
+    words = MEASURES[measure].label
+    bar.set_label("\n".join(wrap(words[0].upper() + words[1:], 45)))
 
 
 def _legend(study: Study, panels: list[Grid], style: Style, valleys: bool) -> list[Patch | Line2D]:

@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from wdgrid.analysis.verdict import answer_of
-from wdgrid.analysis.words import multipliers, percent
+from wdgrid.analysis.words import multipliers, percent, seeds_words
 from wdgrid.optim.conversion import convert_cell
 from wdgrid.optim.schedule import normalization, periods
 from wdgrid.optim.variants import VARIANTS
@@ -101,8 +101,7 @@ def best_of(grid: "Grid") -> str | None:
     """`one seed` or `mean of 3 seeds`: of what the error of a panel's best cell is. None if there is no such cell."""
     if not grid.best:
         return None
-    seeds = int(grid.seeds_done[grid.best[0]])
-    return "one seed" if seeds == 1 else f"mean of {seeds} seeds"
+    return seeds_words(int(grid.seeds_done[grid.best[0]]))
 
 
 def _place(study: "Study", name: str, found: "Separability", multiples: bool = False) -> str | None:
@@ -187,20 +186,22 @@ def finding_lines(
     """
     lines: list[str] = []
     for name, words in found.items():
-        lines += _wrapped(f"{name}: {numbers[name].sentence}", width)
+        lines += wrapped(f"{name}: {numbers[name].sentence}", width)
         if words["best_axes"]:
-            lines += _wrapped(f"  best axes: {words['best_axes']}", width)
+            lines += wrapped(f"  best axes: {words['best_axes']}", width)
         if words["torch"]:
-            lines += _wrapped(f"  {words['torch']}", width)
+            lines += wrapped(f"  {words['torch']}", width)
         if words["torch"] and words["torch_warning"]:
-            lines += _wrapped(f"  # {words['torch_warning']}", width)
+            lines += wrapped(f"  # {words['torch_warning']}", width)
         if words["divergence"]:
-            lines += _wrapped(f"  {words['divergence']}", width)
+            lines += wrapped(f"  {words['divergence']}", width)
     return lines
 
 
-def _wrapped(line: str, width: int | None) -> list[str]:
-    """A line in as many as it needs; all but the first are indented by four."""
+def wrapped(line: str, width: int | None) -> list[str]:
+    """A line in as many as it needs, all but the first indented by four; a command on lines of its own stays whole."""
+    text, *commands = line.split("\n")
     if width is None:
         return [line]
-    return wrap(line, max(width, 40), subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    whole = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
+    return [*wrap(text, max(width, 40), **whole), *commands]

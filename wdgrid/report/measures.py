@@ -25,8 +25,22 @@ MeasureName = Literal[
     "seconds",
 ]
 Scale = Literal["linear", "log"]
+ERRORS = ("validation_error", "test_error")
 NEAR = 1.1  # epochs_to_best: within 10 %
 SATURATED = 0.95  # the share of the cells that the colours of a measure other than an error distinguish
+
+
+@dataclass(frozen=True)
+class View:
+    """What a map shows: a measure, None for the error by which cells are picked, and the scale of its colours."""
+
+    measure: MeasureName | None = None
+    scale: Scale = "linear"
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to a file's name: nothing for a default."""
+        return (f"-{self.measure}" if self.measure else "") + ("-log" if self.scale == "log" else "")
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ def limits_of(
     For another measure they are the lowest value and the 95 % quantile, so that a few extreme cells do not use up all
     colours.
     """
-    if name in ("test_error", "validation_error"):
+    if name in ERRORS:
         return errors
     values = np.concatenate([one[name].ravel() for one in measured if name in one] or [np.empty(0)])
     values = values[np.isfinite(values)]

@@ -57,10 +57,22 @@ def storage_url(storage: str | None, folder: Path, name: str) -> str:
 
 
 def stored(study: str, storage: str | None) -> tuple[str, str]:
-    """Name and storage URL of what a user calls a stored study: its name or its file."""
+    """Name and storage URL of what a user calls a stored study: its name or its file.
+
+    Raises UsageError, naming the stored ones, if no storage is given and the study's own database does not exist.
+    """
     name = checked_name(study_name(study), new=False)
     database = name.removesuffix(SUFFIX)  # a coarse pass is kept beside its study
-    return name, storage_url(storage, database_folder(study, database), database)
+    url = storage_url(storage, database_folder(study, database), database)
+    if storage is None and (path := sqlite_path(url)) and not path.exists():
+        known = ", ".join(dict.fromkeys(path.stem for path in databases())) or "none"
+        raise UsageError(f"{study}: no such stored study, there is no {path.as_posix()}; stored here: {known}")
+    return name, url
+
+
+def databases() -> list[Path]:
+    """The databases in studies/ and here, one for each study that was stored without a storage of its own."""
+    return [*sorted(Path("studies").glob("*.db")), *sorted(Path().glob("*.db"))]
 
 
 @dataclass(frozen=True)

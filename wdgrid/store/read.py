@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,8 +34,23 @@ _STATES = {
 
 
 @dataclass(frozen=True)
+class BestCell:
+    """The cell with the lowest mean error over its finished seeds, in percent; one with a diverged seed has none.
+
+    `row` and `col` are its multiples, `values` the hyperparameters of both axes by name, `seeds` those of the mean.
+    """
+
+    panel: str
+    row: str
+    col: str
+    values: dict[str, float]
+    error: float
+    seeds: int
+
+
+@dataclass(frozen=True)
 class StudySummary:
-    """One line of `wdgrid list`. `best_error` is in percent, None while no cell has a finite one.
+    """One study of `wdgrid list`. `best` is None while no cell has a finite error.
 
     `selected_on`: whether that is the test error or, with a validation split, the validation error.
     """
@@ -47,7 +62,7 @@ class StudySummary:
     n_running: int
     n_waiting: int
     n_failed: int
-    best_error: float | None
+    best: BestCell | None
     selected_on: Literal["validation", "test"]
     created: datetime
 
@@ -79,12 +94,7 @@ def summaries(connection: sa.Connection) -> list[StudySummary]:
     states: dict[int, Counter[str]] = {}
     for study_id, state, n in connection.execute(counted.group_by(trials.c.study_id, trials.c.state)):
         states.setdefault(study_id, Counter())[_STATES[state]] += n
-    best_of = (
-        sa.select(trials.c.study_id, sa.func.min(values.c.value))  # +inf is stored as NULL, which min passes over
-        .select_from(joined.join(values, values.c.trial_id == trials.c.trial_id))
-        .group_by(trials.c.study_id)
-    )
-    best = {study_id: value for study_id, value in connection.execute(best_of) if value is not None}
+    best = _best_cells(connection)
     split = sa.select(trials.c.study_id).join(trial_attrs, trial_attrs.c.trial_id == trials.c.trial_id)
     validated = set(connection.execute(split.where(trial_attrs.c.key == TEST_ERROR).distinct()).scalars())
     by_study: dict[str, list[Any]] = {}
@@ -102,12 +112,44 @@ def summaries(connection: sa.Connection) -> list[StudySummary]:
                 n_running=n["running"],
                 n_waiting=n["waiting"],
                 n_failed=n["failed"],
-                best_error=min((best[p.study_id] for p in panels if p.study_id in best), default=None),
+                best=min(
+                    (replace(best[p.study_id], panel=p.name) for p in panels if p.study_id in best),
+                    key=lambda one: one.error,
+                    default=None,
+                ),
                 selected_on="validation" if any(p.study_id in validated for p in panels) else "test",
                 created=datetime.fromisoformat(min(p.attrs["created"] for p in panels)),
             )
         )
     return found
+
+
+def _best_cells(connection: sa.Connection) -> dict[int, BestCell]:
+    """The best cell of each panel, by Optuna's id of the panel; `panel` is left empty."""
+    first = sa.func.min(trials.c.trial_id)
+    mean = (
+        sa.select(trials.c.study_id, cells.c.row, cells.c.col, sa.func.avg(values.c.value), sa.func.count(), first)
+        .select_from(
+            trials.join(cells, cells.c.trial_id == trials.c.trial_id).join(
+                values, values.c.trial_id == trials.c.trial_id
+            )
+        )
+        .where(trials.c.state == TrialState.COMPLETE)
+        .group_by(trials.c.study_id, cells.c.row, cells.c.col)
+        .having(sa.func.count() == sa.func.count(values.c.value))  # +inf is stored as NULL
+    )
+    best: dict[int, tuple[float, int, str, str, int]] = {}
+    for study_id, row, col, error, seeds, trial in connection.execute(mean):
+        best[study_id] = min(best.get(study_id, (math.inf, 0, "", "", 0)), (error, trial, row, col, seeds))
+    at: dict[int, dict[str, float]] = {}
+    own = sa.select(params.c.trial_id, params.c.param_name, params.c.param_value).order_by(params.c.param_id)
+    wanted = params.c.trial_id.in_([trial for _, trial, *_ in best.values()]), params.c.param_name != "seed"
+    for trial, name, value in connection.execute(own.where(*wanted)):
+        at.setdefault(trial, {})[name] = value
+    return {
+        study_id: BestCell("", row, col, at.get(trial, {}), error, seeds)
+        for study_id, (error, trial, row, col, seeds) in best.items()
+    }
 
 
 def _wanted(panels: Sequence[Panel], only: Only) -> sa.ColumnElement[bool]:
