@@ -167,7 +167,7 @@ def test_files_are_deterministic_and_titles_cannot_break_them(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         once, twice = (save_heatmaps(heatmaps(study, "s", table), tmp_path / d) for d in ("a", "b"))
-    assert [p.name for p in once] == ["heatmaps.png", "heatmaps.svg"]
+    assert [p.name for p in once] == ["heatmaps.png", "heatmaps.svg", "heatmaps.pdf"]
     assert [p.read_bytes() for p in once] == [p.read_bytes() for p in twice]
 
 

@@ -19,7 +19,7 @@ from wdgrid.analysis.words import figures, number
 from wdgrid.cli.progress import show
 from wdgrid.optim.conversion import convert
 from wdgrid.optim.variants import VARIANTS, Decay
-from wdgrid.report.findings import findings
+from wdgrid.report.findings import finding_lines, findings, wrapped
 from wdgrid.report.grids import grids
 from wdgrid.report.summary import summary_rows, summary_tables
 from wdgrid.runner.events import ChunkFinished, Progress
@@ -53,7 +53,7 @@ def test_summary_says_best_slope_verdict_and_what_went_wrong():
     assert rows["sgd"]["diverged"] == 4 and rows["sgd"]["missing"] == 1 and rows["sgd"]["cells"] == 35
     assert rows["sgd"]["slope"] < -0.6 < -0.5 < rows["sgdw"]["slope"]
     assert rows["adam"]["divergences"]["stuck at chance"] == {"cells": 2, "first_step": 1}
-    text = printed(NUMBERS, FOUND, 140)
+    text = printed(NUMBERS, FOUND, 180)
     (adam,) = (line for line in text.splitlines() if line.startswith("adam "))
     assert f"{rows['adam']['best_error']:.2f}" in adam and rows["adam"]["verdict"] in adam and "1/35" in adam
     assert "4 non-finite, 1 late blow-up, 2 stuck" in adam and text.count("late blow-up") == 1
@@ -66,10 +66,39 @@ def test_no_width_takes_anything_away(width):
     assert all(cell_len(line) <= width for line in text.splitlines())
     told = " ".join(text.split())
     for name, panel in NUMBERS.items():
-        words = [f"{panel.best_row_label}, {panel.best_col_label}", number(panel.slope), panel.verdict]
+        words = [f"{panel.best_row:.4g} ({panel.best_row_label})", f"{panel.best_col:.4g} ({panel.best_col_label})"]
+        words += [number(panel.slope), panel.verdict]
         words += [figures(FOUND[name]["weight_decay_norm"]), figures(FOUND[name]["tau_epochs"])]
         assert name in told and all(word in told for word in words)
     assert text.count("panel") == len([line for line in text.splitlines() if line.startswith("sgdw ")])
+
+
+def test_sentences_are_whole_at_any_width():
+    """For each panel the answer and the reason, and a line for PyTorch that says its numbers."""
+    for width in (60, 80, 200):
+        lines = finding_lines(NUMBERS, FOUND, width)
+        assert all(cell_len(line) <= width for line in lines)
+        told = " ".join(" ".join(lines).split())
+        for name, panel in NUMBERS.items():
+            assert f"{name}: {panel.sentence}" in told and panel.reason in told
+        assert "torch.optim.AdamW(params, lr=" in told and "torch.optim.SGD(params, lr=" in told
+    assert wrapped("to add them:\n  wdgrid sweep " + "x" * 90, 60)[-1].endswith("x" * 90)  # a command stays whole
+
+
+def test_of_what_the_best_is_is_said():
+    assert printed(NUMBERS, FOUND, 180).splitlines()[1].count("one seed") == 1
+    study = make_study(seeds=[0, 1])
+    table = make_table(study)
+    numbers, found = analysed(study, table)
+    assert {words["best_of"] for words in found.values()} == {"mean of 2 seeds"}
+    best = found["sgdw"]["multiples"]
+    second = (table["panel"] == "sgdw") & (table["seed"] == 1)
+    at = second & [f"({row})" in best.split(",")[0] and f"({col})" in best for row, col in table[["row", "col"]].values]
+    assert at.sum() == 1
+    numbers, found = analysed(study, table.assign(state=table["state"].where(~at, "waiting")))
+    assert found["sgdw"]["best_of"] == "one seed"
+    text = " ".join(printed(numbers, found, 180).split())
+    assert text.count(", one seed") == 1 and text.count(", mean of 2 seeds") == 3
 
 
 def test_a_wide_terminal_has_one_table_and_no_column_of_nothing():

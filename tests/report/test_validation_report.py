@@ -111,7 +111,7 @@ def test_the_page_and_the_summary_say_which_was_used(tmp_path, split):
     if split:
         curves["validation_error"] = curves["test_error"] + 0.3
     numbers = analyse(surfaces(table, study.row, study.column), draws=0)
-    (png, _) = save_heatmaps(heatmaps(study, "s", table), tmp_path)
+    png, *_ = save_heatmaps(heatmaps(study, "s", table), tmp_path)
     found = findings(study, numbers, grids(study, table), {})
     write_page(study, "s", table, curves, numbers, found, {}, png, tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text("utf-8").partition('<script type="application/json"')[0]

@@ -17,7 +17,7 @@ def backup(
     """Copy the SQLite storage of a study to a new file, as of one moment, while sweeps may write to it."""
     from wdgrid.runner.naming import open_store, stored
 
-    _, url = stored(study, storage)
+    _, url = existing(study, storage)
     with open_store(url) as store:
         store.backup(to)
     say(f"written: {to}", quiet)

@@ -103,9 +103,9 @@ def _paper(name: str) -> "dict[str, Side]":
 
 
 def _study(what: str, storage: str | None) -> "dict[str, Side]":
-    from wdgrid.runner.naming import open_store, stored, stored_study
+    from wdgrid.runner.naming import existing, open_store, stored_study
 
-    name, url = stored(what, storage)
+    name, url = existing(what, storage)
     with open_store(url) as store:
         study, table, attrs = stored_study(store, name), store.table(name), store.attrs(name)
     return _of_table(name, study, table, attrs)

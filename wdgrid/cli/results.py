@@ -78,10 +78,10 @@ def show(study: PanelName, storage: Storage = None, as_json: AsJson = False) -> 
     from wdgrid.report.findings import findings, wrapped
     from wdgrid.report.grids import grids
     from wdgrid.report.summary import summary_rows
-    from wdgrid.runner.naming import open_store, stored, stored_study
+    from wdgrid.runner.naming import existing, open_store, stored_study
 
     word, panel = name_and_panel(study)
-    name, url = stored(word, storage)
+    name, url = existing(word, storage)
     with open_store(url) as store:
         definition, table = stored_study(store, name), store.table(name)
         attrs, command, waiting = store.attrs(name), sweep_of(store, name, url, word), untrained(store, name)
@@ -135,10 +135,10 @@ def report(
     Another style, measure or scale adds pictures with names of their own, such as heatmaps-test_loss-log.png.
     """
     from wdgrid.report.measures import View
-    from wdgrid.runner.naming import open_store, stored, stored_study
+    from wdgrid.runner.naming import existing, open_store, stored_study
     from wdgrid.study.coarse import SUFFIX
 
-    name, url = stored(study, storage)
+    name, url = existing(study, storage)
     with open_store(url) as store:
         stored_study(store, name)
         command = sweep_of(store, name, url, study)
@@ -162,9 +162,9 @@ def export(
     """Export a study's trials as one table, with one row for each trial."""
     from wdgrid.report.export import export as write
     from wdgrid.report.output import written
-    from wdgrid.runner.naming import open_store, stored, stored_study
+    from wdgrid.runner.naming import existing, open_store, stored_study
 
-    name, url = stored(study, storage)
+    name, url = existing(study, storage)
     with open_store(url) as store:
         stored_study(store, name)
         table = store.table(name)

@@ -193,6 +193,8 @@ def _cells(ax: Axes, grid: Grid, norm: Normalize, values: np.ndarray) -> QuadMes
         pd.DataFrame(values),
         ax=ax,
         mask=masked,
+        vmin=norm.vmin,
+        vmax=norm.vmax,
         norm=norm,
         cmap="viridis_r",
         cbar=False,

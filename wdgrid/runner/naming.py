@@ -57,13 +57,15 @@ def storage_url(storage: str | None, folder: Path, name: str) -> str:
 
 
 def stored(study: str, storage: str | None) -> tuple[str, str]:
-    """Name and storage URL of what a user calls a stored study: its name or its file.
-
-    Raises UsageError, naming the stored ones, if no storage is given and the study's own database does not exist.
-    """
+    """Name and storage URL of what a user calls a stored study: its name or its file."""
     name = checked_name(study_name(study), new=False)
     database = name.removesuffix(SUFFIX)  # a coarse pass is kept beside its study
-    url = storage_url(storage, database_folder(study, database), database)
+    return name, storage_url(storage, database_folder(study, database), database)
+
+
+def existing(study: str, storage: str | None) -> tuple[str, str]:
+    """The same. Raises UsageError, naming the stored ones, if the study's own database is meant and does not exist."""
+    name, url = stored(study, storage)
     if storage is None and (path := sqlite_path(url)) and not path.exists():
         known = ", ".join(dict.fromkeys(path.stem for path in databases())) or "none"
         raise UsageError(f"{study}: no such stored study, there is no {path.as_posix()}; stored here: {known}")
