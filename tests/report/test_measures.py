@@ -93,7 +93,7 @@ def test_with_a_split_the_validation_error_comes_first_and_the_test_error_is_ano
     (grid, *_) = grids(study, table)
     assert list(grid.measures)[:2] == ["validation_error", "test_error"]
     trained = np.isfinite(grid.error)
-    apart = (grid.measures["validation_error"] - grid.measures["test_error"])[trained]
+    apart = grid.measures["validation_error"][trained] - grid.measures["test_error"][trained]
     assert apart.min() == pytest.approx(0.3)
 
 

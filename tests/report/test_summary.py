@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -92,8 +93,8 @@ def test_of_what_the_best_is_is_said():
     numbers, found = analysed(study, table)
     assert {words["best_of"] for words in found.values()} == {"mean of 2 seeds"}
     best = found["sgdw"]["multiples"]
-    second = (table["panel"] == "sgdw") & (table["seed"] == 1)
-    at = second & [f"({row})" in best.split(",")[0] and f"({col})" in best for row, col in table[["row", "col"]].values]
+    row, col = re.findall(r"\(([^)]+)\)", best)
+    at = (table["panel"] == "sgdw") & (table["seed"] == 1) & (table["row"] == row) & (table["col"] == col)
     assert at.sum() == 1
     numbers, found = analysed(study, table.assign(state=table["state"].where(~at, "waiting")))
     assert found["sgdw"]["best_of"] == "one seed"

@@ -123,18 +123,23 @@ def test_the_page_and_the_summary_say_which_was_used(tmp_path, split):
     words = out.getvalue()
     if split:
         assert "picked on 200 validation images; their test error is reported" in text
-        assert f"{best.best_error:.2f} % (validation)" in text and f"test error {best.best_test_error:.2f} %" in text
-        assert text.count("<th>validation error (%)</th>") == 4 and text.count("<th>test error (%)</th>") == 4
+        assert (
+            f"{best.best_error:.2f} % on validation (one seed)" in text
+            and f"test error {best.best_test_error:.2f} %" in text
+        )
+        assert text.count('<th scope="col">validation error (%)</th>') == 4
+        assert text.count('<th scope="col">test error (%)</th>') == 4
         assert rows["adamw"]["selected_on"] == "validation"
         assert rows["adamw"]["best_test_error"] == pytest.approx(best.best_test_error)
         assert "their test error" in words.replace("\n", " ") and "its test error" in words
         assert curve_data(curves)["sgd"]["kinds"][:2] == ["test_error", "validation_error"]
-        assert shown["error_words"] == "validation error" and shown["panels"][0]["test_error"]
+        assert [one["words"] for one in shown["measures"]][:2] == ["validation error", "test error"]
+        assert shown["panels"][0]["measures"]["test_error"]
     else:
-        assert "optimistic" in text and "validation error (%)" not in text and "(validation)" not in text
+        assert "optimistic" in text and "validation error (%)" not in text and "on validation" not in text
         assert rows["adamw"]["selected_on"] == "test" and rows["adamw"]["best_test_error"] is None
         assert "optimistic" in words and "its test error" not in words
-        assert shown["error_words"] == "test error" and shown["panels"][0]["test_error"] is None
+        assert [one["words"] for one in shown["measures"]][:2] == ["test error", "test loss"]
 
 
 def test_a_sweep_with_a_split_through_the_commands(tmp_path):

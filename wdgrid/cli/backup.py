@@ -15,7 +15,7 @@ def backup(
     quiet: Quiet = False,
 ) -> None:
     """Copy the SQLite storage of a study to a new file, as of one moment, while sweeps may write to it."""
-    from wdgrid.runner.naming import open_store, stored
+    from wdgrid.runner.naming import existing, open_store
 
     _, url = existing(study, storage)
     with open_store(url) as store:
