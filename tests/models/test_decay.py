@@ -26,8 +26,9 @@ from wdgrid.optim import algorithms
 from wdgrid.optim.fused import Rule
 from wdgrid.optim.schedule import etas
 from wdgrid.optim.variants import VARIANTS
+from wdgrid.report.captions import caption_lines
 from wdgrid.report.findings import groups_warning
-from wdgrid.report.grids import caption_lines, grids
+from wdgrid.report.grids import grids
 from wdgrid.study import Study
 from wdgrid.study.file import differences, only_adds
 from wdgrid.study.sections import Constant, Cosine, Task

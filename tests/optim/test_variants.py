@@ -16,7 +16,8 @@ from wdgrid.optim.algorithms import ALGORITHMS
 from wdgrid.optim.conversion import convert
 from wdgrid.optim.fused import UPDATES, Rule, Update
 from wdgrid.optim.variants import VARIANTS, Decay, Variant
-from wdgrid.report.grids import axis_title, panel_title
+from wdgrid.report.captions import panel_title
+from wdgrid.report.grids import axis_title
 from wdgrid.study import Study
 from wdgrid.study.sections import Constant, Cosine
 

@@ -9,8 +9,9 @@ from matplotlib.patches import Ellipse, Rectangle
 
 from helpers.synthetic_tables import make_study, make_table
 from wdgrid.analysis.surface import lowest
+from wdgrid.report.captions import panel_title
 from wdgrid.report.figures import DIVERGED, heatmaps, save_heatmaps
-from wdgrid.report.grids import error_range, grids, panel_title
+from wdgrid.report.grids import error_range, grids
 
 STUDY = make_study()
 TABLE = make_table(STUDY)

@@ -13,8 +13,8 @@ from helpers.synthetic_tables import make_study, make_table
 from wdgrid.errors import UsersFaultError
 from wdgrid.optim.schedule import normalization
 from wdgrid.report import analyse_table, write_report
+from wdgrid.report.captions import panel_title, search_words
 from wdgrid.report.figures import heatmaps, save_heatmaps
-from wdgrid.report.grids import panel_title, search_words
 from wdgrid.runner.naming import stored
 from wdgrid.runner.reconcile import plan
 from wdgrid.runner.search import coarse_pass, time_share

@@ -70,10 +70,11 @@ def write_report(
     lines on what to train next, for the page. Each file is replaced atomically: a reader sees the old file or the new
     one, never a part of one. Raises UsageError if the view's measure is not stored.
     """
+    from wdgrid.report.captions import search_words
     from wdgrid.report.export import export
     from wdgrid.report.figures import heatmaps, save_heatmaps
     from wdgrid.report.findings import findings
-    from wdgrid.report.grids import grids, search_words
+    from wdgrid.report.grids import grids
     from wdgrid.report.measures import View
     from wdgrid.report.output import replaced
     from wdgrid.report.page import write_page

@@ -26,10 +26,10 @@ from matplotlib.typing import ColorType
 from scipy.ndimage import distance_transform_edt
 
 from wdgrid.analysis.valley import Valley
+from wdgrid.report.captions import caption_lines
 from wdgrid.report.flags import FLAGS, worst
 from wdgrid.report.grids import (
     Grid,
-    caption_lines,
     error_range,
     grids,
     panel_columns,

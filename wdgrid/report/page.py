@@ -18,9 +18,10 @@ from markupsafe import Markup
 
 from wdgrid import __version__
 from wdgrid.analysis.words import HYPERPARAMETERS, figures, interval, number, percent
+from wdgrid.report.captions import caption_lines, error_words, selection_words
 from wdgrid.report.findings import Finding, elsewhere
 from wdgrid.report.flags import FLAGS, MEANING, sentence
-from wdgrid.report.grids import Grid, caption_lines, error_words, grids, selection_words
+from wdgrid.report.grids import Grid, grids
 from wdgrid.report.payload import curve_data, page_data
 from wdgrid.report.summary import certainty_words, has_decay_units, went_wrong
 from wdgrid.report.terms import TERMS

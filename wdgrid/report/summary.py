@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from wdgrid.analysis.words import HYPERPARAMETERS, divergences, figures, interval, number
+from wdgrid.report.captions import OPTIMISTIC
 from wdgrid.report.findings import Finding
-from wdgrid.report.grids import OPTIMISTIC
 
 if TYPE_CHECKING:
     from wdgrid.analysis.separability import Separability
