@@ -174,11 +174,10 @@ def sweep(
     >>> results.table()["state"].tolist()
     ['complete', 'complete', 'complete', 'complete']
     """
-    from wdgrid.results import Results
     from wdgrid.runner import naming, objects
+    from wdgrid.runner.check import check_code
     from wdgrid.runner.cluster import AUTO, ray_of
-    from wdgrid.runner.run import Settings, sweep_store
-    from wdgrid.runner.run import sweep as run
+    from wdgrid.runner.handle import cores, memory_for_workers, started_early
     from wdgrid.study import Study
     from wdgrid.study.file import refuse_code
 
@@ -191,29 +190,41 @@ def sweep(
         raise UsageError("overrides: give them to load_study; a Study cannot be changed")
     word = str(study) if isinstance(study, str | Path) else None
     place = naming.place_of(word, name, storage, new=True)
-    settings = Settings(
-        checkpoints=Path(checkpoints) if checkpoints else place.checkpoints,
-        workers=workers,
-        ray=ray_of(AUTO if ray is True else ray or None, gpus_per_worker),
-        shared=checkpoints is not None,
-        checkpoint_seconds=60 * checkpoint_minutes,
-        extend=extend,
-        coarse=coarse,
-        retry=retry,
-        wait=wait,
-        in_process=in_process,
-        attributes=naming.command_attributes(word, overrides) if word and not in_process else {},
-        environment=objects.words(model, data),
-    )
     definition = study if isinstance(study, Study) else load_study(study, overrides, allow_code=allow_code)
     if not allow_code:
         refuse_code(definition)
-    with (
-        objects.named(definition, model, data) as trained,
-        sweep_store(place.url) as store,
-        _listening(progress) as listen,
-    ):
-        run(store, place.name, trained, settings, listen)
+    if not in_process:
+        check_code(definition)
+    database = naming.sqlite_path(place.url)
+    is_new = database is not None and not database.exists()  # else there may be nothing to train
+    elsewhere = in_process or ray is not False
+    n_cells = sum(len(cells) for cells in definition.cells().values())
+    early = min(workers or cores(), memory_for_workers(), n_cells) if is_new and not elsewhere else 0
+    with started_early(early):
+        from wdgrid.results import Results
+        from wdgrid.runner.run import Settings, sweep_store
+        from wdgrid.runner.run import sweep as run
+
+        settings = Settings(
+            checkpoints=Path(checkpoints) if checkpoints else place.checkpoints,
+            workers=workers,
+            ray=ray_of(AUTO if ray is True else ray or None, gpus_per_worker),
+            shared=checkpoints is not None,
+            checkpoint_seconds=60 * checkpoint_minutes,
+            extend=extend,
+            coarse=coarse,
+            retry=retry,
+            wait=wait,
+            in_process=in_process,
+            attributes=naming.command_attributes(word, overrides) if word and not in_process else {},
+            environment=objects.words(model, data),
+        )
+        with (
+            objects.named(definition, model, data) as trained,
+            sweep_store(place.url) as store,
+            _listening(progress) as listen,
+        ):
+            run(store, place.name, trained, settings, listen)
     return Results(place.name, place.url)
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.commands import study_toml
-from wdgrid.cli.progress import _span
+from wdgrid.cli.event_words import span
 from wdgrid.runner.eta import Pace, chunk_epochs, seconds
 
 TASK = """\
@@ -55,7 +55,7 @@ def test_a_steady_pace_is_foreseen_exactly(to_go, workers, each):
 
 @pytest.mark.parametrize(("s", "words"), [(4.4, "4 s"), (89, "89 s"), (600, "10 min"), (3600 * 3.5, "3 h 30 min")])
 def test_spans_in_words(s, words):
-    assert _span(s) == words
+    assert span(s) == words
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Writes a report, and prints its summary and where its files are."""
 
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Literal
 
 from wdgrid.cli.common import print_summary, say, width
@@ -13,6 +14,26 @@ if TYPE_CHECKING:
     from wdgrid.report import Written
     from wdgrid.report.measures import View
     from wdgrid.store import Store
+
+
+class Preparation:
+    """Imports what a report needs in the background, while workers train."""
+
+    def __init__(self) -> None:
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Begins, unless it has."""
+        from wdgrid.report import prepare
+
+        if self._thread is None:
+            self._thread = Thread(target=prepare, daemon=True)
+            self._thread.start()
+
+    def join(self) -> None:
+        """Waits until it is done."""
+        if self._thread is not None:
+            self._thread.join()
 
 
 def draw(

@@ -5,28 +5,23 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from wdgrid.analysis.words import divergences
+from wdgrid.cli.event_words import ended, message, span
 from wdgrid.printable import printable
 from wdgrid.runner.events import (
     ChunkFinished,
     Event,
     Interrupted,
     Listener,
-    Notice,
-    Planned,
     Preparing,
     Progress,
-    Replaced,
-    RoundChosen,
-    SlowSearch,
     SweepEnded,
     TrainingEnded,
     TrainingStarted,
-    Waiting,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +48,7 @@ def show(quiet: bool, command: str | None = None) -> Generator[Listener]:
                     training.close()
                 _print(f"interrupted; {event.finished} of {event.cells} cells are stored{resume}")
         elif isinstance(event, SweepEnded) and event.missing and not training:
-            _print(_ended(event))
+            _print(ended(event))
         elif training and not training.show(event) and (text := message(event)):
             training.write(text)
 
@@ -78,64 +73,6 @@ def _print(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
-def message(event: Event) -> str | None:
-    """The message for an event; None if it has none."""
-    match event:
-        case Replaced():
-            return f"{event.study}: this study replaces the stored one, of which no cell was trained"
-        case Planned():
-            return _planned(event)
-        case SlowSearch():
-            share = f"about {100 * event.share:.0f} % of the whole grid's time"
-            return f"{event.study}: this network trains many cells at once, so the search takes {share}"
-        case RoundChosen():
-            return f"{event.study}: training the {event.chosen} most promising of {event.cells} cells in full"
-        case Waiting():
-            return f"{event.study}: waiting for {event.cells} cells {_held(event.until)}"
-        case SweepEnded():
-            return _ended(event)
-        case Notice():
-            return event.text
-        case _:
-            return None
-
-
-def _planned(event: Planned) -> str:
-    if event.added == event.cells:
-        return f"{event.study}: {event.cells} cells to train"
-    parts = [
-        (event.finished, f"{event.finished} of {event.cells} cells are finished"),
-        (event.added, f"{event.added} are new"),
-        (event.put_back, f"{event.put_back} were held by a process that is gone"),
-        (event.retried, f"{event.retried} failed and are trained again"),
-        (1, f"training the {event.missing} missing" if event.missing else "nothing to train"),
-    ]
-    return f"{event.study}: {_joined(', ', parts)}"
-
-
-def _joined(separator: str, parts: Sequence[tuple[int, str]]) -> str:
-    """The texts whose number is not 0."""
-    return separator.join(text for number, text in parts if number)
-
-
-def _held(until: float | None) -> str:
-    lease = "" if until is None else time.strftime(" (leased until %H:%M:%S, if not renewed)", time.localtime(until))
-    return f"that another process holds{lease}"
-
-
-def _ended(event: SweepEnded) -> str:
-    parts = [
-        (1, f"{event.finished} of {event.cells} cells are finished"),
-        (event.failed, f"{event.failed} failed (to train them again: --retry, in Python retry=True)"),
-        (
-            event.elsewhere,
-            f"{event.elsewhere} {_held(event.until)} are missing (to wait for them: --wait, in Python wait=True)",
-        ),
-        (event.waiting, f"{event.waiting} are not trained (the same command trains them)"),
-    ]
-    return f"{event.study}: {_joined('; ', parts)}"
-
-
 class _Best:
     """The best error so far, as text; on the validation images if there is a split."""
 
@@ -157,17 +94,20 @@ def _new_bar() -> "Bar":
 
     columns = (
         rich.TextColumn("{task.description}"),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
+        rich.BarColumn(bar_width=12),
         rich.TimeElapsedColumn(),
-        rich.TextColumn("{task.fields[left]}"),
-        rich.TextColumn("{task.fields[best]}"),
+        rich.TextColumn("{task.fields[words]}"),
     )
     return rich.Progress(*columns, console=Console(stderr=True))
 
 
+FINISHED, TRAINING, WAITING = "█", "▒", "·"
+WIDE = 100  # columns of a terminal that show the panel of the best cell, too
+BAR, WIDE_BAR = 16, 24  # characters
+
+
 class _Bars:
-    """A progress bar for the cells and, before, one for each kind of work on the data."""
+    """A line for the cells (finished, in training, left) and, before, a bar for each kind of work on the data."""
 
     def __init__(self) -> None:
         self.bar: Bar | None = None
@@ -177,10 +117,7 @@ class _Bars:
         """Shows an event of training; whether it was one."""
         match event:
             case TrainingStarted():
-                self.best, self.bar = _Best(), _new_bar()
-                self.bar.start()
-                self.cells = self.bar.add_task("cells", total=event.cells, left="", best=str(self.best))
-                self.prepare = _preparing_bar(self.bar)
+                self._begin(event)
             case TrainingEnded():
                 self.close()
             case Preparing():
@@ -194,14 +131,39 @@ class _Bars:
                 return False
         return True
 
-    def _update(self, progress: Progress) -> None:
-        if self.bar:
-            left = "" if progress.seconds_left is None else f"about {_span(progress.seconds_left)} left"
-            self.bar.update(self.cells, completed=math.floor(progress.cells_done), left=left, best=str(self.best))
+    def _begin(self, event: TrainingStarted) -> None:
+        from rich import progress as rich
+        from rich.console import Console
+        from rich.table import Column
+
+        self.close()
+        self.best, self.stored = _Best(), event.finished
+        console = Console(stderr=True, highlight=False)
+        cells = rich.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+        words = rich.TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True))
+        self.bar = rich.Progress(cells, rich.TimeElapsedColumn(), words, console=console)
+        self.cells = self.bar.add_task("", total=None, words="workers start")
+        self.prepare = _preparing_bar(self.bar)
+        self._update(Progress(0, event.cells), "workers start")
+        self.bar.start()
+
+    def _update(self, progress: Progress, words: str | None = None) -> None:
+        if not self.bar:
+            return
+        wide = self.bar.console.width >= WIDE
+        if words is None:
+            left = progress.seconds_left
+            words = "" if left is None else f"about {span(left)} left" if wide else f"~{span(left)} left"
+            best = str(self.best) if wide else str(self.best).partition(" (")[0]
+            words = f"{words}  {best}" if words else best
+        finished, cells = self.stored + progress.finished, self.stored + progress.cells
+        picture = _picture(finished, progress.training, cells, WIDE_BAR if wide else BAR)
+        training = f", {progress.training} in training" if progress.training else ""
+        self.bar.update(self.cells, description=f"{picture} {finished}/{cells} cells{training}", words=words)
 
     def write(self, text: str) -> None:
         if self.bar:
-            self.bar.console.print(printable(text), markup=False, highlight=False)
+            self.bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         else:
             _print(text)
 
@@ -211,14 +173,21 @@ class _Bars:
         self.bar = None
 
 
+def _picture(finished: int, training: int, cells: int, width: int) -> str:
+    """A bar of `width` characters: full blocks are finished cells, shaded ones cells in training."""
+    done = width * finished // cells
+    shaded = min(width - done, math.ceil(width * training / cells))
+    return FINISHED * done + TRAINING * shaded + WAITING * (width - done - shaded)
+
+
 def _preparing_bar(bar: "Bar") -> TellPreparing:
     """A bar for each kind of work, which is hidden when the work is done."""
     tasks: dict[str, TaskID] = {}
 
     def tell(what: str, done: int, of: int) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(what, total=of, left="", best="")
-        bar.update(tasks[what], completed=done, visible=done < of)
+            tasks[what] = bar.add_task(what, total=of, words="")
+        bar.update(tasks[what], completed=done, words=f"{done} of {of}", visible=done < of)
 
     return tell
 
@@ -240,13 +209,13 @@ class _Lines:
     """One plain line for each chunk."""
 
     def __init__(self) -> None:
-        self.best, self.prepare = _Best(), _preparing_lines()
+        self.best, self.prepare, self.stored = _Best(), _preparing_lines(), 0
 
     def show(self, event: Event) -> bool:
         """Shows an event of training; whether it was one."""
         match event:
             case TrainingStarted():
-                self.best, self.prepare = _Best(), _preparing_lines()
+                self.best, self.prepare, self.stored = _Best(), _preparing_lines(), event.finished
             case Preparing():
                 self.prepare(event.what, event.done, event.of)
             case ChunkFinished():
@@ -261,10 +230,10 @@ class _Lines:
     def _line(self, chunk: ChunkFinished) -> str:
         at = chunk.progress
         wrong = divergences(Counter(o.divergence for o in chunk.outcomes if o.divergence))
+        left = "" if at.seconds_left is None else f", about {span(at.seconds_left)} left"
         return (
-            f"{at.cells_done:.0f}/{at.cells} cells  {chunk.panel} seed {chunk.seed}: {len(chunk.outcomes)} cells in "
-            f"{chunk.seconds:.1f} s{wrong and f' ({wrong})'}; {self.best}; "
-            f"about {_span(at.seconds_left or 0.0)} left"
+            f"{self.stored + at.finished}/{self.stored + at.cells} cells{left}; {self.best}; "
+            f"{chunk.panel} seed {chunk.seed}: {len(chunk.outcomes)} in {chunk.seconds:.1f} s{wrong and f' ({wrong})'}"
         )
 
     def write(self, text: str) -> None:
@@ -272,11 +241,3 @@ class _Lines:
 
     def close(self) -> None:
         pass
-
-
-def _span(seconds: float) -> str:
-    """The remaining time, rounded: 40 s, 12 min, 3 h 20 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -102,12 +102,12 @@ def sweep(
     143 or 129 after Ctrl-C, SIGTERM or SIGHUP.
     """
     import wdgrid
-    from wdgrid.cli.drawing import draw
+    from wdgrid.cli.drawing import Preparation, draw
     from wdgrid.cli.progress import show
     from wdgrid.cli.signals import as_interrupts, exit_status
     from wdgrid.report.output import check_output
     from wdgrid.runner import naming
-    from wdgrid.runner.events import Event, SweepEnded
+    from wdgrid.runner.events import Event, SweepEnded, TrainingStarted
     from wdgrid.study.bundled import study_path
 
     overrides = [*(override or []), *([f"task.device={device}"] if device else [])]
@@ -118,14 +118,19 @@ def sweep(
     options = {"--ray": ray, "--gpus-per-worker": gpus, "--checkpoints": checkpoints}
     given = tuple(word for option, value in options.items() if value is not None for word in (option, str(value)))
     command = SweepCommand(study_word, tuple(overrides), storage, name if name != path.stem else None, coarse, given)
-    missing = 0
+    missing, preparing = 0, Preparation()
     try:
         with as_interrupts(), show(quiet, str(command)) as shown:
 
             def listen(event: Event) -> None:
                 nonlocal missing
-                if isinstance(event, SweepEnded):
-                    missing = event.missing
+                match event:
+                    case TrainingStarted():
+                        preparing.start()
+                    case SweepEnded():
+                        missing = event.missing
+                    case _:
+                        pass
                 shown(event)
 
             wdgrid.sweep(
@@ -147,6 +152,7 @@ def sweep(
             )
     except KeyboardInterrupt as interrupt:
         raise typer.Exit(exit_status(interrupt)) from None
+    preparing.join()
     url = naming.storage_url(storage, naming.database_folder(study_word, name), name)
     with naming.open_store(url) as store:
         draw(store, name, out, style, as_json, quiet, replace(command, coarse=False, options=()))

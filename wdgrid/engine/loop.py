@@ -23,7 +23,7 @@ from wdgrid.study.sections import Schedule
 
 EVALUATION_BATCH = 1024  # images; bounds the memory of a test pass
 PAUSE_S = 1.0  # about so long a chunk trains between two looks at the clock
-Progress = Callable[[int], None]  # called with the epochs done
+Progress = Callable[[float], None]  # called with the epochs done; with a fraction about once a second within one
 Stop = Callable[[], bool]  # called about once a second, between two steps; whether training shall end
 
 
@@ -67,6 +67,8 @@ def train(
         chunk.restore(saved)
 
     def pause(least: float = PAUSE_S) -> None:
+        if done := len(chunk.losses):
+            progress(epoch + done / (bench.steps_per_epoch + 1))
         if stop():
             raise StoppedError(checkpoint is not None and checkpoint.save(epoch, chunk.state()))
         if checkpoint and checkpoint.due(least):

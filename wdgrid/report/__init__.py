@@ -51,6 +51,22 @@ def fitted(numbers: "Mapping[str, Separability]") -> "_Fitted":
     return {"cap": cap, "valleys": seen}
 
 
+def prepare() -> None:
+    """Imports all that `write_report` uses, so that it draws at once; may run in a thread."""
+    from importlib import import_module
+
+    for name in (
+        "seaborn",
+        "scipy.optimize",
+        "plotly.offline",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.backends.backend_svg",
+        "rich.table",
+        *(f"{__name__}.{part}" for part in ("export", "extend", "figures", "findings", "page", "summary")),
+    ):
+        import_module(name)
+
+
 def write_report(
     study: "Study",
     name: str,

@@ -1,4 +1,4 @@
-"""Phrases the texts around the heatmaps: panel titles, captions, on which images cells are picked, what a search cost."""
+"""Phrases the texts around the heatmaps: panel titles, captions, which images pick the cells, what a search cost."""
 
 from typing import TYPE_CHECKING
 

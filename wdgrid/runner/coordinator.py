@@ -15,7 +15,7 @@ from wdgrid.runner.crew import WATCH_S, Crew, Member
 from wdgrid.runner.environment import remember
 from wdgrid.runner.eta import Pace, chunk_epochs
 from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Progress
-from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker, memory_for_workers, wait_for_piped
+from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker, end_early, memory_for_workers, wait_for_piped
 from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Lost, Message, Order, OutOfMemory, Ready, Restart, Stopped
 from wdgrid.runner.naming import summary
 from wdgrid.runner.reconcile import keep_content, must_be_as_planned
@@ -86,6 +86,7 @@ class Coordinator:
         with crew:
             for _ in range(self.workers):
                 crew.hire()
+            end_early()
             renewed = watched = time.monotonic()
             while crew.members and (self.pending or any(member.claims for member in crew.members)):
                 for member, message in crew.messages(WATCH_S):
@@ -137,7 +138,8 @@ class Coordinator:
             case Notice():
                 self._warn(message.text)
             case Alive():
-                pass
+                self._note_part(member, message.done)
+                self.listen(self._progress(crew))
             case Stopped():  # somebody else sent SIGTERM to the worker
                 self._replace(member, crew)
             case Done():
@@ -298,16 +300,23 @@ class Coordinator:
     def _note_epoch(self, member: Member, done: int) -> None:
         """Follows the pace. Epochs that a checkpoint saved count as done, and not for the pace."""
         now, new = time.monotonic(), done - member.epochs_done
-        member.epochs_done = done
+        member.epochs_done, member.part = done, 0.0
         if self.pace and new == 1:
             self.pace.epoch(now - member.epoch_ended, now - self.began)
         elif self.pace:
             self.pace.to_go -= new
         member.epoch_ended = now
 
+    def _note_part(self, member: Member, done: float) -> None:
+        """Within an epoch. Of a chunk that goes on from a checkpoint, the first one is not told of whole epochs."""
+        member.part = done - member.epochs_done
+        if self.pace and 0 < member.part < 1:
+            self.pace.part(time.monotonic() - member.epoch_ended, member.part)
+
     def _progress(self, crew: Crew) -> Progress:
-        cells = self.done + sum(member.cells_done for member in crew.members)
-        return Progress(cells, self.total, self.pace and self.pace.left)
+        done = sum(member.cells_done for member in crew.members)
+        held = sum(len(member.claims) for member in crew.members)
+        return Progress(self.done + done, self.total, self.pace and self.pace.left, self.done, held)
 
     def _remember_pace(self) -> None:
         """Stores for the report how far off the first estimate was."""

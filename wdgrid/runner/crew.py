@@ -28,6 +28,7 @@ class Member:
     size: int = 1  # K of its chunk
     epochs: int = 1
     epochs_done: int = 0
+    part: float = 0.0  # of the epoch that it trains
     started: float = 0.0
     epoch_ended: float = 0.0
     content: Content = None  # what its images came from
@@ -38,6 +39,7 @@ class Member:
     def train(self, order: Order, claims: list[Claim]) -> None:
         """Sends a chunk. Raises OSError if the worker is gone; it holds the claims all the same."""
         self.claims, self.size, self.epochs, self.epochs_done = claims, order.size, order.epochs, 0
+        self.part = 0.0
         self.started = self.epoch_ended = time.monotonic()
         self.worker.send(order)
 
@@ -57,7 +59,7 @@ class Member:
     @property
     def cells_done(self) -> float:
         """Its part of the sweep's progress: an epoch of a cell counts as a fraction of it."""
-        return len(self.claims) * self.epochs_done / self.epochs
+        return len(self.claims) * (self.epochs_done + self.part) / self.epochs
 
 
 class Crew:

@@ -37,6 +37,7 @@ class Pace:
     def __init__(self, to_go: int, workers: int) -> None:
         self.to_go, self.workers = to_go, workers
         self._seen: deque[float] = deque(maxlen=REMEMBERED)
+        self._guess: float | None = None  # seconds of an epoch, from the first part of one
         self.first: float | None = None  # seconds that the whole was expected to take once every worker had told of one
 
     def epoch(self, took: float, since_start: float) -> None:
@@ -46,9 +47,12 @@ class Pace:
         if self.first is None and len(self._seen) >= self.workers:
             self.first = since_start + (self.left or 0.0)
 
+    def part(self, took: float, share: float) -> None:
+        """A worker is `share` of an epoch (0 to 1) into its chunk after `took` seconds."""
+        self._guess = took / share
+
     @property
     def left(self) -> float | None:
-        """Seconds to go; None before the first epoch."""
-        if not self._seen:
-            return None
-        return seconds(max(0, self.to_go), sum(self._seen) / len(self._seen), self.workers)
+        """Seconds to go; None before a worker told of its first steps."""
+        epoch = sum(self._seen) / len(self._seen) if self._seen else self._guess
+        return None if epoch is None else seconds(max(0, self.to_go), epoch, self.workers)

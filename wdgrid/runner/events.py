@@ -61,10 +61,11 @@ class Waiting:
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """Workers start, to train `cells` cells."""
+    """Workers start, to train `cells` cells; of the study, `finished` are stored already."""
 
     study: str
     cells: int
+    finished: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,17 @@ class Preparing:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is. An epoch of a cell counts as a fraction of it; `seconds_left` is None while unknown."""
+    """How far training is, of the cells that `TrainingStarted` named.
+
+    In `cells_done`, an epoch of a cell counts as a fraction of it. `finished` are stored, and workers train
+    `training` at the moment. `seconds_left` is None while unknown.
+    """
 
     cells_done: float
     cells: int
     seconds_left: float | None = None
+    finished: int = 0
+    training: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -86,12 +87,9 @@ class ProcessWorker(_Piped):
     def __init__(
         self, task: Task, cells: int, chunk: int | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, child = context.Pipe()
-        self._process = context.Process(target=serve_process, args=(child, task, cells, chunk), daemon=True)
-        with bare_child(MALLOC | dict(environment or {})):
-            self._process.start()
-        child.close()
+        self.connection, self._process = _early.pop() if _early and not environment else _started(environment or {})
+        with contextlib.suppress(OSError):  # it died already: `receive` says so
+            self.connection.send((task, cells, chunk))
         self._asked: float | None = None
 
     def ask_to_end(self) -> None:
@@ -121,6 +119,43 @@ class ProcessWorker(_Piped):
         except OSError:
             return None
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+_early: list[tuple[Pipe, SpawnProcess]] = []
+
+
+@contextlib.contextmanager
+def started_early(number: int) -> Generator[None]:
+    """Starts processes that import torch while the caller prepares; workers that start meanwhile take them.
+
+    Those that nobody took are ended.
+    """
+    with signals_deferred():
+        _early.extend(_started({}) for _ in range(number))
+    try:
+        yield
+    finally:
+        end_early()
+
+
+def end_early() -> None:
+    """Ends the processes of `started_early` that nobody took."""
+    while _early:
+        connection, process = _early.pop()
+        process.kill()
+        process.join()
+        connection.close()
+
+
+def _started(environment: Mapping[str, str]) -> tuple[Pipe, SpawnProcess]:
+    """A process that waits for what it is to work on."""
+    context = multiprocessing.get_context("spawn")
+    connection, child = context.Pipe()
+    process = context.Process(target=serve_process, args=(child,), daemon=True)
+    with bare_child(MALLOC | dict(environment)):
+        process.start()
+    child.close()
+    return connection, process
 
 
 class ThreadWorker(_Piped):

@@ -65,7 +65,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Alive:
-    """From a worker: it did a step."""
+    """From a worker, every few seconds within an epoch: `done` epochs of the chunk are done, the last one in part."""
+
+    done: float
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wdgrid.errors import StoreError, UsageError
 from wdgrid.printable import printable
-from wdgrid.store import Store, StudySummary
 from wdgrid.study import Study
 from wdgrid.study.coarse import SUFFIX
 from wdgrid.study.sections import MAX_NAME_BYTES
+
+if TYPE_CHECKING:
+    from wdgrid.store import Store, StudySummary
 
 COMMAND = "command"  # the study's attribute that holds the words of the sweep that made it
 SQLITE = "sqlite:///"
@@ -116,8 +118,10 @@ def checkpoint_folder(url: str, folder: Path) -> Path:
     return path.parent if path else folder
 
 
-def open_store(url: str, *, create: bool = False) -> Store:
+def open_store(url: str, *, create: bool = False) -> "Store":
     """The store at `url`. Raises UsageError if the URL is no storage, or its file no database."""
+    from wdgrid.store import Store
+
     if create and (path := sqlite_path(url)):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -126,7 +130,7 @@ def open_store(url: str, *, create: bool = False) -> Store:
         raise UsageError(str(error)) from error
 
 
-def stored_study(store: Store, name: str) -> Study:
+def stored_study(store: "Store", name: str) -> Study:
     """The study that is stored under a name. Raises UsageError, naming those that are, where there is none."""
     definition = store.definition(name)
     if definition is None:
@@ -135,7 +139,7 @@ def stored_study(store: Store, name: str) -> Study:
     return Study.model_validate_json(definition[0])
 
 
-def summary(store: Store, name: str) -> StudySummary:
+def summary(store: "Store", name: str) -> "StudySummary":
     """How many cells of a stored study are complete, running, waiting and failed."""
     return next(study for study in store.studies() if study.name == name)
 

@@ -99,6 +99,10 @@ def sweep(store: Store, name: str, study: Study, settings: Settings, listen: Lis
     except MachineError:
         listen(_ended(store, name))
         raise
+    except UsersFaultError:  # found by the first worker's check: nothing stays planned
+        if added:
+            store.withdraw(name)
+        raise
     listen(ended)
     return ended
 
@@ -168,7 +172,7 @@ class _Run:
             given.checkpoint_seconds,
             given.in_process,
         )
-        self.listen(TrainingStarted(name, missing))
+        self.listen(TrainingStarted(name, missing, summary(self.store, name).n_complete))
         try:
             with connected(ray, study.task, not given.shared) if ray else contextlib.nullcontext() as cluster:
                 Coordinator(self.store, name, study, replace(means, cluster=cluster), self.listen, only).run()

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from wdgrid.runner.eta import even_chunk
 from wdgrid.runner.events import Notice, Preparing
 from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Order, OutOfMemory, Ready, Restart, Stopped
+from wdgrid.study.import_by_name import failed_at
 from wdgrid.study.sections import Task
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ class Ending:
         sys.exit(1)
 
 
-def serve_process(connection: Pipe, task: Task, cells: int, chunk: int | None) -> None:
+def serve_process(connection: Pipe) -> None:
     """Works as the only job of a process, until the pipe closes; on Linux, no longer than its parent lives.
 
+    The first message to it is a task, the number of cells of a panel and seed, and K, None where it chooses.
     SIGTERM asks it to end: within a chunk it saves a checkpoint first.
     """
     end_with_parent()
@@ -67,7 +69,11 @@ def serve_process(connection: Pipe, task: Task, cells: int, chunk: int | None) -
             signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.dup2(2, 1)  # stdout carries results only, and a user's own code may print
-    _serve(connection, task, cells, chunk, Ending(), own_process=True)
+    with contextlib.suppress(Exception):  # what is wrong shows again where the task is set up
+        import wdgrid.engine  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    with contextlib.suppress(EOFError):
+        task, cells, chunk = connection.recv()
+        _serve(connection, task, cells, chunk, Ending(), own_process=True)
 
 
 def end_with_parent() -> None:
@@ -182,6 +188,7 @@ def _probe(bench: "Workbench", cells: int, chunk: int | None) -> Ready:
         "train_images": len(bench.data.train_x),
         "test_images": len(bench.data.test_x),
         "classes": bench.data.classes,
+        "outputs": bench.outputs,
         "steps_per_epoch": bench.steps_per_epoch,
     }
     return Ready(environment, size, probe.remark, bench.data.content)
@@ -219,15 +226,16 @@ def _train(bench: "Workbench", order: Order, connection: Pipe, checkpoint: "Chec
 
     last = time.monotonic()
 
-    def stop() -> bool:
+    def progress(done: float) -> None:
         nonlocal last
-        if time.monotonic() - last >= ALIVE_S:
+        if done == int(done):
+            connection.send(Epoch(int(done)))
+        elif time.monotonic() - last >= ALIVE_S:
             last = time.monotonic()
-            connection.send(Alive())
-        return ending.asked
+            connection.send(Alive(done))
 
     job = Job(order.optimizer, order.schedule, order.epochs, order.normalized)
-    return Done(train(bench, job, order.cells, order.size, lambda done: connection.send(Epoch(done)), checkpoint, stop))
+    return Done(train(bench, job, order.cells, order.size, progress, checkpoint, lambda: ending.asked))
 
 
 def _checkpoint(bench: "Workbench", order: Order, warn: Callable[[str], None]) -> "Checkpoint":
@@ -243,10 +251,10 @@ def _fault(error: Exception, task: Task, *, setting_up: bool) -> Fault:
     line = " ".join(str(error).split()) or type(error).__name__
     machine = _is_memory(error) or isinstance(error, OSError)
     if not type(error).__module__.startswith("wdgrid."):
-        # Somebody else's code: what it was, and where.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        own = f"{task.model}, {task.dataset}: " if setting_up else ""
-        line = f"{own}{type(error).__name__}: {line} ({place.filename}, line {place.lineno})"
+        # Somebody else's code: where in the user's own files, and what it was.
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        own = f"{task.model}, {task.dataset} ({last.filename}, line {last.lineno})"
+        line = f"{failed_at(error) or own}: {type(error).__name__}: {line}"
     return Fault(line, users=setting_up and not machine)
 
 
