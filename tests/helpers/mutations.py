@@ -58,7 +58,7 @@ COMMANDS = [
     "show small --storage sqlite:///{folder}/study.db --json",
     "export small --format csv --out {folder}/out.csv --storage sqlite:///{folder}/study.db",
     "report none --style cells --out {folder}/reports --storage sqlite:///{folder}/study.db --every 1",
-    "compare paper:figure1/none small/sgd --out {folder}/reports --storage sqlite:///{folder}/study.db",
+    "compare paper:figure8/none small/sgd --out {folder}/reports --storage sqlite:///{folder}/study.db",
     "convert --lr 0.1 --weight-decay 0.01 --optimizer adamw --to pytorch --schedule cosine --epochs 10 --beta1 0.9",
     "convert --lr 0.1 --weight-decay 0.01 --optimizer sgd --batch 128 --train-size 50000 --momentum 0.9 --eps 1e-8",
     "sweep {folder}/refused.toml --workers 2 --checkpoint-minutes 1 --set task.epochs=2 --name x --device cpu --coarse",

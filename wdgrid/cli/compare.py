@@ -75,22 +75,20 @@ def _slug(what: str) -> str:
 def _sides(what: str, storage: str | None) -> "dict[str, Side]":
     """The panels that the user names, by their names."""
     if what.startswith("paper:"):
-        name, _, panel = what.removeprefix("paper:").partition("/")
-        found = _paper(name)
-    else:
-        name, panel = name_and_panel(what)
-        found = _study(name, storage)
-    return chosen_panels(what, panel, found)
+        return _paper(what)
+    name, panel = name_and_panel(what)
+    return chosen_panels(what, panel, _study(name, storage))
 
 
-def _paper(name: str) -> "dict[str, Side]":
+def _paper(what: str) -> "dict[str, Side]":
     from wdgrid.analysis.compare import Side
     from wdgrid.analysis.separability import analyse
     from wdgrid.analysis.surface import paper_surfaces
 
+    name, _, wanted = what.removeprefix("paper:").partition("/")
     if name not in ("figure1", "figure2"):
         raise UsageError(f"paper:{name}: there are paper:figure1 and paper:figure2")
-    surfaces = paper_surfaces(figure=int(name[-1]))
+    surfaces = chosen_panels(what, wanted, paper_surfaces(figure=int(name[-1])))
     schedules = {"fixed": "constant", "step": "step", "cos": "cosine"}
     sides: dict[str, Side] = {}
     for panel, numbers in analyse(surfaces, test_images=CIFAR10_TEST).items():
