@@ -156,7 +156,7 @@ def chain(folder: Path, expected: pd.DataFrame, draw: random.Random, kills: int,
             seconds = time.monotonic() - began
             said = sweep.log.read_text()
             what = f"{kill} after {after} lines: status {status}, {seconds:.1f} s"
-            assert "Traceback" not in said, f"{what}\n{said}"
+            assert "Traceback" not in said or after == 0, f"{what}\n{said}"  # SWEEP imports outside of main
             allowed = {0, *kill.statuses}
             if after == 0 or "nothing to train" in said or "are finished" in said:
                 allowed.add(-kill.number)  # before and after training a signal does what it does to any program
