@@ -176,7 +176,7 @@ def _probe(bench: "Workbench", cells: int, chunk: int | None) -> Ready:
     environment = {
         "device": f"{bench.device.type} ({device})",
         "wdgrid": version("wdgrid"),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a plain str: the parent would import torch to unpickle its own type
         "python": platform.python_version(),
         "system": platform.platform(),
         "parameters": network.size,
