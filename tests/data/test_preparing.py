@@ -203,7 +203,7 @@ def test_long_work_shows_as_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "120")
     told_of_preparing([("reading images of zoo", 12, 30)])
-    assert screen.getvalue().count("reading images of zoo") >= 2 and "12/30" in screen.getvalue()
+    assert screen.getvalue().count("reading images of zoo") >= 2 and "12 of 30" in screen.getvalue()
     assert "cells" in screen.getvalue() and "0/4" in screen.getvalue()
 
 

@@ -173,11 +173,12 @@ def test_a_chunks_line_counts_every_class(capsys):
 
     kinds = ["spike", "stuck at chance", None, "stuck at chance", "late blow-up", "non-finite"]
     with show(quiet=False) as tell:
-        tell(ChunkFinished("sgd", 0, [outcome(kind) for kind in kinds], 2.0, Progress(6, 12)))
+        tell(ChunkFinished("sgd", 0, [outcome(kind) for kind in kinds], 2.0, Progress(6, 12, None, 6)))
         tell(ChunkFinished("sgd", 1, [fabricated(5.0)], 2.0, Progress(12, 12)))
     first, second = capsys.readouterr().err.splitlines()
-    assert "6 cells in 2.0 s (1 non-finite, 1 late blow-up, 2 stuck, 1 spike); best 5.00 %" in first
-    assert "1 cells in 2.0 s; best" in second
+    assert "6/12 cells; best 5.00 %" in first
+    assert "6 in 2.0 s (1 non-finite, 1 late blow-up, 2 stuck, 1 spike)" in first
+    assert second.endswith("sgd seed 1: 1 in 2.0 s")
 
 
 def test_signs_and_figures():

@@ -171,8 +171,8 @@ def test_a_worker_that_computes_without_a_message_hangs_after_an_hour(watch, use
 
 def test_a_worker_that_sends_messages_does_not_hang(watch, crew):
     def alive(member, _now):
-        member.worker.theirs.send(Alive())
-        assert [message for _, message in crew.messages(1)] == [Alive()]
+        member.worker.theirs.send(Alive(0.5))
+        assert [message for _, message in crew.messages(1)] == [Alive(0.5)]
 
     assert watch(alive, looks=20) is None
 

@@ -17,7 +17,8 @@ from wdgrid.report.captions import panel_title, search_words
 from wdgrid.report.figures import heatmaps, save_heatmaps
 from wdgrid.runner.naming import stored
 from wdgrid.runner.reconcile import plan
-from wdgrid.runner.search import coarse_pass, time_share
+from wdgrid.runner.rounds import time_share
+from wdgrid.runner.search import coarse_pass
 from wdgrid.store import Store
 from wdgrid.study import Study, load_study
 from wdgrid.study.coarse import coarse_name, coarse_study, full_places

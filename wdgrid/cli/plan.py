@@ -10,6 +10,8 @@ from wdgrid.cli.common import AsJson, NoCode, StudyWord, print_json
 if TYPE_CHECKING:
     from wdgrid.runner.measure import StudyCost
 
+WORTH_IT = 0.7  # a search that takes a larger share of the whole grid's time saves too little
+
 
 def plan(
     study_word: StudyWord,
@@ -26,12 +28,14 @@ def plan(
     A study file that names code as package.module:function runs it.
     """
     from wdgrid.cli.progress import show_preparing
+    from wdgrid.runner.check import check_code
     from wdgrid.runner.measure import measure
     from wdgrid.study import load_study
     from wdgrid.study.bundled import study_path
 
     path = study_path(study_word)
     study = load_study(path, override or [], allow_code=not no_code)
+    check_code(study)
     with show_preparing() as tell:
         cost = measure(study, workers, tell)
     if as_json:
@@ -55,4 +59,21 @@ def _print_cost(name: str, cost: "StudyCost") -> None:
     typer.echo(
         f"about {cost.seconds:.0f} s of training, measured with one process alone; starting takes some seconds "
         "more, and processes that share caches and memory slow each other down"
+    )
+    typer.echo(_coarse_words(cost))
+
+
+def _coarse_words(cost: "StudyCost") -> str:
+    """What `--coarse` would save."""
+    if cost.coarse_seconds is None:
+        return "--coarse: not for this grid, which is too small for a search"
+    share = cost.coarse_seconds / cost.seconds
+    if share > WORTH_IT:
+        return (
+            f"--coarse is not worth it here: about {100 * share:.0f} % of that time, many cells train at once; "
+            "it finds the best cells only, and leaves separability open"
+        )
+    return (
+        f"--coarse: about {cost.coarse_seconds:.0f} s ({100 * share:.0f} %) for the best cells only; "
+        "separability stays open"
     )

@@ -1,6 +1,7 @@
 """`wdgrid studies` and `wdgrid fields`: the study files that ship with wdgrid, and what may stand in one."""
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,11 +52,15 @@ def fields(
             help="A field, such as validation_size, or a section, such as task, cifar10 or step; else all.",
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List every field of a study file: allowed, default, meaning."""
-    from wdgrid.study.field_reference import about, page
+    from wdgrid.study.field_reference import about, matching, page
 
     try:
+        if as_json:
+            print_json([asdict(section) for section in matching(word)])
+            return
         text = page() if word is None else about(word)
     except LookupError as error:
         raise UsageError(str(error)) from None

@@ -308,10 +308,12 @@ class Coordinator:
         member.epoch_ended = now
 
     def _note_part(self, member: Member, done: float) -> None:
-        """Within an epoch. Of a chunk that goes on from a checkpoint, the first one is not told of whole epochs."""
-        member.part = done - member.epochs_done
-        if self.pace and 0 < member.part < 1:
-            self.pace.part(time.monotonic() - member.epoch_ended, member.part)
+        """Within an epoch. The first part is not for the pace: before it, the worker set up its chunk."""
+        now, member.part = time.monotonic(), done - member.epochs_done
+        since, before = member.first_part or (now, done)
+        member.first_part = since, before
+        if self.pace and done > before:
+            self.pace.part(now - since, done - before)
 
     def _progress(self, crew: Crew) -> Progress:
         done = sum(member.cells_done for member in crew.members)

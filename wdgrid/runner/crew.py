@@ -29,6 +29,7 @@ class Member:
     epochs: int = 1
     epochs_done: int = 0
     part: float = 0.0  # of the epoch that it trains
+    first_part: tuple[float, float] | None = None  # the first time it told of a part of an epoch, and the part
     started: float = 0.0
     epoch_ended: float = 0.0
     content: Content = None  # what its images came from
@@ -39,7 +40,7 @@ class Member:
     def train(self, order: Order, claims: list[Claim]) -> None:
         """Sends a chunk. Raises OSError if the worker is gone; it holds the claims all the same."""
         self.claims, self.size, self.epochs, self.epochs_done = claims, order.size, order.epochs, 0
-        self.part = 0.0
+        self.part, self.first_part = 0.0, None
         self.started = self.epoch_ended = time.monotonic()
         self.worker.send(order)
 

@@ -48,7 +48,7 @@ class Pace:
             self.first = since_start + (self.left or 0.0)
 
     def part(self, took: float, share: float) -> None:
-        """A worker is `share` of an epoch (0 to 1) into its chunk after `took` seconds."""
+        """A worker trained `share` of an epoch in `took` seconds."""
         self._guess = took / share
 
     @property

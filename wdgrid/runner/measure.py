@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from wdgrid.runner.eta import even_chunk, seconds
 from wdgrid.runner.handle import cores
+from wdgrid.runner.rounds import search_share
 from wdgrid.study import Study
 
 
@@ -26,7 +27,10 @@ class PanelCost:
 
 @dataclass(frozen=True)
 class StudyCost:
-    """A study: its device, backend and parameters, the cells of a chunk, the workers, and the wall time of them all."""
+    """A study: its device, backend and parameters, the cells of a chunk, the workers, and the wall time of them all.
+
+    `coarse_seconds` is the wall time of a search (`--coarse`) instead; None where the grid is too small for one.
+    """
 
     device: str
     backend: str
@@ -35,6 +39,7 @@ class StudyCost:
     workers: int
     panels: list[PanelCost]
     seconds: float
+    coarse_seconds: float | None
 
 
 def measure(study: Study, workers: int | None, tell: Callable[[str, int, int], None]) -> StudyCost:
@@ -68,5 +73,7 @@ def measure(study: Study, workers: int | None, tell: Callable[[str, int, int], N
             )
         )
     network = bench.network(study.seeds[0], 1)
-    total = sum(panel.seconds for panel in panels)
-    return StudyCost(str(bench.device), bench.probe(size).backend, network.size, size, processes, panels, total)
+    total, backend = sum(panel.seconds for panel in panels), bench.probe(size).backend
+    share = search_share(study, size, one_by_one=backend == "native")
+    coarse = None if share is None else share * total
+    return StudyCost(str(bench.device), backend, network.size, size, processes, panels, total, coarse)

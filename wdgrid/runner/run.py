@@ -30,7 +30,8 @@ from wdgrid.runner.events import (
 from wdgrid.runner.handle import cores
 from wdgrid.runner.naming import open_store, sqlite_path, summary
 from wdgrid.runner.reconcile import plan, replace_or_refuse
-from wdgrid.runner.search import chosen_places, coarse_pass, rounds, time_share
+from wdgrid.runner.rounds import search_share
+from wdgrid.runner.search import chosen_places, coarse_pass, rounds
 from wdgrid.store import Only, Store
 from wdgrid.study import Study
 from wdgrid.study.coarse import coarse_name
@@ -138,8 +139,8 @@ class _Run:
             return small
         attrs = self.store.attrs(small_name)
         one_by_one = stored_environment(attrs).get("backend") == "native"
-        share = time_share(study, 1 if one_by_one else attrs.get("chunk", 1))
-        if share > NOTABLE_SHARE:
+        share = search_share(study, attrs.get("chunk", 1), one_by_one=one_by_one)
+        if share and share > NOTABLE_SHARE:
             self.listen(SlowSearch(name, share))
         self._retry(name)
         for chosen in rounds(self.store, name, study):

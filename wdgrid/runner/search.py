@@ -16,12 +16,12 @@ import pandas as pd
 from wdgrid.analysis.promising import promising
 from wdgrid.analysis.surface import mean_over_seeds, surfaces
 from wdgrid.errors import UsersFaultError
-from wdgrid.runner.eta import even_chunk
+from wdgrid.runner.rounds import round_sizes
 from wdgrid.store import Store
 from wdgrid.study import Study
 from wdgrid.study.coarse import coarse_name, coarse_study, full_places
 
-ROUNDS, APART = 3, 2  # the first round's cells stand two steps apart, as the coarse pass' do
+APART = 2  # the first round's cells stand two steps apart, as the coarse pass' do
 CHOSEN = "searched"  # the study's attribute that holds what was chosen so far, by panel
 Places = dict[str, list[tuple[str, str]]]  # by panel, as multiples in axis order
 
@@ -60,33 +60,6 @@ def rounds(store: Store, name: str, study: Study) -> Iterator[Places]:
             return
 
 
-def time_share(study: Study, chunk: int) -> float:
-    """The search's share of the whole grid's time if `chunk` cells train together and a smaller chunk takes as long."""
-    coarse, places = coarse_study(study), full_places(study)
-    cells, coarse_cells = (math.prod(len(axis.values) for axis in s.axes.values()) for s in (study, coarse))
-    size = even_chunk(cells, chunk)
-    taken = whole = 0
-    for (name, panel), small in zip(study.panel_names().items(), coarse.panels, strict=True):
-        epochs = study.panel_epochs(panel)
-        taken += _padded(coarse_cells, even_chunk(coarse_cells, chunk)) * coarse.panel_epochs(small)
-        taken += sum(_padded(n, size) for n in _rounds_of(places[name], chunk)) * epochs
-        whole += _padded(cells, size) * epochs
-    return taken / whole
-
-
-def _padded(cells: int, size: int) -> int:
-    return math.ceil(cells / size) * size
-
-
-def _rounds_of(places: int, chunk: int) -> list[int]:
-    """Sizes of a panel's rounds: first a third of its places; then as much, or what a chunk holds."""
-    third = math.ceil(places / ROUNDS)
-    sizes = [third]
-    while sum(sizes) < places:
-        sizes.append(min(max(third, chunk), places - sum(sizes)))
-    return sizes
-
-
 def chosen_places(store: Store, name: str) -> Places:
     """What the rounds chose so far."""
     kept = store.attrs(name).get(CHOSEN, {})
@@ -116,7 +89,7 @@ def _choose(
     for panel, surface in full.items():
         left = allowed[panel] - max(len(chosen.get(panel, [])), math.ceil(trained.get(panel, 0) / len(study.seeds)))
         before = chosen.get(panel, [])  # one that failed for good has no result, and is not to be chosen again
-        sizes = _rounds_of(allowed[panel], attrs.get("chunk", 1))
+        sizes = round_sizes(allowed[panel], attrs.get("chunk", 1))
         n = min(left, sizes[1 if before and len(sizes) > 1 else 0])
         printed = surface.as_printed()
         known = mean_over_seeds(printed.errors, np.inf)

@@ -131,9 +131,16 @@ def page() -> str:
 
 def about(word: str) -> str:
     """The page's part on a section or a field. Raises LookupError, with similar names, if there is none."""
+    return "\n".join(section.markdown() for section in matching(word))
+
+
+def matching(word: str | None) -> list[Section]:
+    """The sections of that name, or with fields of that name; all without one. Raises LookupError as `about`."""
     every = list(sections())
+    if word is None:
+        return every
     found = [s if word in s.words else replace(s, rows=tuple(r for r in s.rows if r.name == word)) for s in every]
-    parts = [section.markdown() for section in found if section.rows or word in section.words]
+    parts = [section for section in found if section.rows or word in section.words]
     if not parts:
         names = sorted({name for s in every for name in (*s.words, *(row.name for row in s.rows))})
         near = get_close_matches(word, names)
@@ -141,7 +148,7 @@ def about(word: str) -> str:
             f"did you mean {', '.join(near)}?" if near else f"sections: {', '.join(w for s in every for w in s.words)}"
         )
         raise LookupError(f"{word}: no field or section of a study file has this name; {ask}")
-    return "\n".join(parts)
+    return parts
 
 
 def sections() -> Iterator[Section]:
