@@ -18,7 +18,7 @@ from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Pro
 from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker, end_early, memory_for_workers, wait_for_piped
 from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Lost, Message, Order, OutOfMemory, Ready, Restart, Stopped
 from wdgrid.runner.naming import summary
-from wdgrid.runner.reconcile import keep_content, must_be_as_planned
+from wdgrid.runner.reconcile import Content, keep_content, must_be_as_planned
 from wdgrid.store import Claim, Only, Store, owner_name
 from wdgrid.study import Study
 
@@ -60,6 +60,7 @@ class Coordinator:
         self.began = 0.0
         self.pace: Pace | None = None  # from the first worker that is ready
         self.facts: dict[str, Any] = {}  # the environment of the first worker that was ready
+        self.content: Content = None  # what its images came from
         self.failures: list[str] = []
         self.warnings: set[str] = set()
 
@@ -205,7 +206,11 @@ class Coordinator:
 
     def _take_over(self, ready: Ready) -> None:
         """Stores what the study is trained on and its chunk size, once a study; the environment, once a run."""
+        alike = ready.content == self.content and not environment.changes(self.facts, ready.environment)
+        if self.facts and alike:
+            return  # each of these calls reads every cell: not once more for each of a thousand workers
         keep_content(self.store, self.name, self.study, ready.content)
+        self.content = ready.content
         if ready.remark and not self.facts:
             self.listen(Notice(ready.remark))
         self.facts = ready.environment

@@ -17,7 +17,7 @@ from wdgrid.runner.cluster.address import AUTO, is_address
 from wdgrid.runner.cluster.bridge import serve_bridge
 from wdgrid.runner.cluster.code import copy_modules, own_modules
 from wdgrid.runner.cluster.commands import Broken, Command, Connect, End, Mail, Room, Send, Start, Stop
-from wdgrid.runner.handle import END_S, MALLOC, Worker, bare_child
+from wdgrid.runner.handle import END_S, MALLOC, Worker, bare_child, signals_deferred
 from wdgrid.runner.messages import Message, Order
 from wdgrid.study.sections import Task
 
@@ -65,7 +65,7 @@ class Cluster:
         context = multiprocessing.get_context("spawn")
         self._pipe, child = context.Pipe()
         self._process = context.Process(target=serve_bridge, args=(child,), daemon=True)
-        with bare_child({"RAY_USAGE_STATS_ENABLED": "0"}):
+        with signals_deferred(), bare_child({"RAY_USAGE_STATS_ENABLED": "0"}):
             self._process.start()
         child.close()
         try:
