@@ -193,3 +193,10 @@ def test_a_node_with_another_version_is_refused(cluster, here, monkeypatch):
     with pytest.raises(MachineError, match="no node of the cluster is like"):
         wdgrid.sweep("mine.toml", ray=cluster.address, progress=lambda e: said.append(getattr(e, "text", "")))
     assert any("dropped" in text and "wdgrid: 0.1.0, then 9.9" in text for text in said), said
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_line(here):
+    done = subprocess.run([*WDGRID, *COMMAND, "127.0.0.1:1"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("wdgrid:")]
+    assert line == "wdgrid: Ray at 127.0.0.1:1: cannot be reached: Connection refused"
