@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wdgrid.errors import UsageError
 from wdgrid.report import Written, analyse_table, fitted, write_report
-from wdgrid.report.measures import MeasureName, Scale, View
+from wdgrid.report.views import MeasureName, Scale, View
 from wdgrid.runner.environment import stored_environment
 from wdgrid.runner.naming import open_store, stored_study, summary
 from wdgrid.store import Store

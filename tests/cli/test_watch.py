@@ -71,7 +71,7 @@ def test_watching_draws_as_cells_finish_and_ends(here, monkeypatch, capsys):
     assert err.count("drawn with") == 2
     assert "drawn with 20 of 70 cells, 50 left" in err and "drawn with 70 of 70 cells, 0 left" in err
     assert [p["missing"] for p in json.loads(out)] == [0, 0]  # the last drawing's numbers, once, on stdout
-    names = ["heatmaps.png", "heatmaps.svg", "report.html", "trials.csv"]
+    names = ["heatmaps.pdf", "heatmaps.png", "heatmaps.svg", "report.html", "trials.csv"]
     assert sorted(p.name for p in (here / "reports/s").iterdir()) == names
 
 

@@ -9,7 +9,8 @@ from helpers.synthetic_tables import make_curves, make_study, make_table, valida
 from wdgrid.errors import UsageError
 from wdgrid.report.figures import heatmaps
 from wdgrid.report.grids import grids
-from wdgrid.report.measures import MEASURES, View, limits_of, stored_measures
+from wdgrid.report.measures import MEASURES, limits_of, stored_measures
+from wdgrid.report.views import View
 
 STUDY = make_study(seeds=[0, 1], panels=[{"optimizer": "sgd"}, {"optimizer": "adamw"}])
 TABLE = make_table(STUDY, noise=0.02)

@@ -9,6 +9,7 @@ import typer
 
 from wdgrid.errors import UsageError
 from wdgrid.printable import printable, printable_json
+from wdgrid.report.views import MeasureName, Scale
 
 Panel = TypeVar("Panel")
 
@@ -55,24 +56,13 @@ Style = Annotated[
     typer.Option(help="cells: colour-blind safe, one square a cell. paper: jet, shaded, as in the published figures."),
 ]
 ShownMeasure = Annotated[
-    Literal[
-        "test_error",
-        "validation_error",
-        "test_loss",
-        "train_loss",
-        "gap",
-        "weight_norm",
-        "epochs_to_best",
-        "spread",
-        "seconds",
-    ]
-    | None,
+    MeasureName | None,
     typer.Option(
         help="Draw this measure, too. gap: test loss less training loss; epochs_to_best: epochs until the error is "
         "within 10 % of the panel's best; spread: standard deviation over seeds."
     ),
 ]
-ColourScale = Annotated[Literal["linear", "log"], typer.Option(help="The scale of the colours.")]
+ColourScale = Annotated[Scale, typer.Option(help="The scale of the colours.")]
 
 
 NoCode = Annotated[

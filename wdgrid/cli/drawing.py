@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from wdgrid.analysis.separability import Separability
     from wdgrid.report import Written
-    from wdgrid.report.measures import View
+    from wdgrid.report.views import View
     from wdgrid.store import Store
 
 

@@ -33,6 +33,7 @@ from wdgrid.cli.resume_command import alarm_lines, resuming, sweep_of, untrained
 from wdgrid.cli.watch import watch as watch_store
 from wdgrid.errors import UsageError
 from wdgrid.printable import without_password
+from wdgrid.report.views import View
 
 
 def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
@@ -134,7 +135,6 @@ def report(
 
     Another style, measure or scale adds pictures with names of their own, such as heatmaps-test_loss-log.png.
     """
-    from wdgrid.report.measures import View
     from wdgrid.runner.naming import existing, open_store, stored_study
     from wdgrid.study.coarse import SUFFIX
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from wdgrid.analysis.separability import Separability
     from wdgrid.analysis.valley import Valley
-    from wdgrid.report.measures import View
+    from wdgrid.report.views import View
     from wdgrid.study import Study
 
 
@@ -91,9 +91,9 @@ def write_report(
     from wdgrid.report.figures import heatmaps, save_heatmaps
     from wdgrid.report.findings import findings
     from wdgrid.report.grids import grids
-    from wdgrid.report.measures import View
     from wdgrid.report.output import replaced
     from wdgrid.report.page import write_page
+    from wdgrid.report.views import View
     from wdgrid.study.coarse import coarse_name
 
     environment = dict(attrs.get("environment", {}))

@@ -12,8 +12,9 @@ import numpy as np
 
 from wdgrid.analysis.compare import Comparison, Side, common
 from wdgrid.analysis.surface import mean_over_seeds
-from wdgrid.analysis.words import HYPERPARAMETERS, interval, number, percent, with_interval
+from wdgrid.analysis.words import HYPERPARAMETERS, interval, number, percent, seeds_words, with_interval
 from wdgrid.optim.variants import VARIANTS
+from wdgrid.report.findings import wrapped
 from wdgrid.report.summary import certainty_words
 from wdgrid.study.axes import parse_multiple
 
@@ -60,6 +61,7 @@ def comparison_lines(one: Comparison) -> list[str]:
         ("best cell", *(_cell(numbers) for numbers in (a, b))),
         ("picked on", *(f"{numbers.selected_on} images" for numbers in (a, b))),
         ("its test error", *(_tested(error, of) for error, of in zip(one.best, (a, b), strict=True))),
+        ("over seeds", *(seeds_words(numbers.n_seeds) for numbers in (a, b))),
         *(
             (name, _with(a, key), _with(b, key))
             for name, key in (("cost", "cost"), ("slope s", "slope"), ("interaction", "interaction"))
@@ -68,7 +70,7 @@ def comparison_lines(one: Comparison) -> list[str]:
     ]
     width = max(len(of_a) for _, of_a, _ in columns)
     lines = [f"  {what:18} {of_a:{width}}  {of_b}" for what, of_a, of_b in columns]
-    lines += ["", f"  difference (B − A)  {_difference(one)}"]
+    lines += ["", *wrapped(f"  difference (B − A)  {_difference(one)}", 80)]
     if one.slope_difference is not None:
         slopes = with_interval(one.slope_difference, one.slope_difference_interval)
         lines += [f"  slopes (B − A)      {slopes}"]
@@ -78,6 +80,9 @@ def comparison_lines(one: Comparison) -> list[str]:
     counts = " and ".join(str(n) for n in one.circles)
     shared = f"{one.circles_shared} shared, of {counts}" if one.common_cells else f"–: no common cells ({counts})"
     lines += [f"  circles             {shared}"]
+    lines.append("")
+    for place, numbers in zip("AB", (a, b), strict=True):
+        lines += wrapped(f"  {place}: {numbers.sentence}", 80)
     if a.selected_on != b.selected_on:
         apart, other = ("A", "B") if a.selected_on == "validation" else ("B", "A")
         lines += [
@@ -89,9 +94,12 @@ def comparison_lines(one: Comparison) -> list[str]:
 
 
 def _cell(numbers: "Separability") -> str:
-    """`rate 1/8, decay 2`."""
+    """`rate 0.125 (1/8), decay 0.032 (2)`."""
     row, col = (HYPERPARAMETERS.get(name, name) for name in (numbers.row_name, numbers.col_name))
-    return "–" if numbers.best_row_label is None else f"{row} {numbers.best_row_label}, {col} {numbers.best_col_label}"
+    if numbers.best_row is None or numbers.best_col is None:
+        return "–"
+    values = f"{row} {numbers.best_row:.4g} ({numbers.best_row_label})"
+    return f"{values}, {col} {numbers.best_col:.4g} ({numbers.best_col_label})"
 
 
 def _tested(error: float | None, numbers: "Separability") -> str:

@@ -36,7 +36,8 @@ from wdgrid.report.grids import (
     thinned,
     valley_places,
 )
-from wdgrid.report.measures import ERRORS, MEASURES, MeasureName, View, check_measure, limits_of
+from wdgrid.report.measures import ERRORS, MEASURES, check_measure, limits_of
+from wdgrid.report.views import MeasureName, View
 from wdgrid.study import Study
 from wdgrid.study.cells import selection_error
 
@@ -157,6 +158,9 @@ def draw_panel(
     for row, col in grid.best:
         ring = Ellipse((col + 0.5, row + 0.5), 0.66, 0.66, fill=False, ec="black", lw=min(2.0, cell / 10), zorder=3)
         ring.set_label("best")
+        if values is not grid.error:  # best cells may have any colour
+            edge = patheffects.Stroke(linewidth=ring.get_linewidth() + 1.5, foreground="white")
+            ring.set_path_effects([edge, patheffects.Normal()])
         ax.add_patch(ring)
     rows, cols = thinned(grid.row_labels, 16), thinned(grid.col_labels, 16)
     ax.set_xticks([i + 0.5 for i in cols], [grid.col_labels[i] for i in cols], rotation=45)

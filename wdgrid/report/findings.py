@@ -203,5 +203,5 @@ def wrapped(line: str, width: int | None) -> list[str]:
     text, *commands = line.split("\n")
     if width is None:
         return [line]
-    whole = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
-    return [*wrap(text, max(width, 40), **whole), *commands]
+    lines = wrap(text, max(width, 40), subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return [*lines, *commands]

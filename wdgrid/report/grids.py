@@ -18,7 +18,7 @@ from wdgrid.optim.variants import VARIANTS, Decay
 from wdgrid.report import measures
 from wdgrid.report.captions import panel_title
 from wdgrid.report.flags import FLAGS, Flags, flags_of
-from wdgrid.report.measures import MeasureName
+from wdgrid.report.views import MeasureName
 from wdgrid.study import Study
 from wdgrid.study.axes import label, scale
 from wdgrid.study.cells import selection_error

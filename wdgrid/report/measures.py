@@ -2,45 +2,21 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from wdgrid.errors import UsageError
+from wdgrid.report.views import MeasureName
 from wdgrid.study.cells import selection_error
 
 if TYPE_CHECKING:
     from wdgrid.report.grids import Grid
 
-MeasureName = Literal[
-    "test_error",
-    "validation_error",
-    "test_loss",
-    "train_loss",
-    "gap",
-    "weight_norm",
-    "epochs_to_best",
-    "spread",
-    "seconds",
-]
-Scale = Literal["linear", "log"]
 ERRORS = ("validation_error", "test_error")
 NEAR = 1.1  # epochs_to_best: within 10 %
 SATURATED = 0.95  # the share of the cells that the colours of a measure other than an error distinguish
-
-
-@dataclass(frozen=True)
-class View:
-    """What a map shows: a measure, None for the error by which cells are picked, and the scale of its colours."""
-
-    measure: MeasureName | None = None
-    scale: Scale = "linear"
-
-    @property
-    def suffix(self) -> str:
-        """What it adds to a file's name: nothing for a default."""
-        return (f"-{self.measure}" if self.measure else "") + ("-log" if self.scale == "log" else "")
 
 
 @dataclass(frozen=True)
@@ -83,7 +59,7 @@ def with_epochs(table: pd.DataFrame, curves: pd.DataFrame | None) -> pd.DataFram
     best = complete.groupby(["panel", "row", "col"])[error].mean().groupby("panel").min()
     near = curves.loc[curves[error] <= NEAR * curves["panel"].map(best)]
     first = near.groupby(["panel", "number"])["epoch"].min()
-    trials = pd.MultiIndex.from_frame(table[["panel", "number"]])
+    trials = pd.MultiIndex.from_arrays([table["panel"], table["number"]])
     return table.assign(epochs_to_best=first.reindex(trials).astype(float).fillna(np.inf).to_numpy())
 
 

@@ -57,8 +57,8 @@ def write_page(
 
     panels = grids(study, table, curves=curves)
     page = Environment(loader=PackageLoader("wdgrid.report"), autoescape=True, trim_blocks=True)
-    page.globals["term"] = _term
     text = page.get_template("report.html").render(
+        term=_term,
         title=study.title or name,
         name=name,
         policy=POLICY,

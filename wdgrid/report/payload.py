@@ -26,6 +26,7 @@ from wdgrid.optim.variants import VARIANTS
 from wdgrid.report.flags import FLAGS, as_lists
 from wdgrid.report.grids import Grid, error_range, thinned, valley_places
 from wdgrid.report.measures import MEASURES, limits_of, stored_measures
+from wdgrid.report.views import MeasureName
 from wdgrid.study import Study
 
 CURVES = ("test_error", "validation_error", "test_loss", "train_loss")
@@ -74,8 +75,8 @@ def page_columns(n: int) -> int:
 
 
 def _measures(panels: list[Grid], errors: tuple[float, float]) -> list[dict[str, Any]]:
-    picked_on = "test_error" if all(grid.test_error is None for grid in panels) else "validation_error"
-    names = stored_measures(panels)
+    picked_on: MeasureName = "test_error" if all(grid.test_error is None for grid in panels) else "validation_error"
+    names = [picked_on, *(name for name in stored_measures(panels) if name != picked_on)]
     return [
         {
             "key": name,
@@ -84,7 +85,7 @@ def _measures(panels: list[Grid], errors: tuple[float, float]) -> list[dict[str,
             "label": MEASURES[name].label,
             "range": list(limits_of(name, [grid.measures for grid in panels], errors)),
         }
-        for name in [picked_on, *(name for name in names if name != picked_on)]
+        for name in names
     ]
 
 

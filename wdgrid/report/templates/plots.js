@@ -61,7 +61,9 @@ function drawCurves() {
     }));
   });
   const shape = axes({ title: { text: "epoch" } }, { title: { text: `${words}, log scale` }, type: "log", tickvals: LOG_TICKS });
-  const note = { text: "Pin a cell to see its learning curve.", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
+  const some = shown().some(({ view }) => curvesOf(view.p).epochs.length);
+  const said = some || !shown().length ? "Pin a cell to see its learning curve." : "No learning curves are stored.";
+  const note = { text: said, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
   Plotly.react(byId("curves"), drawn, {
     ...shape, annotations: drawn.length ? [] : [note],
   }, QUIET);
