@@ -47,7 +47,8 @@ def test_results_are_what_is_stored(stored, tmp_path):
     figure = stored.figure()
     assert isinstance(figure, Figure) and sum(ax.get_title() != "" for ax in figure.axes) >= 4
     files = stored.report(tmp_path / "out")
-    assert sorted(p.name for p in files) == ["heatmaps.pdf", "heatmaps.png", "heatmaps.svg", "report.html", "trials.csv"]
+    names = ["heatmaps.pdf", "heatmaps.png", "heatmaps.svg", "report.html", "trials.csv"]
+    assert sorted(p.name for p in files) == names
     assert all(p.is_file() for p in files)
     shown = stored._repr_html_()
     assert "data:image/png;base64," in shown and f"{len(table)} of {len(table)} cells are finished" in shown

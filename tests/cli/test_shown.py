@@ -1,4 +1,4 @@
-"""`list`, `show`, `report` and `compare` of one stored study: what is best and of what, in the same words; 80 columns."""
+"""`list`, `show`, `report` and `compare` of one stored study: what is best, of what, and whole at 80 columns."""
 
 import json
 import math

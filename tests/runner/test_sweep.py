@@ -42,7 +42,8 @@ def test_a_sweep_writes_what_it_promises(finished):
     assert [p["panel"] for p in panels] == ["sgd", "adamw"]
     assert "48 cells to train" in done.stderr and "best" in done.stderr and "left" in done.stderr
     folder = here / "reports" / "small"
-    assert sorted(p.name for p in folder.iterdir()) == ["heatmaps.pdf", "heatmaps.png", "heatmaps.svg", "report.html", "trials.csv"]
+    names = ["heatmaps.pdf", "heatmaps.png", "heatmaps.svg", "report.html", "trials.csv"]
+    assert sorted(p.name for p in folder.iterdir()) == names
     frame = trials(here)
     assert len(frame) == 48 and (frame["state"] == "complete").all()
     assert frame["test_error"].between(0, 100).sum() + (frame["test_error"] == float("inf")).sum() == 48
