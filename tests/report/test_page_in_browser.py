@@ -399,3 +399,14 @@ def test_axe_finds_nothing(visit, report, context):
     tab.wait_for_selector("#along-column .scatterlayer .trace")
     found = Axe().run(tab).response["violations"]
     assert [(rule["id"], [node["html"][:120] for node in rule["nodes"]]) for rule in found] == []
+
+
+def test_a_page_that_cannot_tell_says_so_first_and_why(visit, tmp_path, png):
+    study = make_study(
+        panels=[{"optimizer": "adamw"}], axes={"lr": {"values": "1, 1/2"}, "weight_decay": {"values": "1, 2"}}
+    )
+    tab = visit(write(tmp_path / "r.html", study, make_table(study), png))
+    answer = tab.locator("#answers li").inner_text()
+    assert "Can't tell whether to tune them separately: " in answer and answer.endswith(".")
+    tab.locator("#why a.term", has_text="can't tell").first.hover()
+    assert tab.locator("#tip").inner_text().startswith("The cells do not decide")

@@ -24,7 +24,7 @@ from wdgrid.report.flags import FLAGS, MEANING, sentence
 from wdgrid.report.grids import Grid, grids
 from wdgrid.report.payload import curve_data, page_data
 from wdgrid.report.summary import certainty_words, has_decay_units, went_wrong
-from wdgrid.report.terms import TERMS
+from wdgrid.report.terms import TERMS, term_id
 from wdgrid.study import Study
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def write_page(
         answers=[_answer(grid, numbers, found) for grid in panels],
         numbers=list(_numbers(study, panels, numbers, found)),
         steps=steps,
-        terms=TERMS,
+        terms=[(term_id(key), *texts) for key, texts in TERMS.items()],
         decay_units=has_decay_units(found),
         long_words=[LONG_WORDS.get(axis, axis) for axis in (study.row, study.column)],
         row=HYPERPARAMETERS.get(study.row, study.row),
@@ -118,7 +118,7 @@ def write_page(
 
 def _term(key: str, words: str | None = None) -> Markup:
     """A term that is explained where one points at it; without scripts, it is a link to its explanation."""
-    return Markup('<a class="term" href="#term-{}">{}</a>').format(key.replace(" ", "-"), words or TERMS[key][0])
+    return Markup('<a class="term" href="#{}">{}</a>').format(term_id(key), words or TERMS[key][0])
 
 
 def _answer(grid: Grid, numbers: Mapping[str, "Separability"], found: Mapping[str, Finding]) -> tuple[str, str]:
@@ -190,7 +190,8 @@ def _numbers(
 
 def _verdict(found: "Separability") -> str:
     """`coupled (s = −0.87)`: what stands below a panel's title."""
-    return found.verdict + ("" if found.slope is None else f" (s = {number(found.slope)})")
+    unknown = found.slope is None or found.verdict == "can't tell"
+    return found.verdict + ("" if unknown else f" (s = {number(found.slope)})")
 
 
 def _measured(found: "Separability", key: str) -> Measured:

@@ -1,5 +1,7 @@
 """Explains, in one sentence each, the terms that the report's page uses."""
 
+import re
+
 TERMS = {
     "separable": ("separable", "The best value of one hyperparameter is nearly the same whatever the other one is."),
     "coupled": (
@@ -58,3 +60,8 @@ TERMS = {
         "The power p for which the column value times the row value to the power of p is separable from the row value.",
     ),
 }
+
+
+def term_id(key: str) -> str:
+    """A term's id in the page: `term-can-t-tell`."""
+    return "term-" + re.sub(r"\W+", "-", key)

@@ -246,7 +246,7 @@ function addMeasures() {
 // Explains a term where one points at it or tabs to it; the explanations stand at the end of the page.
 function addTerms() {
   for (const link of document.querySelectorAll("a.term")) {
-    const meaning = document.querySelector(link.getAttribute("href"));
+    const meaning = byId(link.hash.slice(1));
     const show = () => tell(meaning.textContent, link.getBoundingClientRect());
     for (const event of ["pointerenter", "focus"]) link.addEventListener(event, show);
     for (const event of ["pointerleave", "blur"]) link.addEventListener(event, () => { byId("tip").hidden = true; });
