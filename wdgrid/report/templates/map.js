@@ -96,7 +96,8 @@ function mark({ p, marks }) {
     svg("polygon", { class: "valley-band", points: [...line(low), ...line(high).reverse()].join(" ") }, marks);
     for (const name of ["valley-edge", "valley"]) svg("polyline", { class: name, points: line(middle).join(" ") }, marks);
   }
-  for (const [i, j] of p.best) svg("ellipse", { class: "best", cx: j + 0.5, cy: i + 0.5, rx: 0.33, ry: 0.33 }, marks);
+  for (const [i, j] of p.best)
+    for (const name of ["best-edge", "best"]) svg("ellipse", { class: name, cx: j + 0.5, cy: i + 0.5, rx: 0.33, ry: 0.33 }, marks);
 }
 
 function drawLines({ p, marks, surface }) {
@@ -229,7 +230,9 @@ function addPanel(p) {
 
 function drawBar() {
   byId("shades").style.background = `linear-gradient(to right, ${data.shades.map(([at, c]) => `${c} ${100 * at}%`).join(", ")})`;
-  const measure = shownMeasure(), some = panels.some((p) => (p.measures[measure.key] || []).flat().includes(null));
+  const measure = shownMeasure();
+  byId("panels").classList.toggle("other-measure", measure !== picked); // best cells may have any colour there
+  const some = panels.some((p) => (p.measures[measure.key] || []).flat().includes(null));
   byId("bar-is").textContent = `${measure.label[0].toUpperCase()}${measure.label.slice(1)}`
     + (data.seeds > 1 && measure.key !== "spread" ? ", mean over seeds" : "") + "; yellow is lowest"
     + (measure.key === "epochs_to_best" && some ? "; white: never" : "");
