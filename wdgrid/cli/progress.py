@@ -85,7 +85,7 @@ class _Best:
             self.error, self.panel = error, chunk.panel
 
     def __str__(self) -> str:
-        return f"best {self.error:.2f} % ({self.panel})" if self.panel else "best –"
+        return f"best {self.error:.2f} % ({self.panel}, one seed)" if self.panel else "best –"
 
 
 def _new_bar() -> "Bar":
