@@ -86,8 +86,9 @@ def test_a_number_of_the_step_in_a_recording_shows():
 
 def test_waiting_for_the_device_in_a_recording_shows():
     run, batches = steps(Stepwise)
+    run.train(batches, 0, 1)
     with pytest.raises(ForbiddenError, match="cpu"):
-        Tape().record(lambda: run._step(*batches(0), 0))
+        Tape().record(lambda: run._step(*batches(0), 0, 0))
 
 
 def test_a_tensor_left_on_the_host_in_a_recording_shows():

@@ -59,6 +59,68 @@ def heads(x, n):
     return x.view(b, length, n, width // n).transpose(1, 2)
 
 
+class Activated(nn.BatchNorm2d):
+    """Batch norm and activation in one layer, as timm has it."""
+
+    def forward(self, x):
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        x = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+        return F.silu(x)
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose kernels have mean 0 and variance 1."""
+
+    def forward(self, x):
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias)
+
+
+class WithWeights(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+
+    def forward(self, x):
+        y, weights = self.attention(x, x, x)
+        return y + weights @ x
+
+
+class Counted(nn.Module):
+    """A running mean that is a user's own."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * x.detach().mean((0, 1)))
+            self.calls.add_(1)
+        return x - self.mean / (1 + self.calls)
+
+
+def noisy(x):
+    """Noise for each example, changed in place."""
+    noise = x.new_empty((x.shape[0], *(1,) * (x.ndim - 1))).bernoulli_(0.8)
+    noise.div_(0.8)
+    return x * noise
+
+
+def padded(x):
+    """Tokens to a multiple of four, by Python's own decisions and loops."""
+    _, length, width = x.shape
+    if length % 4 != 0:
+        x = F.pad(x, (0, 0, 0, 4 - length % 4))
+    parts = [x[:, i] * (i + 1) for i in range(x.size(1) // 2)]
+    return torch.stack([part if len(parts) > 1 else part[:width] for part in parts], dim=1)
+
+
 ACTIVATIONS = (
     nn.ReLU6(), nn.LeakyReLU(0.1), nn.Hardtanh(), nn.GELU("tanh"), nn.SiLU(inplace=True), nn.Mish(), nn.Tanh(),
     nn.Sigmoid(), nn.ELU(), nn.CELU(), nn.SELU(), nn.Softplus(), nn.Softsign(), nn.LogSigmoid(), nn.Hardswish(),
@@ -119,6 +181,13 @@ def tokens(w):
     yield "einsum", Tokens(w, function=lambda x: torch.einsum("bnd,bmd->bnm", x, torch.tanh(x)))
     yield "attention", Tokens(2 * w, function=lambda x: F.scaled_dot_product_attention(*[heads(x, 2)] * 3))
     yield "causal", Tokens(w, function=lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True))
+    yield "multi-head, with weights", Tokens(2 * w, WithWeights(2 * w))
+    yield "sizes decide", Tokens(w, function=padded)
+    yield "a buffer counts", Tokens(w, Counted(w))
+    yield "in place", Tokens(w, function=noisy)
+    yield "addcmul", Tokens(w, nn.Linear(w, w), function=lambda x, f: torch.addcmul(x, f(x), x, value=0.3))
+    yield "normalised", Tokens(w, function=lambda x: F.normalize(x, dim=-1) + F.normalize(x, p=1.0))
+    yield "reshape_as", Tokens(w, function=lambda x: x.mT.reshape_as(x) + x.flatten(1).view_as(x))
     mask = torch.ones(6, 6).tril().bool()
     yield "mask", Tokens(w, function=lambda x: F.scaled_dot_product_attention(x, x, x, mask.to(x.device), 0.0))
     yield "attention dropout", Tokens(w, function=lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.2) + 1)
@@ -162,6 +231,10 @@ def maps(w):
     yield "instance norm", Maps(w, nn.InstanceNorm2d(w, affine=True))
     yield "instance norm, no scale", Maps(w, nn.InstanceNorm2d(w))
     yield "batch norm", Maps(w, nn.BatchNorm2d(w), nn.ReLU(), nn.AvgPool2d(2))
+    yield "batch norm without statistics", Maps(w, nn.BatchNorm2d(w, track_running_stats=False), nn.ReLU())
+    yield "batch norm without scale", Maps(w, nn.Conv2d(w, 6, 3), nn.BatchNorm2d(6, affine=False))
+    yield "batch norm of a library", Maps(w, Activated(w))
+    yield "standardised weights", Maps(w, Standardised(w, 5, 3))
     yield "layer norm of maps", Maps(w, nn.LayerNorm((9, 7)))
     yield (
         "layer norm of channels",
@@ -211,6 +284,8 @@ WITHOUT_RULE = {
     "LSTM": lambda w: Tokens(w, nn.LSTM(w, 5, batch_first=True), function=lambda x, f: f(x)[0]),
     "GRU": lambda w: Tokens(w, nn.GRU(w, 5, dropout=0.3, num_layers=2), function=lambda x, f: f(x)[0]),
     "alpha dropout": lambda w: Tokens(w, nn.AlphaDropout(0.3)),
-    "maps, batch norm without statistics": lambda w: Maps(w, nn.BatchNorm2d(w, track_running_stats=False)),
+    "maps, batch norm in three dimensions": lambda w: Maps(
+        w, nn.BatchNorm3d(w), function=lambda x, f: f(x.unsqueeze(-1)).squeeze(-1)
+    ),
     "median": lambda w: Tokens(w, function=lambda x: x.cumsum(1) + x.median(1, keepdim=True)[0]),
 }

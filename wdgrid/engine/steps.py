@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from wdgrid import data as datasets
-from wdgrid.engine.fused.kernels import CrossEntropy, wrong
+from wdgrid.engine.fused.kernels import cross_entropy, wrong
 from wdgrid.engine.fused.network import FusedNetwork
-from wdgrid.optim.fused import Rule
+from wdgrid.optim.fused import Rule, Table
 
 Minibatch = tuple[Tensor, Tensor]  # x [B, …] as the network sees it, classes y [B]
 
@@ -27,18 +27,29 @@ class Stepwise:
 
         A cell whose loss is not finite is frozen before that step's update.
         """
-        return torch.stack([self._step(*batches(i), first + i) for i in range(count)]).double()
+        self._steps = first, first + count
+        self._table = self._coefficients()
+        return torch.stack([self._step(*batches(i), first + i, i) for i in range(count)]).double()
 
-    def _step(self, x: Tensor, y: Tensor, t: int) -> Tensor:
-        noise = datasets.counter(self.seed, t, datasets.NOISE)
-        losses = CrossEntropy.apply(self.network(x, training=True, noise=noise), y)
+    def _step(self, x: Tensor, y: Tensor, t: int, row: int) -> Tensor:
+        noise = datasets.counter(self.seed, t, datasets.NOISE) if self.network.kind.random else None
+        losses = cross_entropy(self.network(x, training=True, noise=noise), y)
         self.network.backward(losses)
         losses = losses.detach().cpu()
         broken = ~losses.isfinite()
         if broken.any():
             self.freeze(broken)
-        self.rule.update_(self.network.gradient, self.etas[t], t + 1, self.decays[t])
+            self._table = self._coefficients()
+        if self.rule.kernel:
+            self.rule.update_(self.network.gradient, self.etas[t], t + 1, self.decays[t])
+        else:
+            self.rule.apply_(self.network.gradient, self._table.at(row))
         return losses
+
+    def _coefficients(self) -> Table:
+        """Those of all steps of an epoch."""
+        first, end = self._steps
+        return self.rule.table(self.etas[first:end], first + 1, self.decays[first:end])
 
     def freeze(self, cells: Tensor) -> None:
         """Stops some cells ([K] bool on the CPU): sets weights, moments, rate and decay to zero."""
@@ -53,5 +64,5 @@ class Stepwise:
         for x, y in batches:
             logits = self.network(x, training=False)
             errors += wrong(logits, y).cpu()
-            losses += CrossEntropy.apply(logits, y).cpu().double() * len(y)
+            losses += cross_entropy(logits, y).cpu().double() * len(y)
         return errors, losses

@@ -11,6 +11,7 @@ from wdgrid.optim.variants import VARIANTS, Decay
 
 Coefficients = Mapping[str, Tensor]  # name → [K], or columns [K, 1]: what a step multiplies by
 State = tuple[Tensor, ...]  # each [K, P]
+Steps = float | Tensor  # one step's number, or those of T steps [T, 1]
 Parts = Sequence[tuple[slice, float]]  # columns of [K, P] → what λ is multiplied by there
 
 EVERYTHING: Parts = ((slice(None), 1.0),)
@@ -21,17 +22,18 @@ class Update:
     """A step of one algorithm without its decay.
 
     `initial` are the state's values before the first step. `coefficients(hyper, η_t α, η_t, t)` are what a step
-    multiplies by, each [K] float64. `apply_(θ, state, g, coefficients)` changes θ [K, P] and the state; g [K, P] is
-    used up, and the coefficients are columns [K, 1]. `cpu_kernels` do the whole step of one cell, with its decay.
+    multiplies by, each [K] float64; of T steps, with η_t and t [T, 1], each [T, K] or [K]. `apply_(θ, state, g,
+    coefficients)` changes θ [K, P] and the state; g [K, P] is used up, and the coefficients are columns [K, 1].
+    `cpu_kernels` do the whole step of one cell, with its decay.
     """
 
     initial: tuple[float, ...]
-    coefficients: Callable[[Coefficients, Tensor, float, int], dict[str, Tensor]]
+    coefficients: Callable[[Coefficients, Tensor, Steps, Steps], dict[str, Tensor]]
     apply_: Callable[[Tensor, State, Tensor, Coefficients], None]
     cpu_kernels: Mapping[Decay, Callable[..., None]] = field(default_factory=dict[Decay, Callable[..., None]])
 
 
-def _momentum(hyper: Coefficients, rate: Tensor, eta: float, t: int) -> dict[str, Tensor]:
+def _momentum(hyper: Coefficients, rate: Tensor, eta: Steps, t: Steps) -> dict[str, Tensor]:
     return {"momentum": hyper["momentum"], "rate": rate, "-rate": -rate}
 
 
@@ -47,7 +49,7 @@ def _library_momentum_(theta: Tensor, state: State, g: Tensor, now: Coefficients
     theta.addcmul_(m, now["-rate"])
 
 
-def _adam(hyper: Coefficients, rate: Tensor, eta: float, t: int) -> dict[str, Tensor]:
+def _adam(hyper: Coefficients, rate: Tensor, eta: Steps, t: Steps) -> dict[str, Tensor]:
     beta1, beta2 = hyper["beta1"], hyper["beta2"]
     betas = {"beta1": beta1, "1-beta1": 1 - beta1, "beta2": beta2, "1-beta2": 1 - beta2}
     return betas | {"bias2": 1 - beta2**t, "-rate/bias1": -rate / (1 - beta1**t), "eps": hyper["eps"]}
@@ -71,7 +73,7 @@ def _adam_decoupled_cell_(*tensors: object, lr: float, decay: float, **hyper: fl
     torch.ops.aten._fused_adamw_(*tensors, lr=lr, weight_decay=decay, **hyper, amsgrad=False, maximize=False)
 
 
-def _kalman(hyper: Coefficients, rate: Tensor, eta: float, t: int) -> dict[str, Tensor]:
+def _kalman(hyper: Coefficients, rate: Tensor, eta: Steps, t: Steps) -> dict[str, Tensor]:
     kappa = (1 - hyper["beta2"]) * eta**2
     return {"eps": hyper["eps"], "kappa": kappa, "1-kappa": 1 - kappa, "-rate": -rate}
 
@@ -113,11 +115,23 @@ def _shrink_(theta: Tensor, g: Tensor, amount: Tensor) -> None:
 
 
 # For each decay what λ is multiplied by, of (η_t α, η_t), and what the product does before the update.
-DECAYS: dict[Decay, tuple[Callable[[Tensor, float], Tensor | float], Callable[[Tensor, Tensor, Tensor], None]]] = {
+DECAYS: dict[Decay, tuple[Callable[[Tensor, Steps], Steps], Callable[[Tensor, Tensor, Tensor], None]]] = {
     Decay.GRADIENT: (lambda rate, eta: 1.0, _add_to_gradient_),
     Decay.PAPER: (lambda rate, eta: eta, _shrink_),
     Decay.LIBRARY: (lambda rate, eta: rate, _shrink_),
 }
+
+
+@dataclass(frozen=True)
+class Table:
+    """The coefficients of T steps: `rows` [T, C, K, 1] on the weights' device and in their precision, by `names`."""
+
+    names: list[str]
+    rows: Tensor
+
+    def at(self, i: int) -> dict[str, Tensor]:
+        """The coefficients of step i (from 0) of the table."""
+        return dict(zip(self.names, self.rows[i].unbind(0), strict=True))
 
 
 class Rule:
@@ -160,6 +174,15 @@ class Rule:
         rate, amount = self._rate_and_decay(eta, decay)
         return self._decays(amount) | self.update.coefficients(self.hyper, rate, eta, t)
 
+    def table(self, etas: Sequence[float], t: int, decays: Sequence[float]) -> Table:
+        """The coefficients of several steps at once, the first of which is step t (from 1)."""
+        eta, decay = (torch.tensor(numbers, dtype=torch.float64)[:, None] for numbers in (etas, decays))
+        numbers = torch.arange(t, t + len(etas), dtype=torch.float64)[:, None]
+        rate, amount = self._rate_and_decay(eta, decay)
+        vectors = self._decays(amount) | self.update.coefficients(self.hyper, rate, eta, numbers)
+        rows = [vector.expand(rate.shape) for vector in vectors.values()]
+        return Table(list(vectors), torch.stack(rows, 1)[..., None].to(self.theta))
+
     def apply_(self, gradient: Tensor, now: Coefficients) -> None:
         """One step in place, with its coefficients as columns [K, 1] on θ's device and in its precision.
 
@@ -169,8 +192,8 @@ class Rule:
         self._decay_(gradient, now)
         self.update.apply_(self.theta, self.state, gradient, now)
 
-    def _rate_and_decay(self, eta: float, decay: float) -> tuple[Tensor, Tensor]:
-        """η_t α; and λ_t where it adds to the gradient, else the share by which θ_{t-1} shrinks. Each [K]."""
+    def _rate_and_decay(self, eta: Steps, decay: Steps) -> tuple[Tensor, Tensor]:
+        """η_t α; and λ_t where it adds to the gradient, else the share by which θ_{t-1} shrinks. Each [K] or [T, K]."""
         rate = eta * self.hyper["lr"]
         return rate, decay * self.hyper["weight_decay"] * self._scale(rate, eta)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wdgrid import data as datasets
-from wdgrid.engine.fused.kernels import CrossEntropy
+from wdgrid.engine.fused.kernels import cross_entropy
 from wdgrid.engine.fused.network import FusedNetwork
 from wdgrid.engine.steps import Minibatch, Stepwise
 from wdgrid.optim.fused import Rule
@@ -39,7 +39,7 @@ class Resident(Stepwise):
         super().__init__(network, rule, etas, decays, seed)
         self._record = record
         self._replay: Step | None = None
-        self._names = list(rule.coefficients(etas[0], 1, decays[0]))
+        self._names = rule.table(etas[:1], 1, decays[:1]).names
         self._now = network.theta.new_zeros(len(self._names), network.cells, 1)
         self._losses = network.theta.new_zeros(network.cells)
         self._frozen = torch.zeros_like(self._losses, dtype=torch.bool)
@@ -47,7 +47,8 @@ class Resident(Stepwise):
 
     def train(self, batches: Callable[[int], Minibatch], first: int, count: int) -> Tensor:
         """Like Stepwise.train, but waits for the device only at the end."""
-        table = self._table(first, count)
+        steps = slice(first, first + count)
+        table = self.rule.table(self.etas[steps], first + 1, self.decays[steps]).rows
         losses = self._losses.new_empty(count, self.network.cells)
         for i in range(count):
             self._load(*batches(i), table[i])
@@ -62,13 +63,6 @@ class Resident(Stepwise):
         if broken.any():
             self.freeze(broken)
         return losses
-
-    def _table(self, first: int, count: int) -> Tensor:
-        """Coefficients [count, C, K, 1] of `count` steps from `first` on, on the step's device and in its dtype."""
-        steps = (
-            self.rule.coefficients(self.etas[t], t + 1, self.decays[t]).values() for t in range(first, first + count)
-        )
-        return torch.stack([torch.stack(list(now)) for now in steps])[..., None].to(self._now)
 
     def _load(self, x: Tensor, y: Tensor, now: Tensor) -> None:
         """Copies a minibatch x [B, …], y [B] and coefficients [C, K, 1] to the tensors that the step reads."""
@@ -93,7 +87,7 @@ class Resident(Stepwise):
         Sets the weights of a cell whose loss is not finite to zero (by a mask, because NaN · 0 is NaN). Its moments are
         reset at the end of the epoch, when the cell is frozen.
         """
-        losses = CrossEntropy.apply(self.network(self._x, training=True, noise=None), self._y)
+        losses = cross_entropy(self.network(self._x, training=True, noise=None), self._y)
         self.network.backward(losses)
         self._losses.copy_(losses.detach())
         self._frozen.logical_or_(self._losses.isfinite().logical_not_())

@@ -15,7 +15,8 @@ from wdgrid.engine.randomness import generators, restore, states
 def mapped(function: Callable[[Any], Any], x: Any) -> Any:
     """`function` of all that is in nested tuples, lists, dicts and slices."""
     if isinstance(x, tuple | list):
-        return tuple(mapped(function, part) for part in x)
+        parts = [mapped(function, part) for part in x]
+        return parts if isinstance(x, list) else tuple(parts)
     if isinstance(x, dict):
         return {key: mapped(function, part) for key, part in x.items()}
     if isinstance(x, slice):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -101,6 +102,13 @@ class CrossEntropy(torch.autograd.Function):
         # Not by exp(log_p): elementwise functions round the last few of all numbers differently.
         back = torch.ops.aten._log_softmax_backward_data(back, log_p, 1, log_p.dtype)
         return back.transpose(1, 2), None
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of each cell in nats [K]; logits [K, B, C], classes y [B]."""
+    if len(logits) == 1:
+        return F.cross_entropy(logits[0], y)[None]
+    return CrossEntropy.apply(logits, y)  # type: ignore[return-value]
 
 
 def into(sink: Tensor | None, gradient: Tensor) -> Tensor | None:

@@ -56,10 +56,10 @@ class Run:
         """A parameter, trained or frozen, or a buffer, [K, …]."""
         return self.parameters[name] if name in self.parameters else self.buffers[name]
 
-    def attribute(self, name: str) -> Value:
-        """A parameter or a buffer as a value; what is not trained is the same for all cells."""
-        if name in self.parameters:
-            return Value(self.parameters[name], "cells", name)
+    def attribute(self, name: str, changes: bool) -> Value:
+        """A parameter or a buffer as a value; what is not trained, nor `changes`, is the same for all cells."""
+        if name in self.parameters or changes:
+            return Value(self.own(name), "cells", name)
         return Value(self.buffers[name][0], "shared")
 
     def sink(self, value: Value | None) -> Tensor | None:

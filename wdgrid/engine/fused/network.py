@@ -11,22 +11,19 @@ All three hold parameters and buffers as [K, …] views of flat storage, and giv
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from wdgrid.engine.fused.stacked import Stacked
 from wdgrid.engine.fused.verification import CELLS, is_equivalent
-from wdgrid.engine.randomness import draws, generators, preserved, restore, seed, states
+from wdgrid.engine.fused.whole import Looped, Mapped
+from wdgrid.engine.randomness import draws, generators, preserved, seed
 
 Backend = Literal["stacked", "vmap", "one by one"]
 BACKENDS: tuple[Backend, ...] = "stacked", "vmap", "one by one"  # the fastest first
-# An operator without a batching rule is slower under vmap; torch prints a warning for each.
-torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
-Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
 
 # Rows of the flat storage start on 64-byte boundaries: BLAS kernels may take another path, and round
 # differently, where a matrix is not aligned, and a cell must not depend on the row it got.
@@ -72,11 +69,15 @@ class FusedNetwork:
         self.kind = kind or _kind(module, x)
         self._products = products
         self._generators = generators(x.device) if self.kind.random else ()
-        self._forward: Forward = (
-            Stacked(module, self.gradients, random=self.kind.random)
-            if self.backend == "stacked"
-            else {"vmap": _Mapped, "one by one": _Looped}[self.backend](module)
-        )
+        random = self.kind.random
+        self._forward: Stacked | Mapped | Looped
+        match self.backend:
+            case "stacked":
+                self._forward = Stacked(module, self.gradients, x, random=random)
+            case "vmap":
+                self._forward = Mapped(module)
+            case "one by one":
+                self._forward = Looped(module, self.parameters, self.buffers, self.gradients, x, random=random)
 
     @property
     def backend(self) -> Backend:
@@ -112,14 +113,15 @@ class FusedNetwork:
         """Logits [K, B, C] of x [B, …]; what the network draws, it draws from the seed `noise`, unless that is None."""
         if noise is not None:
             self.seed(noise)
-        with torch.autocast(x.device.type, self._products, enabled=self._products is not None):
-            logits = self._forward(self.parameters, self.buffers, x, training)
-        return logits.to(x.dtype)
+        if self._products is None:
+            return self._forward(self.parameters, self.buffers, x, training)
+        with torch.autocast(x.device.type, self._products):
+            return self._forward(self.parameters, self.buffers, x, training).to(x.dtype)
 
     def backward(self, losses: Tensor) -> None:
         """Fills `gradient` [K, P] with each cell's gradient of its own loss; `losses` [K]."""
-        if isinstance(self._forward, _Looped):
-            self._forward.backward(losses, self.gradients)
+        if isinstance(self._forward, Looped):
+            self._forward.backward(losses)
             return
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
         written = self._forward.written if isinstance(self._forward, Stacked) else ()
@@ -169,42 +171,3 @@ def _kind(module: nn.Module, x: Tensor, backends: Sequence[Backend] = BACKENDS) 
             except Exception:  # whatever it trips over; the module itself is left
                 continue
     return Kind(BACKENDS[-1], random)
-
-
-class _Mapped:
-    """The vmap backend."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.modes = {mode: copy.deepcopy(module).train(mode) for mode in (True, False)}
-
-    def __call__(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
-        def one(p: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
-            return functional_call(self.modes[training], (p, b), (x,))
-
-        return vmap(one, randomness="same")(parameters, buffers)
-
-
-class _Looped(_Mapped):
-    """A cell at a time, each from where the generators stood; the backward pass, too, for a user's own may draw."""
-
-    def __call__(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
-        self._generators = generators(x.device)
-        begin = states(self._generators)
-        self._cells: list[tuple[dict[str, Tensor], list[Tensor]]] = []
-        logits = []
-        for k in range(len(next(iter(parameters.values())))):
-            restore(self._generators, begin)
-            own, statistics = ({name: stack[k] for name, stack in stacks.items()} for stacks in (parameters, buffers))
-            logits.append(functional_call(self.modes[training], (own, statistics), (x,)))
-            self._cells.append((own, states(self._generators)))
-        return torch.stack(logits)
-
-    def backward(self, losses: Tensor, into: dict[str, Tensor]) -> None:
-        """Each cell's gradient of its own loss (`losses` [K]) into tensors [K, …] by name."""
-        for k, (own, state) in enumerate(self._cells):
-            restore(self._generators, state)
-            last = k + 1 == len(self._cells)
-            gradients = torch.autograd.grad(losses[k], list(own.values()), retain_graph=not last, allow_unused=True)
-            for view, new in zip(into.values(), gradients, strict=True):
-                view[k].zero_() if new is None else view[k].copy_(new)  # pyright: ignore[reportUnnecessaryComparison]
-        self._cells = []

@@ -4,26 +4,31 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from wdgrid.engine.fused.fallback import each_cell, only_shared, plain, wrapped
+from wdgrid.engine.fused.fallback import each_cell, only_shared, plain, values, wrapped
 from wdgrid.engine.fused.layouts import Operation, Run, UnknownLayerError, Value
 from wdgrid.engine.fused.rules import FUNCTIONS, LAYERS, without_inplace
-from wdgrid.engine.fused.trace import Layer, Trace, Tracer, needed
+from wdgrid.engine.fused.trace import Layer, Trace, changed_buffer, needed
+from wdgrid.engine.fused.tracer import Tracer
 
 
 class Stacked:
     """A module for K cells: (parameters, buffers, x [B, …], training) → logits [K, B, C].
 
-    `gradients` are the [K, …] tensors that keep each parameter's gradient; the backward pass itself fills those named
-    in `written`. Raises TraceError and others where torch.fx cannot follow. A node without a rule runs a cell at a
-    time; `fallback` names them after a pass. The module is traced once for training and once for tests:
-    `self.training` in a user's own code is a constant to torch.fx.
+    It is traced for inputs like x [B, …]. `gradients` are the [K, …] tensors that keep each parameter's gradient; the
+    backward pass itself fills those named in `written`. Raises TraceError and others where torch.fx cannot follow. A
+    node without a rule runs a cell at a time; `fallback` names them after a pass. The module is traced once for
+    training and once for tests: `self.training` in a user's own code is a constant to torch.fx.
     """
 
-    def __init__(self, module: nn.Module, gradients: Mapping[str, Tensor], *, random: bool = False) -> None:
-        self._programs = {mode: _Program(copy.deepcopy(module).train(mode), gradients) for mode in (True, False)}
+    def __init__(self, module: nn.Module, gradients: Mapping[str, Tensor], x: Tensor, *, random: bool = False) -> None:
+        self._programs = {mode: _Program(copy.deepcopy(module).train(mode), gradients, x) for mode in (True, False)}
+        changed = set[str]().union(*(program.changed for program in self._programs.values()))
+        for program in self._programs.values():
+            program.changed = changed
         self._random = random
         # Batch norm of [B, K·F] is torch's own; without one, each cell's features are a matrix of their own.
         self._features_first = any(type(m) is nn.BatchNorm1d for m in module.modules())
@@ -53,6 +58,7 @@ class _Step:
         self.rule: Operation | None = None
         self.last_read: list[fx.Node] = []
         self.falls_back = False
+        self.buffer = changed_buffer(node, trace.root)
         if trace.is_relu(node) and trace.fuses(node.all_input_nodes[0]):
             self.rule = lambda run, x, **_: x  # the batch norm does it
         elif node.op == "call_module":
@@ -69,6 +75,8 @@ class _Step:
         return str(getattr(self.node.target, "__name__", self.node.target))
 
     def __call__(self, run: Run, args: Any, kwargs: Any) -> Any:
+        if self.buffer:
+            return self._change(run, self.buffer, args, kwargs)
         owns = self.layer is not None and bool(self.layer.names)
         if not owns and only_shared((args, kwargs)):
             return plain(self.node, self.layer, args, kwargs)
@@ -81,15 +89,27 @@ class _Step:
         self.falls_back = True
         return each_cell(run, self.node, self.layer, args, kwargs)
 
+    @torch.no_grad()
+    def _change(self, run: Run, name: str, args: Any, kwargs: Any) -> Value:
+        """A method that changes a buffer in place."""
+        if values((args[1:], kwargs)):
+            each_cell(run, self.node, None, args, kwargs)
+        else:
+            getattr(run.buffers[name], str(self.node.target))(*args[1:], **kwargs)
+        return Value(run.buffers[name], "cells", name)
+
 
 class _Program:
     """One trace, node by node; what the output does not depend on is left out."""
 
-    def __init__(self, module: nn.Module, gradients: Mapping[str, Tensor]) -> None:
-        nodes = needed(Tracer().trace(module))
+    def __init__(self, module: nn.Module, gradients: Mapping[str, Tensor], x: Tensor) -> None:
+        nodes = needed(Tracer(x).trace(module), module)
         trace = Trace(module)
         once = trace.used_once(nodes)
         self.sinks = {name: gradient for name, gradient in gradients.items() if name in once}
+        changed = {name for node in nodes if (name := changed_buffer(node, module))}
+        # Buffers that differ between cells: those of batch norm, and those that the network changes in training.
+        self.changed = changed | {name for name, _ in module.named_buffers() if "running_" in name}
         self._constants: dict[fx.Node, str | Any] = {}  # parameters and buffers by name, other attributes themselves
         self._steps: list[_Step] = []
         sources = [node for node in nodes if node.op == "placeholder"]
@@ -116,7 +136,9 @@ class _Program:
     def __call__(self, run: Run, x: Tensor) -> Tensor:
         values: dict[fx.Node, Any] = {self._source: Value(x, "shared"), **self._defaults}
         for node, constant in self._constants.items():
-            values[node] = run.attribute(constant) if isinstance(constant, str) else wrapped(constant)
+            values[node] = (
+                run.attribute(constant, constant in self.changed) if isinstance(constant, str) else wrapped(constant)
+            )
         for step in self._steps:
             args, kwargs = map_arg((step.node.args, step.node.kwargs), values.__getitem__)
             values[step.node] = step(run, args, kwargs)

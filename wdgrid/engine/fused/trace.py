@@ -1,42 +1,39 @@
-"""Traces an ordinary module with torch.fx, and answers questions about its nodes."""
+"""Answers questions about the nodes of a traced module."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from wdgrid.engine.fused.transformer import INLINED, NotInlinedError
-from wdgrid.models.shake import Shake
 
-
-class Tracer(fx.Tracer):
-    """torch.fx, which sees our own layers as layers, and sees through torch's attention layers."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: D102
-        return type(m) is Shake or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """One node, or those of the steps that a module of torch's consists of."""
-        if inlined := INLINED.get(type(m)):
-            try:
-                return inlined(m, *args, **kwargs)
-            except (NotInlinedError, TypeError):
-                pass
-        return super().call_module(m, forward, args, kwargs)
-
-
-def needed(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that the output depends on, and the input, in order."""
+def needed(graph: fx.Graph, root: nn.Module) -> list[fx.Node]:
+    """The nodes that the output depends on, those that change a buffer in place, and the input, in order."""
+    changing = {node for node in graph.nodes if changed_buffer(node, root)}
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if node.op == "output" or node in needed:
+        if node.op == "output" or node in needed or node in changing:
             needed |= {node, *node.all_input_nodes}
     return [node for node in graph.nodes if node in needed or node.op == "placeholder"]
+
+
+def is_in_place(method: str) -> bool:
+    """Whether a tensor's method of this name changes the tensor."""
+    return method.endswith("_") and not method.endswith("__")
+
+
+def changed_buffer(node: fx.Node, root: nn.Module) -> str | None:
+    """The name of the buffer that a node changes in place, such as `self.count.add_(1)`; None for other nodes."""
+    of: Any = node
+    while isinstance(of, fx.Node) and of.op == "call_method" and is_in_place(str(of.target)):
+        of = of.args[0]
+    if of is node:
+        return None
+    if not isinstance(of, fx.Node) or of.op != "get_attr":
+        return None
+    return str(of.target) if str(of.target) in dict(root.named_buffers()) else None
 
 
 class Layer:

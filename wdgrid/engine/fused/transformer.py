@@ -4,6 +4,7 @@ Each function computes what the module's own forward pass does, in the cases tha
 in others; the module is then one node.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +27,23 @@ def visible(mask: Tensor | None) -> Tensor | None:
     return ~mask if mask is not None and mask.dtype is torch.bool else mask
 
 
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, average: bool) -> Tensor:
+    """softmax(q kᵀ / √D) for q, k [B, H, N, D]: of each head, or their mean; the mask is that of `attend`."""
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(mask, -math.inf) if mask.dtype is torch.bool else scores + mask
+    weights = torch.softmax(scores, -1)
+    return weights.mean(1) if average else weights
+
+
 def multihead_attention(
     layer: nn.MultiheadAttention, query: Any, key: Any, value: Any, key_padding_mask: Any = None,
     need_weights: bool = True, attn_mask: Any = None, average_attn_weights: bool = True, is_causal: bool = False,
-) -> tuple[Any, None]:  # fmt: skip
-    """nn.MultiheadAttention without its weights; queries, keys and values [B, N, E], or [N, B, E]."""
+) -> tuple[Any, Any]:  # fmt: skip
+    """nn.MultiheadAttention; queries, keys and values [B, N, E], or [N, B, E].
+
+    Weights that are read are computed a second time, and only where no dropout has a part in them.
+    """
     separate = layer.in_proj_weight is None  # pyright: ignore[reportUnnecessaryComparison]
     plain = not separate and layer.bias_k is None and not layer.add_zero_attn
     if not plain or key_padding_mask is not None or not isinstance(query, fx.Proxy):
@@ -50,8 +63,12 @@ def multihead_attention(
     q, k, v = (projected[i].unflatten(-1, heads).permute(1, 2, 0, 3) for i in range(3))
     arguments = (q, k, v, attn_mask, layer.dropout if layer.training else 0.0)
     out: Any = query.tracer.create_proxy("call_function", attend, arguments, {})
+    weights = None
+    if need_weights:
+        arguments = (q, k, attn_mask, average_attn_weights)
+        weights = query.tracer.create_proxy("call_function", attention_weights, arguments, {})
     out = layer.out_proj(out.permute(2, 0, 1, 3).flatten(2))
-    return out.transpose(0, 1) if layer.batch_first else out, None
+    return out.transpose(0, 1) if layer.batch_first else out, weights
 
 
 def encoder_layer(

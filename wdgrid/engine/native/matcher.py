@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from wdgrid.engine.fused.kernels import CrossEntropy
 from wdgrid.engine.fused.network import FusedNetwork, Kind
-from wdgrid.engine.fused.trace import Trace, Tracer, needed
+from wdgrid.engine.fused.trace import Trace, needed
+from wdgrid.engine.fused.tracer import Tracer
 from wdgrid.engine.fused.verification import CELLS, SECOND, close, parallel
 from wdgrid.engine.native.backend import Chain, Native
 from wdgrid.optim.fused import Rule
@@ -29,18 +30,18 @@ def chain(module: nn.Module, x: Tensor, classes: int) -> Chain | None:
     """
     if x.device.type != "cpu" or sum(parameter.numel() for parameter in module.parameters()) > MOST_PARAMETERS:
         return None
-    layers, in_test = (_layers(copy.deepcopy(module).train(mode), x[0].numel()) for mode in (True, False))
+    layers, in_test = (_layers(copy.deepcopy(module).train(mode), x) for mode in (True, False))
     if not layers or in_test is None or layers.names != in_test.names:
         return None
     last = layers.layers[-1]
     return layers if isinstance(last, nn.Linear) and last.out_features >= classes else None
 
 
-def _layers(module: nn.Module, features: int) -> Chain | None:
-    """The layers, if they form one sequence of native.c's layers on `features` inputs with all parameters trained."""
-    found, trace = Chain([], []), Trace(module)
+def _layers(module: nn.Module, x: Tensor) -> Chain | None:
+    """The layers, if they form one sequence of native.c's layers on x [B, …] with all parameters trained."""
+    found, trace, features = Chain([], []), Trace(module), x[0].numel()
     try:
-        nodes = needed(Tracer().trace(module))
+        nodes = needed(Tracer(x).trace(module), module)
     except Exception:  # torch.fx may raise anything on a network that it cannot trace
         return None
     for previous, node in pairwise(nodes):

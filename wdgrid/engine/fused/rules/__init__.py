@@ -20,6 +20,7 @@ from wdgrid.engine.fused.rules import (
     reduction,
     shapes,
 )
+from wdgrid.engine.fused.trace import is_in_place
 
 GROUPS = (linear, convolution, normalisation, activation, arithmetic, noise, reduction, shapes, attention)
 LAYERS: dict[type, Operation] = {kind: rule for group in GROUPS for kind, rule in group.LAYERS.items()}
@@ -34,9 +35,9 @@ _INPLACE = {
 
 
 def without_inplace(node: fx.Node) -> object:
-    """What a node calls; for what works in place, the same out of place (whoever reads the old value is found out)."""
+    """What a node calls; for what works in place, the same out of place (the trace has the readers)."""
     target = node.target
     if node.op == "call_method":
         name = str(target)
-        return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        return name[:-1] if is_in_place(name) else name
     return _INPLACE.get(target, target)  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def _layer(run: Run, layer: Layer, x: Value) -> Value:
 def softmax(function: Any) -> Any:
     """torch.softmax and log_softmax: along one of the plain network's dimensions."""
 
-    def run_softmax(run: Run, input: Value, dim: int, dtype: torch.dtype | None = None) -> Value:
+    def run_softmax(run: Run, input: Value, dim: int, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Value:
         return cells(function(run.by_cell(input).contiguous(), dim if dim < 0 else dim + 1, dtype=dtype))
 
     return run_softmax

@@ -79,6 +79,12 @@ def expand(run: Run, input: Value, *sizes: Any) -> Value:
     return cells(_expanded(run, input, shape))
 
 
+def addcmul(run: Run, input: Value, tensor1: Value, tensor2: Value, *, value: float = 1.0) -> Value:
+    """torch.addcmul, in steps of one rounding each."""
+    return _ADD(run, input, _MULTIPLY(run, _MULTIPLY(run, tensor1, tensor2), value))
+
+
+_ADD, _MULTIPLY = numberwise(torch.add), numberwise(torch.mul)
 LAYERS: dict[type, Any] = {}
 FUNCTIONS: dict[Any, Any] = {
     **{function: numberwise(function) for function in OPERATORS},
@@ -86,6 +92,7 @@ FUNCTIONS: dict[Any, Any] = {
     **{getattr(torch, name): numberwise(getattr(torch, name)) for name in BINARY if hasattr(torch, name)},
     operator.neg: numberwise(torch.neg),
     operator.invert: numberwise(torch.bitwise_not),
+    **dict.fromkeys((torch.addcmul, "addcmul"), addcmul),
     "expand": expand,
     "expand_as": lambda run, x, other: expand(run, x, *run.shape(other)),
 }

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wdgrid.engine.fused.layouts import Run, UnknownLayerError, Value, cells
-from wdgrid.engine.fused.transformer import attend, visible
+from wdgrid.engine.fused.transformer import attend, attention_weights, visible
 
-# Above so many scores of a head, torch's own kernel, which keeps none of them, is taken. Measured forward and backward
-# on one core with 64 × 4 heads of 16: at 16 × 16 scores three products and a softmax take half of that kernel's time.
-FEW_SCORES = 64 * 64
+# Above so many scores of a head, torch's own kernel, which keeps none of them, is taken. With 64 tokens it took 0.5 to
+# 0.7 of the time of two products and a softmax, forward and backward; in a ViT of 16 tokens the products were faster
+# (AMD EPYC, a loaded machine).
+FEW_SCORES = 32 * 32
 
 
 def attention(
@@ -54,5 +55,14 @@ def _attend(run: Run, q: Value, k: Value, v: Value, mask: Value | None, dropout:
     return attention(run, q, k, v, mask, dropout)
 
 
+def _weights(run: Run, q: Value, k: Value, mask: Value | None, average: bool) -> Value:
+    """`transformer.attention_weights`, with the cells among the examples."""
+    if mask is not None and mask.layout != "shared":
+        raise UnknownLayerError("a mask that differs between cells")
+    flat = [run.by_cell(x).flatten(0, 1) for x in (q, k)]
+    weights = attention_weights(flat[0], flat[1], None if mask is None else mask.tensor, average)
+    return cells(weights.unflatten(0, (run.cells, -1)))
+
+
 LAYERS: dict[type, Any] = {}
-FUNCTIONS: dict[Any, Any] = {F.scaled_dot_product_attention: attention, attend: _attend}
+FUNCTIONS: dict[Any, Any] = {F.scaled_dot_product_attention: attention, attend: _attend, attention_weights: _weights}

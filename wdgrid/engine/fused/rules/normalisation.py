@@ -12,25 +12,52 @@ from wdgrid.engine.fused.rules.linear import parameter
 from wdgrid.engine.fused.trace import Layer
 
 
-def _batch_norm(run: Run, layer: Layer, x: Value) -> Value:
-    module: nn.BatchNorm2d = layer.module  # type: ignore[assignment]
-    momentum, names = module.momentum, layer.names
-    if not module.affine or not module.track_running_stats or momentum is None or x.layout == "shared":
-        raise UnknownLayerError("batch norm of the input, or without scale, statistics or momentum")
-    maps = run.maps(x)
-    if maps.dim() > 4:
-        raise UnknownLayerError("batch norm in three dimensions")
-    scale, shift = parameter(run, layer, "weight"), parameter(run, layer, "bias")
-    assert scale and shift
-    if module.training:
-        run.buffers[names["num_batches_tracked"]].add_(1)
-    mean, variance = (run.buffers[names[f"running_{part}"]].view(-1) for part in ("mean", "var"))
-    norm = Norm(mean, variance, module.training, momentum, module.eps, layer.relu)
-    given = scale.tensor, shift.tensor, norm, run.sink(scale), run.sink(shift)
+def batch_norm(
+    run: Run, input: Value, running_mean: Value | None, running_var: Value | None, weight: Value | None = None,
+    bias: Value | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5, *, relu: bool = False,
+) -> Value:  # fmt: skip
+    """F.batch_norm; its running statistics are buffers of the network, or there are none."""
+    if input.layout == "shared":
+        raise UnknownLayerError("batch norm of the input")
+    maps = run.maps(input)
+    if running_mean is None or running_var is None or weight is None or bias is None:
+        return _plain_batch_norm(run, maps, (running_mean, running_var, weight, bias), training, momentum, eps, relu)
+    if maps.dim() > 4 or running_mean.name is None or running_var.name is None:
+        raise UnknownLayerError("batch norm in three dimensions, or with statistics from elsewhere")
+    mean, variance = (run.own(v.name).view(-1) for v in (running_mean, running_var))  # type: ignore[arg-type]
+    norm = Norm(mean, variance, training, momentum, eps, relu)
+    given = run.by_cell(weight), run.by_cell(bias), norm, run.sink(weight), run.sink(bias)
     if maps.dim() == 3:
         out: Tensor = BatchNorm.apply(innermost(maps[..., None]), *given)  # type: ignore[assignment]
         return Value(out[..., 0], "maps")
     return of_maps(BatchNorm.apply(maps, *given))  # type: ignore[arg-type]
+
+
+def _plain_batch_norm(
+    run: Run, maps: Tensor, given: tuple[Value | None, ...], training: bool, momentum: float, eps: float, relu: bool
+) -> Value:  # fmt: skip
+    """Batch norm of K·C channels without statistics or scale, in planes, where a channel's place does not matter."""
+    if any(v is not None and v.layout == "shared" for v in given):
+        raise UnknownLayerError("batch norm with statistics from elsewhere")
+    planes = maps[..., None].contiguous() if maps.dim() < 4 else maps.contiguous()
+    flat = [None if v is None else run.by_cell(v).flatten() for v in given]
+    out = F.batch_norm(planes, *flat, training, momentum, eps).view(maps.shape)  # type: ignore[arg-type]
+    return of_maps(torch.relu(out) if relu else out)
+
+
+def _batch_norm_layer(run: Run, layer: Layer, x: Value) -> Value:
+    module: nn.BatchNorm2d = layer.module  # type: ignore[assignment]
+    if module.track_running_stats and module.momentum is None:
+        raise UnknownLayerError("batch norm without momentum")
+    names = "running_mean", "running_var", "weight", "bias"
+    mean, variance, weight, bias = (parameter(run, layer, name) for name in names)
+    training = module.training or mean is None
+    out = batch_norm(
+        run, x, mean, variance, weight, bias, training, module.momentum or 0.0, module.eps, relu=layer.relu
+    )
+    if module.training and mean is not None:
+        run.buffers[layer.names["num_batches_tracked"]].add_(1)
+    return out
 
 
 def layer_norm(
@@ -93,6 +120,13 @@ def _instance_norm_layer(run: Run, layer: Layer, x: Value) -> Value:
     return group_norm(run, x, run.shape(x)[1], weight, bias, module.eps)
 
 
+def normalize(run: Run, input: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Value:
+    """F.normalize: divided by the norm along a dimension."""
+    x = run.by_cell(input).contiguous()
+    along = dim if dim < 0 else dim + 1
+    return cells(x / torch.linalg.vector_norm(x, p, along, keepdim=True).clamp_min(eps))
+
+
 def _local_response_norm(run: Run, layer: Layer, x: Value) -> Value:
     """Over each cell's own channels: a cell's maps become an image of their own."""
     if len(run.shape(x)) != 4:
@@ -104,11 +138,16 @@ def _local_response_norm(run: Run, layer: Layer, x: Value) -> Value:
 
 
 LAYERS: dict[type, Any] = {
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _batch_norm),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _batch_norm_layer),
     nn.LayerNorm: _layer_norm_layer,
     nn.RMSNorm: _rms_norm_layer,
     nn.GroupNorm: _group_norm_layer,
     **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d), _instance_norm_layer),
     nn.LocalResponseNorm: _local_response_norm,
 }
-FUNCTIONS: dict[Any, Any] = {F.layer_norm: layer_norm, F.group_norm: group_norm}
+FUNCTIONS: dict[Any, Any] = {
+    F.batch_norm: batch_norm,
+    F.layer_norm: layer_norm,
+    F.group_norm: group_norm,
+    F.normalize: normalize,
+}

@@ -32,6 +32,11 @@ def reshape(run: Run, input: Value, *shape: Any) -> Value:
     return cells(run.by_cell(input).reshape(run.cells, *sizes))
 
 
+def reshape_as(run: Run, input: Value, other: Value) -> Value:
+    """Tensor.reshape_as and view_as."""
+    return reshape(run, input, *run.shape(other))
+
+
 def flatten(run: Run, input: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
     """torch.flatten; of whole images, features."""
     dims = len(run.shape(input))
@@ -173,6 +178,7 @@ FUNCTIONS: dict[Any, Any] = {
     "size": size,
     "dim": lambda run, x: len(run.shape(x)),
     **dict.fromkeys((torch.reshape, "reshape", "view"), reshape),
+    **dict.fromkeys(("reshape_as", "view_as"), reshape_as),
     **dict.fromkeys((torch.flatten, "flatten"), flatten),
     **dict.fromkeys((torch.unflatten, "unflatten"), unflatten),
     **dict.fromkeys((torch.permute, "permute"), permute),
