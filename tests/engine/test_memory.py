@@ -7,6 +7,7 @@ import torch
 
 from wdgrid.engine import Workbench, chunk_size, memory
 from wdgrid.engine.fused.kernels import CrossEntropy
+from wdgrid.engine.workbench import unused_gpu
 from wdgrid.models.resnet import resnet
 from wdgrid.study.sections import Task
 
@@ -77,3 +78,58 @@ def test_what_grows_with_the_images_is_told_from_what_does_not():
 
 def test_free_memory_of_a_cpu_is_what_the_system_says():
     assert 2**20 < memory.free("cpu") < 2**50
+
+
+def grouped(root, version, path, groups, available=8 * MIB):
+    """A file system with a process's control groups; `groups` has limit, usage and cache by folder."""
+    names = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")}
+    limit, usage, cache = names.get(version, ("memory.max", "memory.current", "inactive_file"))
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable: {available // 1024} kB\n")
+    head = "7:cpu,cpuacct:/\n3:memory:" if version == 1 else "0::"
+    (root / "proc/self/cgroup").write_text(f"{head}{path}\n")
+    mount = root / ("sys/fs/cgroup/memory" if version == 1 else "sys/fs/cgroup")
+    for folder, numbers in groups.items():
+        (mount / folder).mkdir(parents=True, exist_ok=True)
+        for name, number in zip((limit, usage), numbers, strict=False):
+            (mount / folder / name).write_text(f"{number}\n")
+        (mount / folder / "memory.stat").write_text(f"anon 1\n{cache} {numbers[2]}\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("version", "path", "groups", "expected"),
+    [
+        (2, "/a/b", {"a": (3 * MIB, MIB, 0), "a/b": ("max", MIB, 0)}, 2 * MIB),  # the outer group's limit
+        (2, "/a/b", {"a": ("max", 0, 0), "a/b": (3 * MIB, 2 * MIB, MIB // 2)}, 3 * MIB // 2),  # files may go
+        (2, "/", {".": (MIB, 5 * MIB, 0)}, 0),
+        (2, "/on/the/host", {".": (4 * MIB, MIB, 0)}, 3 * MIB),  # a container sees its own group as the root
+        (2, "/a", {"a": ("max", MIB, 0)}, 8 * MIB),
+        (1, "/docker/x", {"docker/x": (5 * MIB, MIB, 0)}, 4 * MIB),
+        (1, "/docker/x", {".": (2**63 - 4096, MIB, 0)}, 8 * MIB),  # no limit
+    ],
+)
+def test_a_containers_limit_is_seen(tmp_path, monkeypatch, version, path, groups, expected):
+    monkeypatch.setattr(memory, "ROOT", grouped(tmp_path, version, path, groups))
+    assert memory.free("cpu") == expected
+
+
+def test_without_control_groups_the_systems_memory_is_free(tmp_path, monkeypatch):
+    root = grouped(tmp_path, 2, "/", {})
+    (root / "proc/self/cgroup").unlink()
+    monkeypatch.setattr(memory, "ROOT", root)
+    assert memory.free("cpu") == 8 * MIB
+
+
+def test_a_driver_that_torch_cannot_use_is_said(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    assert unused_gpu(cpu) is None
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    words = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13 16:14:05 UTC 2021\n"
+    (tmp_path / "proc/driver/nvidia/version").write_text(words)
+    assert "the NVIDIA driver 470.57.02 is installed" in (unused_gpu(cpu) or "")
+    monkeypatch.setattr(torch.version, "cuda", None)  # a torch for CPUs
+    assert unused_gpu(cpu) is None

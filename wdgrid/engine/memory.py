@@ -1,6 +1,7 @@
 """Says how much memory is free, and estimates how much a cell in training takes."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from wdgrid.engine.randomness import generators, preserved
 
+ROOT = Path("/")  # of the file system; tests put another in its place
 STATE = 7  # numbers for each weight: itself, its gradient, two moments, and three while an update is computed
 
 
@@ -15,10 +17,46 @@ def free(device: str) -> int:
     """Bytes that may still be taken on "cuda", or "cpu" (there: all of it where the system does not say)."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
-    if Path("/proc/meminfo").exists():
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if (meminfo := ROOT / "proc/meminfo").exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    else:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([available, *_left_in_groups()])
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Bytes that this process's control groups, a container's for example, leave it; Linux, versions 1 and 2."""
+    try:
+        groups = (ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, names = ROOT / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mount = ROOT / "sys/fs/cgroup/memory"
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        folder = mount / path.lstrip("/")  # from inside a container, the path may be the host's
+        for group in (folder, *folder.parents) if folder.is_dir() else (mount,):
+            if (left := _left(group, *names)) is not None:
+                yield left
+            if group == mount:
+                break
+
+
+def _left(group: Path, limit: str, usage: str, cache: str) -> int | None:
+    """A group's limit without what it uses; cached files that were not read lately are given back when needed."""
+    try:
+        most, used = ((group / name).read_text(encoding="utf-8").strip() for name in (limit, usage))
+        statistics = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    cached = next((int(line.split()[1]) for line in statistics if line.split()[0] == cache), 0)
+    return None if most == "max" else max(0, int(most) - int(used) + cached)
 
 
 def of_a_cell(

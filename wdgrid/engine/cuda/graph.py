@@ -4,7 +4,7 @@ Otherwise kernel launches limit the speed of small networks with many cells. **N
 tests/engine/test_resident.py tests what it can without one: a step's operations, recorded and replayed, give the step.
 """
 
-import sys
+import os
 
 import torch
 
@@ -13,36 +13,38 @@ from wdgrid.engine.cuda.resident import Step
 WARM_UP = 3  # runs before the recording: in the first ones libraries choose kernels and allocate workspaces
 
 
+OFF = "WDGRID_CUDA_GRAPHS"  # "off": steps are not recorded
+
+
+class CaptureError(RuntimeError):
+    """A step could not be recorded. What the device is in then is not known: only a new process goes on."""
+
+
 class Graphs:
-    """Records the steps of a task's chunks. If one cannot be recorded, warns once and records no other."""
+    """Records the steps of a task's chunks, all on one side stream: each stream keeps workspaces of its own."""
 
     def __init__(self) -> None:
-        self._refused = False
+        self._side: torch.cuda.Stream | None = None
 
     def __call__(self, step: Step) -> Step | None:
-        """A function that replays the step, or None if the step cannot be recorded. Runs the step a few times first.
+        """A function that replays the step, or None where recording is switched off. Runs the step a few times first.
 
-        Raises torch.OutOfMemoryError.
+        Raises torch.OutOfMemoryError, and CaptureError if the step cannot be recorded.
         """
-        if self._refused:
+        if os.environ.get(OFF) == "off":
             return None
-        current = torch.cuda.current_stream()
+        self._side = self._side or torch.cuda.Stream()
         try:
-            return _recorded(step, current)
+            return _recorded(step, self._side, torch.cuda.current_stream())
         except RuntimeError as error:
-            torch.cuda.set_stream(current)
-            torch.cuda.synchronize()  # the work on the side stream must have finished
             for cause in (error, error.__context__):  # if memory runs out, the recording raises another error
                 if isinstance(cause, torch.OutOfMemoryError):
                     raise cause from None
-            self._refused = True
             why = " ".join(str(error).split())[:200]
-            print(f"wdgrid: could not record a step as a CUDA graph, training may be slower: {why}", file=sys.stderr)
-            return None
+            raise CaptureError(f"a step cannot be recorded as a CUDA graph, training may be slower: {why}") from error
 
 
-def _recorded(step: Step, current: torch.cuda.Stream) -> Step:
-    side = torch.cuda.Stream()
+def _recorded(step: Step, side: torch.cuda.Stream, current: torch.cuda.Stream) -> Step:
     side.wait_stream(current)
     with torch.cuda.stream(side):
         for _ in range(WARM_UP):

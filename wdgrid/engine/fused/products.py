@@ -61,8 +61,8 @@ class Linear(torch.autograd.Function):
         shared: bool,
     ) -> Tensor:  # fmt: skip
         cells, outputs, _ = weight.shape
+        x, weight = _in_products(x, weight)  # before it is expanded: one copy
         own = x.expand(cells, -1, -1) if shared else by_cell(x, cells)
-        own, weight = _in_products(own, weight)
         ctx.save_for_backward(own, weight)
         ctx.sinks = weight_sink, bias_sink
         out = own.new_empty(len(x), cells * outputs)
@@ -95,7 +95,8 @@ class TokenLinear(torch.autograd.Function):
     def forward(  # noqa: D102
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, weight_sink: Tensor | None, bias_sink: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        own, weight = _in_products(x.expand(len(weight), -1, -1), weight)
+        x, weight = _in_products(x, weight)
+        own = x.expand(len(weight), -1, -1)
         ctx.save_for_backward(own, weight)
         ctx.sinks = weight_sink, bias_sink
         out = transposed_product(own, weight)
