@@ -8,7 +8,8 @@ import torch
 
 from wdgrid.engine.cuda.graph import OFF, CaptureError
 from wdgrid.runner import worker
-from wdgrid.runner.messages import Fault, OutOfMemory, Ready, Restart, Warned
+from wdgrid.runner.events import Notice
+from wdgrid.runner.messages import Fault, OutOfMemory, Ready, Restart
 from wdgrid.study.sections import Task
 
 TASK = Task(model_args={"hidden": [4]}, train_size=50, device="cpu")
@@ -32,10 +33,10 @@ def served(monkeypatch):
         for _ in range(3):
             ours.send("a chunk")
         ours.send(None)
-        monkeypatch.setattr(worker, "_tidying", worker.contextlib.nullcontext)
+        monkeypatch.setattr(worker, "_on_sigterm", lambda handler: worker.contextlib.nullcontext())
         messages = []
         while_open = SimpleNamespace(recv=lambda: theirs.recv() or _end(), send=messages.append)
-        worker._serve(while_open, TASK, 1, 1, None, own_process=True)
+        worker._serve(while_open, TASK, 1, 1, None, worker.Ending(), own_process=True)
         return messages[1:]
 
     return serve
@@ -75,7 +76,7 @@ def test_a_worker_stays_where_memory_ran_out(served, error):
 
 def test_a_failed_recording_asks_for_a_new_worker_without_graphs(served):
     warned, restart = served(CaptureError("a step cannot be recorded as a CUDA graph"))
-    assert isinstance(warned, Warned) and "cannot be recorded" in warned.text
+    assert isinstance(warned, Notice) and "cannot be recorded" in warned.text
     assert restart == Restart({OFF: "off"})
 
 

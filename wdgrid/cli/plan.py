@@ -50,6 +50,9 @@ def _print_cost(name: str, cost: "StudyCost") -> None:
         f"{name}: network of {cost.parameters} parameters ({cost.backend}), chunks of {cost.chunk} cells, "
         f"{cost.workers} worker processes on {cost.device}"
     )
+    if cost.measured:
+        times = ", ".join(f"{name} {time:g}" for name, time in cost.measured.items())
+        typer.echo(f"measured, µs a step of a cell: {times}")
     typer.echo(f"{'panel':20} {'cells':>7} {'steps':>12} {'TFLOP':>9} {'seconds':>9} {'state a worker':>15}")
     for panel in cost.panels:
         typer.echo(

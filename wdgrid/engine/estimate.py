@@ -33,9 +33,7 @@ class Cost:
 
 def cost(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cost:
     """Trains a chunk for a few steps and discards it. Rate and decay are about 0, so that no cell is frozen."""
-    calm = {"lr": 0.0, "weight_decay": 1e-9}
-    cells = [dataclasses.replace(cell, hyperparameters={**cell.hyperparameters, **calm}) for cell in cells]
-    chunk, data = Chunk(bench, job, cells, size), bench.data
+    chunk, data = Chunk(bench, job, calm(cells), size), bench.data
     batches = datasets.epoch(data, cells[0].seed, 0, bench.task.batch_size)
     order = _fastest(lambda: datasets.epoch(data, cells[0].seed, 0, bench.task.batch_size))
     first = _fastest(lambda: chunk.steps.train(batches, 0, 1))
@@ -47,6 +45,12 @@ def cost(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cost:
     tensors = (chunk.network.theta, chunk.network.gradient, *chunk.rule.state)
     held = sum(t.numel() * t.element_size() for t in tensors)
     return Cost(*_flops(bench), order + bench.steps_per_epoch * step + test, held)
+
+
+def calm(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells with no rate and hardly any decay, so that none diverges."""
+    rates = {"lr": 0.0, "weight_decay": 1e-9}
+    return [dataclasses.replace(cell, hyperparameters={**cell.hyperparameters, **rates}) for cell in cells]
 
 
 def _fastest(work: Callable[[], object]) -> float:

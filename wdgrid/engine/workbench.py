@@ -1,5 +1,9 @@
 """Holds what all chunks of a task share: the data on the device, and how the network is computed."""
 
+import copy
+import math
+import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,13 +13,13 @@ from torch import Tensor, nn
 from wdgrid import data as datasets
 from wdgrid import models
 from wdgrid.data import Dataset
-from wdgrid.engine import divergence
+from wdgrid.engine import divergence, memory
 from wdgrid.engine.cuda.graph import Graphs
 from wdgrid.engine.cuda.resident import Resident
-from wdgrid.engine.fused.network import BACKENDS, FusedNetwork, Kind, nodes_without_rule, slower_kind
+from wdgrid.engine.fused.network import BACKENDS, Backend, FusedNetwork, Kind, kind_of, nodes_without_rule, slower_kind
 from wdgrid.engine.fused.verification import same_bits_in_all_slots
 from wdgrid.engine.native.backend import Chain, Native, code
-from wdgrid.engine.native.matcher import chain, computed
+from wdgrid.engine.native.matcher import MOST_PARAMETERS, chain, computed
 from wdgrid.engine.steps import Stepwise
 from wdgrid.engine.trial import tried
 from wdgrid.models.adapted import adapted
@@ -30,7 +34,8 @@ class Probe:
 
     `chain` are the layers for compiled code, where it is used; `decay_multipliers` are by parameter; `fallback` names
     the nodes of a stacked network that run a cell at a time; `remark` is for the user. `slots_differ` where equal cells
-    were not equal in all slots with a faster backend.
+    were not equal in all slots with a faster backend. `seconds`, where a chunk's slots were compared, is what one
+    pass of training and one of test took, roughly.
     """
 
     kind: Kind
@@ -40,6 +45,7 @@ class Probe:
     remark: str | None
     slots_compared: bool = False
     slots_differ: bool = False
+    seconds: float | None = None
 
     @property
     def backend(self) -> str:
@@ -58,10 +64,12 @@ class Workbench:
     """What all chunks of a task share: the data on the device, and how a network is built.
 
     Raises DataError or ModelError, naming the user's file and line, where data or network cannot be trained.
+
+    `backend` computes the network where it can; None: the fastest by rule.
     """
 
-    def __init__(self, task: Task, tell: datasets.Tell = datasets.silent) -> None:
-        self.task = task
+    def __init__(self, task: Task, tell: datasets.Tell = datasets.silent, backend: str | None = None) -> None:
+        self.task, self._backend = task, backend
         self.device = torch.device(_device(task.device))
         self.dtype = torch.float64 if task.precision == "float64" else torch.float32
         self.products = torch.bfloat16 if task.precision == "bfloat16" else None
@@ -93,6 +101,12 @@ class Workbench:
             self._probes[cells] = self._compared(earlier[-1] if earlier else self._tried(), cells)
         return self._probes[cells]
 
+    def computing(self, backend: str) -> "Workbench":
+        """A workbench with the same data that computes its network in another backend, where it can."""
+        other = copy.copy(self)
+        other._backend, other._probes = backend, {}
+        return other
+
     def network(self, seed: int, cells: int) -> FusedNetwork:
         """K copies of the task's network, all initialised by the seed; raises what `probe` raises."""
         kind = self.probe(cells).kind
@@ -119,11 +133,13 @@ class Workbench:
         """The fastest backend that computes what the network itself does, whatever K."""
         module, x = self.module(seed=0), self._images()
         decays = multipliers(module, self.task.decay_multipliers)
-        network = FusedNetwork(module, 1, x, None, self.products)
+        wanted: Backend | None = next((name for name in BACKENDS if name == self._backend), None)
+        network = FusedNetwork(module, 1, x, wanted and kind_of(module, x, wanted), self.products)
         fallback = nodes_without_rule(network, x)
         layers = remark = None
-        if network.backend == "stacked" and not network.kind.random and not self.products:
-            layers = chain(module, x, self.data.classes)
+        if network.backend == "stacked" and not wanted and not network.kind.random and not self.products:
+            most = math.inf if self._backend == "native" else MOST_PARAMETERS
+            layers = chain(module, x, self.data.classes, most)
         if layers and code(x.dtype) is None:
             layers, remark = None, "no C compiler that works: PyTorch trains the network, about three times as slowly"
         elif layers and not computed(layers, module, x, self.data.train_y[:8]):
@@ -136,12 +152,16 @@ class Workbench:
             return probe
         module, kind = self.module(seed=0).to(self._images()), probe.kind
         batch, y = self.data.prepared(self.data.train_x[: self.batch]), self.data.train_y[: self.batch]
+        seconds = None
         while kind.backend != BACKENDS[-1]:  # there, cells have nothing in common
-            if same_bits_in_all_slots(FusedNetwork(module, cells, batch, kind, self.products), batch, y):
+            network, began = FusedNetwork(module, cells, batch, kind, self.products), time.perf_counter()
+            same = same_bits_in_all_slots(network, batch, y)
+            seconds = time.perf_counter() - began
+            if same:
                 break
             kind = slower_kind(module, self._images(), kind)
         differ = probe.slots_differ or kind != probe.kind
-        return replace(probe, kind=kind, slots_compared=True, slots_differ=differ)
+        return replace(probe, kind=kind, slots_compared=True, slots_differ=differ, seconds=seconds)
 
     def steps(
         self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int
@@ -154,6 +174,19 @@ class Workbench:
         if layers is None:
             return Stepwise(*given)
         return Native(layers, network, rule, etas, decays, self.batch)
+
+
+def unused_gpu(device: torch.device) -> str | None:
+    """A line for the user where the CPU trains although an NVIDIA driver is installed: torch cannot use it."""
+    driver = memory.ROOT / "proc/driver/nvidia/version"
+    if device.type != "cpu" or torch.cuda.is_available() or torch.version.cuda is None or not driver.is_file():
+        return None
+    words = re.search(r"Kernel Module\D*([\d.]+)", driver.read_text(encoding="utf-8", errors="replace"))
+    version = f" {words[1]}" if words else ""
+    return (
+        f"the CPU trains: torch {torch.__version__} sees no GPU, though the NVIDIA driver{version} is installed; "
+        f"it may be too old for CUDA {torch.version.cuda}: update it, or install a torch for an older CUDA"
+    )
 
 
 def one_thread() -> None:

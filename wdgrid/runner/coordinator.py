@@ -1,5 +1,6 @@
 """Trains the pending cells of a planned study: chunks go to workers, their outcomes to the store."""
 
+import contextlib
 import math
 import shutil
 import time
@@ -13,10 +14,24 @@ from wdgrid.runner import environment
 from wdgrid.runner.cluster import Cluster, ClusterWorker
 from wdgrid.runner.crew import WATCH_S, Crew, Member
 from wdgrid.runner.environment import remember
-from wdgrid.runner.eta import Pace, chunk_epochs
+from wdgrid.runner.eta import Pace, chunk_epochs, repays_measuring
 from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Progress
 from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker, end_early, memory_for_workers, wait_for_piped
-from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Lost, Message, Order, OutOfMemory, Ready, Restart, Stopped
+from wdgrid.runner.messages import (
+    Alive,
+    Done,
+    Epoch,
+    Fault,
+    Lost,
+    Measure,
+    Measured,
+    Message,
+    Order,
+    OutOfMemory,
+    Ready,
+    Restart,
+    Stopped,
+)
 from wdgrid.runner.naming import summary
 from wdgrid.runner.reconcile import Content, keep_content, must_be_as_planned
 from wdgrid.store import Claim, Only, Store, owner_name
@@ -52,10 +67,13 @@ class Coordinator:
         self.panels = study.panel_names()
         self.pending = store.pending(name, only)
         self.total = sum(self.pending.values())
-        self.cluster = means.cluster
-        self.size: int | None = store.attrs(name).get("chunk")  # K; the first worker chooses it
+        self.cluster, attributes = means.cluster, store.attrs(name)
+        self.size: int | None = attributes.get("chunk")  # K; the first worker chooses it
         most = self._chunks() if self.cluster else min(self._chunks(), memory_for_workers())
         self.workers = 1 if means.in_process else max(1, min(self._wanted(), most))
+        self.backend: str | None = attributes.get("backend")  # where it was measured
+        self.measuring: Member | None = None
+        self.ready: list[tuple[Ready, Member]] = []  # workers that wait for what is measured
         self.done = 0
         self.began = 0.0
         self.pace: Pace | None = None  # from the first worker that is ready
@@ -109,10 +127,10 @@ class Coordinator:
     def _start_worker(self, variables: Mapping[str, str]) -> Worker:
         cells = math.prod(len(axis.values) for axis in self.study.axes.values())
         if self.means.in_process:
-            return ThreadWorker(self.study.task, cells, self.size)
+            return ThreadWorker(self.study.task, cells, self.size, self.backend)
         if self.cluster:
             return self.cluster.start(cells, self.size, variables)
-        return ProcessWorker(self.study.task, cells, self.size, variables)
+        return ProcessWorker(self.study.task, cells, self.size, variables, self.backend)
 
     def _release(self, claims: list[Claim]) -> None:
         self.store.release([claim.trial_id for claim in claims], self.owner)
@@ -129,10 +147,13 @@ class Coordinator:
             case Preparing():
                 self.listen(message)
             case Restart():
+                self._wait_again(member)
                 crew.dismiss(member)
                 crew.hire(message.environment)
             case Ready():
-                self._welcome(message, member, crew)
+                self._meet(message, member, crew)
+            case Measured():
+                self._choose(message, crew)
             case Epoch():
                 self._note_epoch(member, message.done)
                 self.listen(self._progress(crew))
@@ -182,6 +203,52 @@ class Coordinator:
             self.pace.workers = max(1, busy)
 
     # A worker is ready
+
+    def _meet(self, ready: Ready, member: Member, crew: Crew) -> None:
+        """Has the first worker of a long new study measure the backends; the others wait for it."""
+        if self.size is not None or not (self.measuring or self._repays(ready)):
+            self._welcome(ready, member, crew)
+            return
+        self.ready.append((ready, member))
+        if self.measuring is None:
+            self.measuring = member
+            panel_name, seed = next(iter(self.pending))
+            panel = self.panels[panel_name]
+            cells = [cell for cell in self.study.cells()[panel_name] if cell.seed == seed]
+            epochs, normalized = self.study.panel_epochs(panel), self.study.normalized(panel)
+            with contextlib.suppress(OSError):  # it died already
+                member.worker.send(Measure(panel.optimizer, panel.schedule, epochs, normalized, cells))
+
+    def _repays(self, ready: Ready) -> bool:
+        budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}
+        steps = chunk_epochs(self.pending, budgets, ready.chunk) * ready.environment["steps_per_epoch"]
+        cpu = ready.environment["device"].startswith("cpu")
+        return (
+            cpu
+            and not self.cluster
+            and bool(ready.pass_seconds)
+            and repays_measuring(steps, ready.pass_seconds or 0.0, self.workers)
+        )
+
+    def _choose(self, measured: Measured, crew: Crew) -> None:
+        """Keeps the fastest backend and K with the study; workers that started with others start again."""
+        self.measuring, waiting = None, self.ready
+        self.ready = []
+        choice = {"backend": measured.backend, "chunk": measured.chunk}
+        choice = self.store.keep(self.name, "choice", choice)
+        self.backend, self.size = choice["backend"], choice["chunk"]
+        self.store.set_attrs(self.name, {"chunk": self.size, "backend": self.backend})
+        times = ", ".join(f"{name} {time:g}" for name, time in measured.microseconds.items())
+        text = f"{self.backend} × {self.size} is taken; µs a step of a cell, measured: {times}"
+        remember(self.store, self.name, measured=text)
+        self.listen(Notice(text))
+        if all((ready.environment["backend"], ready.chunk) == (self.backend, self.size) for ready, _ in waiting):
+            for ready, member in waiting:
+                self._welcome(ready, member, crew)
+            return
+        for member in list(crew.members):  # none of them trains yet
+            crew.dismiss(member)
+            crew.hire()
 
     def _welcome(self, ready: Ready, member: Member, crew: Crew) -> None:
         """Gives a worker that is ready its first chunk, or dismisses it: one feeds a GPU, and all must round alike."""
@@ -262,6 +329,9 @@ class Coordinator:
     def _replace(self, member: Member, crew: Crew) -> None:
         """Starts a worker in the place of one that died; its cells wait again."""
         self._wait_again(member)
+        self.ready = [(ready, other) for ready, other in self.ready if other is not member]
+        if self.measuring is member:
+            self.measuring = None
         crew.replace_dead(member)
 
     def _wait_again(self, member: Member) -> None:

@@ -8,6 +8,8 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
+MEASURING_S, REPAID = 8.0, 20  # what measuring takes where a step takes no time; how much longer training has to take
+MEASURED_PASSES = 40  # passes over K cells that measuring takes
 REMEMBERED = 200  # epochs whose mean is the pace
 
 
@@ -29,6 +31,15 @@ def chunk_epochs(cells: Mapping[tuple[str, int], int], epochs: Mapping[str, int]
 def seconds(chunk_epochs: float, epoch_seconds: float, workers: int) -> float:
     """Wall time of so many epochs of chunks, where one takes a worker `epoch_seconds`."""
     return chunk_epochs * epoch_seconds / workers
+
+
+def repays_measuring(steps: float, pass_seconds: float, workers: int) -> bool:
+    """Whether backends are measured before so many `steps` of chunks, where a pass takes `pass_seconds`.
+
+    A pass that is timed once says little: a step is taken to be half as long.
+    """
+    training = steps * pass_seconds / 2 / workers
+    return training > REPAID * (MEASURING_S + MEASURED_PASSES * pass_seconds)
 
 
 class Pace:

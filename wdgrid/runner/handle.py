@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
 
-from wdgrid.runner.messages import Message, Order
+from wdgrid.runner.messages import Measure, Message, Order
 from wdgrid.runner.worker import Ending, Pipe, serve_process, serve_thread
 from wdgrid.study.sections import Task
 
@@ -29,8 +29,8 @@ END_S = 6.0  # for a worker that is asked to end: it saves a checkpoint, or remo
 class Worker(Protocol):
     """A worker as its parent sees it."""
 
-    def send(self, order: Order) -> None:
-        """Sends a chunk to train. Raises OSError if the worker is gone."""
+    def send(self, order: Order | Measure) -> None:
+        """Sends a chunk to train, or to measure. Raises OSError if the worker is gone."""
         ...
 
     def receive(self) -> Sequence[Message | None]:
@@ -59,8 +59,8 @@ class _Piped:
 
     connection: Pipe
 
-    def send(self, order: Order) -> None:
-        """Sends a chunk to train. Raises OSError if the worker is gone."""
+    def send(self, order: Order | Measure) -> None:
+        """Sends a chunk to train, or to measure. Raises OSError if the worker is gone."""
         self.connection.send(order)
 
     def receive(self) -> Sequence[Message | None]:
@@ -81,15 +81,20 @@ class ProcessWorker(_Piped):
     """A worker process, which trains chunks of K cells.
 
     K is `chunk`; where that is None, the worker chooses a K that suits device and network and divides the `cells` of a
-    panel and seed evenly.
+    panel and seed evenly. `backend` computes them, where it can; None: the fastest by rule.
     """
 
     def __init__(
-        self, task: Task, cells: int, chunk: int | None = None, environment: Mapping[str, str] | None = None
+        self,
+        task: Task,
+        cells: int,
+        chunk: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        backend: str | None = None,
     ) -> None:
         self.connection, self._process = _early.pop() if _early and not environment else _started(environment or {})
         with contextlib.suppress(OSError):  # it died already: `receive` says so
-            self.connection.send((task, cells, chunk))
+            self.connection.send((task, cells, chunk, backend))
         self._asked: float | None = None
 
     def ask_to_end(self) -> None:
@@ -161,10 +166,10 @@ def _started(environment: Mapping[str, str]) -> tuple[Pipe, SpawnProcess]:
 class ThreadWorker(_Piped):
     """A worker in a thread of this process, for a network or data that no other process can import."""
 
-    def __init__(self, task: Task, cells: int, chunk: int | None = None) -> None:
+    def __init__(self, task: Task, cells: int, chunk: int | None = None, backend: str | None = None) -> None:
         self.connection, child = multiprocessing.Pipe()
         self._ending = Ending()
-        given = child, task, cells, chunk, self._ending
+        given = child, task, cells, chunk, backend, self._ending
         self._thread = threading.Thread(target=serve_thread, args=given, daemon=True)
         self._thread.start()
 

@@ -3,11 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from wdgrid.runner.eta import even_chunk, seconds
+from wdgrid.runner.eta import even_chunk, repays_measuring, seconds
 from wdgrid.runner.handle import cores
 from wdgrid.runner.rounds import search_share
 from wdgrid.study import Study
+
+if TYPE_CHECKING:
+    from wdgrid.engine import Workbench
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class StudyCost:
     """A study: its device, backend and parameters, the cells of a chunk, the workers, and the wall time of them all.
 
     `coarse_seconds` is the wall time of a search (`--coarse`) instead; None where the grid is too small for one.
+    `measured` has µs a step of a cell by backend and K, where the study is long enough for the fastest to be measured.
     """
 
     device: str
@@ -40,6 +45,7 @@ class StudyCost:
     panels: list[PanelCost]
     seconds: float
     coarse_seconds: float | None
+    measured: dict[str, float]
 
 
 def measure(study: Study, workers: int | None, tell: Callable[[str, int, int], None]) -> StudyCost:
@@ -48,16 +54,23 @@ def measure(study: Study, workers: int | None, tell: Callable[[str, int, int], N
     Raises DataError, ModelError or LoadingError where the study's data or network cannot be had.
     """
     from wdgrid.engine import Job, Workbench, chunk_size, one_thread
+    from wdgrid.engine.choice import fastest
     from wdgrid.engine.estimate import cost
 
     one_thread()
     bench = Workbench(study.task, tell)
     per_seed = math.prod(len(axis.values) for axis in study.axes.values())
     size = even_chunk(per_seed, chunk_size(bench))
-    chunks = math.ceil(per_seed / size) * len(study.seeds)
     processes = (workers or cores()) if bench.device.type == "cpu" else 1
     panels: list[PanelCost] = []
-    cells = study.cells()
+    cells, measured = study.cells(), dict[str, float]()
+    if _repays(bench, study, size, processes):
+        name, panel = next(iter(study.panel_names().items()))
+        job = Job(panel.optimizer, panel.schedule, study.panel_epochs(panel), study.normalized(panel))
+        best = fastest(bench, job, [cell for cell in cells[name] if cell.seed == study.seeds[0]], size)
+        size = size if best.cells == size else even_chunk(per_seed, best.cells)
+        bench, measured = bench.computing(best.backend), best.microseconds
+    chunks = math.ceil(per_seed / size) * len(study.seeds)
     for name, panel in study.panel_names().items():
         epochs, n = study.panel_epochs(panel), len(cells[name])
         job = Job(panel.optimizer, panel.schedule, epochs, study.normalized(panel))
@@ -76,4 +89,13 @@ def measure(study: Study, workers: int | None, tell: Callable[[str, int, int], N
     total, backend = sum(panel.seconds for panel in panels), bench.probe(size).backend
     share = search_share(study, size, one_by_one=backend == "native")
     coarse = None if share is None else share * total
-    return StudyCost(str(bench.device), backend, network.size, size, processes, panels, total, coarse)
+    return StudyCost(str(bench.device), backend, network.size, size, processes, panels, total, coarse, measured)
+
+
+def _repays(bench: "Workbench", study: Study, size: int, processes: int) -> bool:
+    """Whether a sweep would measure which backend is the fastest."""
+    passed = bench.probe(size).seconds if bench.device.type == "cpu" else None
+    per_seed = math.prod(len(axis.values) for axis in study.axes.values())
+    epochs = sum(study.panel_epochs(panel) for panel in study.panel_names().values()) * len(study.seeds)
+    steps = math.ceil(per_seed / size) * epochs * bench.steps_per_epoch
+    return passed is not None and repays_measuring(steps, passed, processes)

@@ -36,6 +36,26 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """To a worker that trains nothing yet: find out by what backend and with what K such cells are trained fastest."""
+
+    optimizer: str
+    schedule: Schedule
+    epochs: int
+    normalized: bool
+    cells: Sequence[Cell]  # of one panel and seed
+
+
+@dataclass(frozen=True)
+class Measured:
+    """From a worker: the fastest backend and K, and µs a step of a cell by candidate."""
+
+    backend: str
+    chunk: int
+    microseconds: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Restart:
     """From a worker: it must be started again with these environment variables, to compute equal cells equally."""
 
@@ -46,7 +66,8 @@ class Restart:
 class Ready:
     """From a worker: data and network are loaded. `chunk` is K, the cells that it trains together.
 
-    `remark` is for the user.
+    `remark` is for the user. `pass_seconds` is roughly what one pass of training and one of test took the K cells; None
+    where there was none.
     `content` is the SHA-256 of the files that training and test images came from; None where a program makes them.
     """
 
@@ -54,6 +75,7 @@ class Ready:
     chunk: int
     remark: str | None
     content: tuple[str, str] | None = None
+    pass_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,4 +128,4 @@ class Lost:
     node: str | None
 
 
-Message = Preparing | Restart | Ready | Epoch | Alive | Notice | Stopped | Done | Fault | OutOfMemory | Lost
+Message = Preparing | Measured | Restart | Ready | Epoch | Alive | Notice | Stopped | Done | Fault | OutOfMemory | Lost

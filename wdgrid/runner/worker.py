@@ -26,7 +26,19 @@ from typing import TYPE_CHECKING, Any
 
 from wdgrid.runner.eta import even_chunk
 from wdgrid.runner.events import Notice, Preparing
-from wdgrid.runner.messages import Alive, Done, Epoch, Fault, Order, OutOfMemory, Ready, Restart, Stopped
+from wdgrid.runner.messages import (
+    Alive,
+    Done,
+    Epoch,
+    Fault,
+    Measure,
+    Measured,
+    Order,
+    OutOfMemory,
+    Ready,
+    Restart,
+    Stopped,
+)
 from wdgrid.study.import_by_name import failed_at
 from wdgrid.study.sections import Task
 
@@ -37,6 +49,9 @@ if TYPE_CHECKING:
 else:
     Pipe = Connection
 
+GRAPHS = "WDGRID_CUDA_GRAPHS"  # as in wdgrid.engine.cuda.graph, which imports torch
+# As CUDA's libraries say that memory ran out.
+NO_MEMORY = "can't allocate memory", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 ALIVE_S = 5.0  # between two signs of life
 
@@ -60,7 +75,8 @@ class Ending:
 def serve_process(connection: Pipe) -> None:
     """Works as the only job of a process, until the pipe closes; on Linux, no longer than its parent lives.
 
-    The first message to it is a task, the number of cells of a panel and seed, and K, None where it chooses.
+    The first message to it is a task, the number of cells of a panel and seed, K and the backend,
+    both None where it chooses.
     SIGTERM asks it to end: within a chunk it saves a checkpoint first.
     """
     end_with_parent()
@@ -72,8 +88,8 @@ def serve_process(connection: Pipe) -> None:
     with contextlib.suppress(Exception):  # what is wrong shows again where the task is set up
         import wdgrid.engine  # noqa: F401  # pyright: ignore[reportUnusedImport]
     with contextlib.suppress(EOFError):
-        task, cells, chunk = connection.recv()
-        _serve(connection, task, cells, chunk, Ending(), own_process=True)
+        task, cells, chunk, backend = connection.recv()
+        _serve(connection, task, cells, chunk, backend, Ending(), own_process=True)
 
 
 def end_with_parent() -> None:
@@ -86,27 +102,32 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def serve_thread(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: Ending) -> None:
+def serve_thread(
+    connection: Pipe, task: Task, cells: int, chunk: int | None, backend: str | None, ending: Ending
+) -> None:
     """Works in a thread of the caller's process, until it is asked to end; restores torch's settings then.
 
     Whoever asks sets `ending` and sends None in the place of an order.
     """
     with connection, _settings_restored():
-        _serve(connection, task, cells, chunk, ending, own_process=False)
+        _serve(connection, task, cells, chunk, backend, ending, own_process=False)
 
 
 def serve_actor(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: Ending) -> None:
     """Works in a thread of a process that computes nothing else, until it is asked to end, as in `serve_thread`."""
     with connection:
-        _serve(connection, task, cells, chunk, ending, own_process=True)
+        _serve(connection, task, cells, chunk, None, ending, own_process=True)
 
 
-def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: Ending, *, own_process: bool) -> None:
+def _serve(
+    connection: Pipe, task: Task, cells: int, chunk: int | None, backend: str | None, ending: Ending, *,
+    own_process: bool,
+) -> None:  # fmt: skip
     # A parent that was killed shows as a closed pipe, at the next epoch's end at the latest.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             with _on_sigterm(ending.leave) if own_process else contextlib.nullcontext():
-                bench = _workbench(task, lambda what, done, of: connection.send(Preparing(what, done, of)))
+                bench = _workbench(task, lambda what, done, of: connection.send(Preparing(what, done, of)), backend)
                 ready = _probe(bench, cells, chunk)
             restart = _restart(bench, ready.chunk) if own_process else None
         except Exception as error:
@@ -117,13 +138,21 @@ def _serve(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: 
         if restart:
             return
         finished = None
-        order: Order | None
+        order: Order | Measure | None
         while not ending.asked and (order := connection.recv()):
+            if isinstance(order, Measure):
+                connection.send(_measured(bench, order, ready))
+                continue
             if finished:
                 finished.clear()  # its outcomes are stored: the parent asks for more only then
             finished = _checkpoint(bench, order, lambda text: connection.send(Notice(text)))
             with _on_sigterm(ending.ask) if own_process else contextlib.nullcontext():
-                connection.send(_trained(bench, order, task, connection, finished, ending))
+                answer = _trained(bench, order, task, connection, finished, ending, own_process=own_process)
+            connection.send(answer)
+            if isinstance(answer, Restart) or (
+                isinstance(answer, Fault) and own_process and bench.device.type == "cuda"
+            ):
+                return  # after an error of CUDA's every further call fails: a new process goes on
 
 
 @contextlib.contextmanager
@@ -156,11 +185,11 @@ def _settings_restored() -> Generator[None]:
         cudnn.deterministic, cudnn.allow_tf32 = deterministic, tf32
 
 
-def _workbench(task: Task, tell: Callable[[str, int, int], None]) -> "Workbench":
+def _workbench(task: Task, tell: Callable[[str, int, int], None], backend: str | None) -> "Workbench":
     from wdgrid.engine import Workbench, one_thread
 
     one_thread()
-    return Workbench(task, tell)
+    return Workbench(task, tell, backend)
 
 
 def _probe(bench: "Workbench", cells: int, chunk: int | None) -> Ready:
@@ -169,6 +198,7 @@ def _probe(bench: "Workbench", cells: int, chunk: int | None) -> Ready:
 
     from wdgrid.engine import chunk_size, processor
     from wdgrid.engine.fused import products
+    from wdgrid.engine.workbench import unused_gpu
 
     device = processor.name() if bench.device.type == "cpu" else torch.cuda.get_device_name(bench.device)
     size = chunk or even_chunk(cells, chunk_size(bench))
@@ -191,7 +221,24 @@ def _probe(bench: "Workbench", cells: int, chunk: int | None) -> Ready:
         "outputs": bench.outputs,
         "steps_per_epoch": bench.steps_per_epoch,
     }
-    return Ready(environment, size, probe.remark, bench.data.content)
+    remark = probe.remark or (unused_gpu(bench.device) if bench.task.device == "auto" else None)
+    return Ready(environment, size, remark, bench.data.content, probe.seconds)
+
+
+def _measured(bench: "Workbench", order: Measure, ready: Ready) -> Measured:
+    """The fastest backend and K, in chunks alike; the rule's where measuring fails."""
+    from wdgrid.engine import Job
+    from wdgrid.engine.choice import fastest
+
+    job = Job(order.optimizer, order.schedule, order.epochs, order.normalized)
+    try:
+        best = fastest(bench, job, order.cells, ready.chunk)
+    except Exception:
+        return Measured(ready.environment["backend"], ready.chunk, {})
+    is_rule = best.cells == ready.chunk
+    return Measured(
+        best.backend, best.cells if is_rule else even_chunk(len(order.cells), best.cells), best.microseconds
+    )
 
 
 def _restart(bench: "Workbench", size: int) -> Restart | None:
@@ -204,8 +251,15 @@ def _restart(bench: "Workbench", size: int) -> Restart | None:
 
 
 def _trained(
-    bench: "Workbench", order: Order, task: Task, connection: Pipe, checkpoint: "Checkpoint", ending: Ending
-) -> Done | Stopped | OutOfMemory | Fault:
+    bench: "Workbench",
+    order: Order,
+    task: Task,
+    connection: Pipe,
+    checkpoint: "Checkpoint",
+    ending: Ending,
+    *,
+    own_process: bool,
+) -> Done | Stopped | OutOfMemory | Fault | Restart:
     """Trains a chunk. What became of it. Raises OSError where the parent is gone."""
     from wdgrid.engine import StoppedError
 
@@ -217,6 +271,9 @@ def _trained(
         raise
     except Exception as error:
         fault = _fault(error, task, setting_up=False)
+        if type(error).__name__ == "CaptureError" and own_process:
+            connection.send(Notice(fault.why))
+            return Restart({GRAPHS: "off"})
         _free_gpu_memory(error)
         return OutOfMemory(fault.why) if _is_memory(error) else fault
 
@@ -262,7 +319,9 @@ def _is_memory(error: Exception) -> bool:
     """Whether memory ran out."""
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def _free_gpu_memory(error: Exception) -> None:

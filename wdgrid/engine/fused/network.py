@@ -152,6 +152,11 @@ def slower_kind(module: nn.Module, x: Tensor, than: Kind) -> Kind:
     return _kind(module, x, BACKENDS[BACKENDS.index(than.backend) + 1 :])
 
 
+def kind_of(module: nn.Module, x: Tensor, backend: Backend) -> Kind:
+    """The kind with this backend where it reproduces the module, else one by one; x [B, …]."""
+    return _kind(module, x, (backend, BACKENDS[-1]) if backend != BACKENDS[-1] else BACKENDS[-1:])
+
+
 def _kind(module: nn.Module, x: Tensor, backends: Sequence[Backend] = BACKENDS) -> Kind:
     """The fastest of the backends that reproduces the module, tried on x [B, …] with two cells.
 

@@ -23,12 +23,12 @@ from wdgrid.optim.fused import Rule
 MOST_PARAMETERS = 250_000
 
 
-def chain(module: nn.Module, x: Tensor, classes: int) -> Chain | None:
+def chain(module: nn.Module, x: Tensor, classes: int, most: float = MOST_PARAMETERS) -> Chain | None:
     """The layers of a module that maps x [B, …] to logits of `classes` classes, if native.c can train it.
 
-    None for any other network, for one with more than MOST_PARAMETERS parameters, and on a GPU.
+    None for any other network, for one with more than `most` parameters, and on a GPU.
     """
-    if x.device.type != "cpu" or sum(parameter.numel() for parameter in module.parameters()) > MOST_PARAMETERS:
+    if x.device.type != "cpu" or sum(parameter.numel() for parameter in module.parameters()) > most:
         return None
     layers, in_test = (_layers(copy.deepcopy(module).train(mode), x) for mode in (True, False))
     if not layers or in_test is None or layers.names != in_test.names:
