@@ -216,8 +216,10 @@ class Coordinator:
             panel = self.panels[panel_name]
             cells = [cell for cell in self.study.cells()[panel_name] if cell.seed == seed]
             epochs, normalized = self.study.panel_epochs(panel), self.study.normalized(panel)
-            with contextlib.suppress(OSError):  # it died already
-                member.worker.send(Measure(panel.optimizer, panel.schedule, epochs, normalized, cells))
+            order = Measure(panel.optimizer, panel.schedule, epochs, normalized, cells)
+            if isinstance(member.worker, ProcessWorker | ThreadWorker):
+                with contextlib.suppress(OSError):  # it died already
+                    member.worker.measure(order)
 
     def _repays(self, ready: Ready) -> bool:
         budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}

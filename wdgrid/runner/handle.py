@@ -29,8 +29,8 @@ END_S = 6.0  # for a worker that is asked to end: it saves a checkpoint, or remo
 class Worker(Protocol):
     """A worker as its parent sees it."""
 
-    def send(self, order: Order | Measure) -> None:
-        """Sends a chunk to train, or to measure. Raises OSError if the worker is gone."""
+    def send(self, order: Order) -> None:
+        """Sends a chunk to train. Raises OSError if the worker is gone."""
         ...
 
     def receive(self) -> Sequence[Message | None]:
@@ -59,8 +59,12 @@ class _Piped:
 
     connection: Pipe
 
-    def send(self, order: Order | Measure) -> None:
-        """Sends a chunk to train, or to measure. Raises OSError if the worker is gone."""
+    def send(self, order: Order) -> None:
+        """Sends a chunk to train. Raises OSError if the worker is gone."""
+        self.connection.send(order)
+
+    def measure(self, order: Measure) -> None:
+        """Has the worker measure its backends. Raises OSError if the worker is gone."""
         self.connection.send(order)
 
     def receive(self) -> Sequence[Message | None]:
