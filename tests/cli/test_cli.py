@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from helpers.commands import SMALL, WDGRID, trials, wdgrid
-from wdgrid.cli import app
+from wdgrid.cli import app, main
 
 NETWORK = """
 import torch
@@ -152,3 +152,30 @@ def test_help_does_not_load_the_heavy_rooms():
         "heavy = {'torch', 'optuna', 'pandas', 'matplotlib', 'sqlalchemy'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parent)
+
+
+def test_submit_and_queue_list_move_pause_go_on_and_cancel(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def told(*arguments, status=0):
+        assert main(arguments) == status
+        return capsys.readouterr()
+
+    assert "there is no such file" in told("queue", status=2).err
+    for name in ("a", "b", "c"):
+        told("submit", "digits", "--name", name, "--set", "task.epochs=2")
+    told("submit", "digits")
+    assert told("submit", "digits", status=2).err == "wdgrid: digits: is in the queue already (entry 4)\n"
+    assert "a: another study of that name is in the queue" in told("submit", "digits", "--name", "a", status=2).err
+    assert "epochs" in told("submit", "digits", "--name", "d", "--set", "task.epochs=-2", status=2).err
+    told("queue", "--move", "c", "--to", "1")
+    told("queue", "--pause", "1")
+    told("queue", "--cancel", "b")
+    shown = told("queue")
+    lines = [line.split()[:3] for line in shown.out.splitlines()[1:]]
+    assert lines == [["3", "waiting", "c"], ["1", "paused", "a"], ["4", "waiting", "digits"], ["2", "cancelled", "b"]]
+    assert "no worker trains this queue: start wdgrid serve, or wdgrid queue --work" in shown.err
+    rows = json.loads(told("queue", "--resume", "a", "--json").out)
+    assert [(row["study"], row["state"]) for row in rows][1] == ("a", "waiting") and "canonical" not in rows[0]
+    assert rows[1]["options"]["command"]["overrides"] == ["task.epochs=2"]
+    assert "none: no such study in the queue" in told("queue", "--pause", "none", status=2).err

@@ -6,13 +6,13 @@ cells, 130 after an interrupt (143 after SIGTERM, 129 after SIGHUP).
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 from wdgrid import __version__
-from wdgrid.cli import backup, check, compare, convert, doctor, plan, results, studies, sweep
+from wdgrid.cli import backup, check, compare, convert, doctor, plan, queue, results, studies, sweep
 from wdgrid.errors import WdgridError
 from wdgrid.printable import printable
 
@@ -37,6 +37,8 @@ app.command()(convert.convert)
 app.command()(plan.plan)
 app.command()(doctor.doctor)
 app.command()(backup.backup)
+app.command()(queue.submit)
+app.command()(queue.queue)
 
 
 def _version(wanted: bool) -> None:
@@ -56,12 +58,23 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status (the console script exits with it)."""
+
+    def run() -> int:
+        try:
+            app(args=arguments, prog_name="wdgrid")
+        except SystemExit as ended:
+            return ended.code if isinstance(ended.code, int) else 0
+        return 0
+
+    return run_safely(run)
+
+
+def run_safely(run: Callable[[], int]) -> int:
+    """What `run` returns; the exit status of what it raises, whose message goes to stderr, a line a fault."""
     if not sys.warnoptions:
         warnings.showwarning = _show_warning  # one line, as for faults
     try:
-        app(args=arguments, prog_name="wdgrid")
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0
+        return run()
     except WdgridError as error:
         for line in str(error).split("\n"):
             print(f"wdgrid: {printable(line)}", file=sys.stderr)
@@ -69,7 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # of the machine: a file that cannot be read or written
         print(f"wdgrid: {printable(str(error.filename or 'input or output'))}: {error.strerror}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -10,17 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from wdgrid.errors import StoreError
-from wdgrid.store import health, leases, plan, read
+from wdgrid.store import health, leases, overview, plan, read
 from wdgrid.store.database import Database
 from wdgrid.store.leases import Claim, Only
+from wdgrid.store.overview import Overview, Page
 from wdgrid.store.owners import owner_name
+from wdgrid.store.queue import Entry, Queue, Worker
 from wdgrid.store.read import CellCount, StudySummary
 from wdgrid.study import Cell, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellCount", "Claim", "Only", "Store", "StoreError", "StudySummary", "owner_name"]
+__all__ = [
+    "CellCount",
+    "Claim",
+    "Entry",
+    "Only",
+    "Overview",
+    "Page",
+    "Queue",
+    "Store",
+    "StoreError",
+    "StudySummary",
+    "Worker",
+    "owner_name",
+]
 
 
 class Store:
@@ -29,12 +44,14 @@ class Store:
     Every method raises StoreError if the database fails, and, unless it says otherwise, if there is no such study.
     """
 
-    def __init__(self, url: str, *, create: bool = True) -> None:
+    def __init__(self, url: str, *, create: bool = True, read_only: bool = False) -> None:
         """Open `sqlite:///path/x.db` or `postgresql+psycopg://…`; without `create` it must hold a schema already.
 
-        Raises StoreError if the storage cannot be opened or has another schema than the one tested.
+        With `read_only`, opening changes nothing and every method that writes raises StoreError. Raises StoreError if
+        the storage cannot be opened or has another schema than the one tested.
         """
-        self._database = Database(url, create)
+        self._database = Database(url, create and not read_only, read_only=read_only)
+        self.queue = Queue(self._database)
 
     def __enter__(self) -> Self:
         return self
@@ -186,6 +203,22 @@ class Store:
     def studies(self) -> list[StudySummary]:
         """Every study of the storage, by name."""
         return self._database.reading(lambda connection: read.summaries(connection))
+
+    def page(self, first: int, at_most: int, containing: str = "") -> "Page":
+        """Some studies, those created last first, of the studies whose name contains a text; fast in large storages."""
+        return self._database.reading(lambda connection: overview.page(connection, first, at_most, containing))
+
+    def overview(self, study: str) -> Overview:
+        """One study as in `page`."""
+        return self._database.reading(lambda connection: overview.one(connection, study))
+
+    def finished_at(self, study: str) -> list[float]:
+        """When each complete cell was finished, in order: seconds since the epoch."""
+        return self._database.reading(lambda connection: overview.finished_at(connection, study))
+
+    def failures(self, study: str) -> list[tuple[str, str, str, int, str]]:
+        """The failed cells: panel, multiples of both axes, seed, and why."""
+        return self._database.reading(lambda connection: overview.failures(connection, study))
 
     def table(self, study: str) -> "pd.DataFrame":
         """One row per trial: `TABLE_COLUMNS`, then lr, weight_decay, momentum, beta1, beta2, eps (NaN if not used)."""

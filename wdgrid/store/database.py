@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 import tenacity
@@ -68,26 +69,30 @@ class Database:
     """One open storage: short read and write transactions.
 
     Raises StoreError if the URL is neither SQLite (a file) nor PostgreSQL, if the database cannot be opened, if its
-    schema is not the one tested, and, with `create=False`, if there is no schema yet.
+    schema is not the one tested, and, with `create=False`, if there is no schema yet. With `read_only` it refuses to
+    write, and opening it changes nothing.
     """
 
-    def __init__(self, url: str, create: bool = True) -> None:
+    def __init__(self, url: str, create: bool = True, *, read_only: bool = False) -> None:
         self.url, self.name = parsed(url, create)
+        self._read_only = read_only
         self.dialect = self.url.get_backend_name()
         try:
             # A worker may train for hours without a query; PostgreSQL may close the connection meanwhile.
             options = {} if self.dialect == "sqlite" else {"pool_pre_ping": True, "connect_args": _patience(self.url)}
-            self._engine = sa.create_engine(self.url, **options)
+            self._engine = sa.create_engine(_read_only(self.url) if read_only else self.url, **options)
         except (ImportError, ArgumentError, ValueError, TypeError) as error:
             why = _first_line(error)
             raise StoreError(f"no driver for {self.name}: {why} (PostgreSQL: wdgrid[postgres])") from None
         if self.dialect == "sqlite":
-            event.listen(self._engine, "connect", _set_pragmas)
+            event.listen(self._engine, "connect", _wait_for_others if read_only else _set_pragmas)
             event.listen(self._engine, "connect", lambda connection, _record: self._connections.append(connection))
             event.listen(self._engine, "begin", _begin_sqlite)
             self._reader, self._writer = self._engine, self._engine.execution_options(wdgrid_write=True)
         else:  # all SELECTs of a read must see one state; SQLite's WAL mode guarantees that by itself
-            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+            self._reader = self._engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=read_only
+            )
             self._writer = self._engine
         self._file: OpenFile | None = None
         self._connections: list[Any] = []
@@ -113,7 +118,8 @@ class Database:
             self._lost = True
             closable = [never_write_again(connection) for connection in self._connections]  # each of them
             self._may_close = all(closable)
-            self._file.set_aside_log()
+            if not self._read_only:
+                self._file.set_aside_log()
         if self._lost:
             raise StoreError(
                 f"{self.name}: the database was deleted, moved, replaced or overwritten while it was in use; nothing "
@@ -182,6 +188,8 @@ class Database:
     @contextmanager
     def write(self) -> Generator[sa.Connection]:
         """A transaction that may write (on SQLite the only one at a time). Raises StoreError if it fails."""
+        if self._read_only:
+            raise StoreError(f"{self.name}: was opened for reading only")
         self._must_be_the_same_file()
         with self._errors(), self._writer.begin() as connection:
             self._must_be_the_same_file()  # nobody else writes from here on
@@ -231,11 +239,15 @@ class Database:
                 f"{self.name} has Optuna schema {found[1]} (version {found[0]}); wdgrid works with {TESTED_SCHEMA[1]} "
                 f"(version {TESTED_SCHEMA[0]}): upgrade the older side (`optuna storage upgrade`, or wdgrid itself)"
             )
+        self.ensure(_ours)
+
+    def ensure(self, tables: sa.MetaData) -> None:
+        """Create those of these tables that are missing; nothing of a storage that was opened for reading only."""
         with self.read() as connection:
-            tables = sa.inspect(connection).get_table_names()
-        if not set(_ours.tables) <= set(tables):
+            present = sa.inspect(connection).get_table_names()
+        if not set(tables.tables) <= set(present) and not self._read_only:
             with self.plan() as connection:
-                _ours.create_all(connection)
+                tables.create_all(connection)
 
     def _schema(self) -> tuple[int, str] | None:
         with self._reader.begin() as connection:
@@ -246,9 +258,20 @@ class Database:
         return None if version is None or revision is None else (version, revision)
 
 
-def _set_pragmas(connection: Any, _record: object) -> None:
+def _read_only(url: sa.URL) -> sa.URL:
+    """The URL with which SQLite opens its file for reading only; any other as it is."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return url
+    return url.set(database=f"file:{quote(url.database)}", query={"mode": "ro", "uri": "true"})
+
+
+def _wait_for_others(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # pysqlite would begin its own (deferred) transactions
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    _wait_for_others(connection, _record)
     # Switching to WAL needs exclusive access, so it is done only once for each file.
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
