@@ -17,11 +17,12 @@ class UsageError(WdgridError):
 
 
 class StudyFileError(WdgridError):
-    """A study that cannot be used; `lines` holds one line per fault."""
+    """A study that cannot be used; `lines` holds one line per fault, `fields` the path of each one's field, or ""."""
 
-    def __init__(self, lines: Sequence[str]) -> None:
+    def __init__(self, lines: Sequence[str], fields: Sequence[str] = ()) -> None:
         super().__init__("\n".join(lines))
         self.lines = list(lines)
+        self.fields = [*fields, *[""] * (len(lines) - len(fields))]
 
 
 class LoadingError(WdgridError):

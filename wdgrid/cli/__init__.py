@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wdgrid import __version__
-from wdgrid.cli import backup, check, compare, convert, doctor, plan, queue, results, studies, sweep
+from wdgrid.cli import backup, check, compare, convert, doctor, plan, queue, results, serve, studies, sweep
 from wdgrid.errors import WdgridError
 from wdgrid.printable import printable
 
@@ -39,6 +39,7 @@ app.command()(doctor.doctor)
 app.command()(backup.backup)
 app.command()(queue.submit)
 app.command()(queue.queue)
+app.command()(serve.serve)
 
 
 def _version(wanted: bool) -> None:

@@ -66,9 +66,21 @@ def study_of(data: Mapping[str, Any], overrides: Sequence[str] = (), prefix: str
     try:
         return Study.model_validate(given)
     except ValidationError as error:
-        lines = [f"{prefix}{line}" for line in fault_lines(error)]
+        faults = list(fault_lines(error))
+        lines = [f"{prefix}{line}" for _, line in faults]
         more = [f"{prefix}and {len(lines) - MAX_LINES} more faults"] if len(lines) > MAX_LINES else []
-        raise StudyFileError(lines[:MAX_LINES] + more) from None
+        raise StudyFileError(lines[:MAX_LINES] + more, [field for field, _ in faults[:MAX_LINES]]) from None
+
+
+def study_of_text(text: str, overrides: Sequence[str] = ()) -> Study:
+    """The study that a study file's text stands for; as `load_study`."""
+    try:
+        if len(text.encode()) > MAX_BYTES:
+            raise ValueError(f"a study file has at most {MAX_BYTES} bytes")
+        data = _parsed(text.replace("\r\n", "\n"))
+    except ValueError as error:
+        raise StudyFileError([f"not valid TOML: {error}"]) from None
+    return study_of(data, overrides)
 
 
 def _text(path: Path) -> str:
@@ -120,8 +132,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
             where = where[at] if isinstance(where, list) else where.setdefault(at, {})
 
 
-def fault_lines(error: ValidationError) -> Iterator[str]:
-    """One line per fault: `task.epochs = -3: must be …`."""
+def fault_lines(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """The field's path and a line for each fault: `task.epochs = -3: must be …`."""
     for fault in error.errors():
         # pydantic adds the branch of a union to the path of a fault; it is not in the user's file.
         place = [str(part) for part in fault["loc"] if part not in SCHEDULES and part != "[key]"]
@@ -132,7 +144,7 @@ def fault_lines(error: ValidationError) -> Iterator[str]:
             for path, value, why in inner.faults:
                 yield _line(".".join([*place, path]), value, why)
         elif fault["type"] == "missing":
-            yield f"{_short('.'.join(place))}: is required"
+            yield ".".join(place), f"{_short('.'.join(place))}: is required"
         elif fault["type"] == "extra_forbidden":
             fields = _section_of(fault["loc"]).model_fields
             near = did_you_mean(str(fault["loc"][-1]), fields)
@@ -155,9 +167,9 @@ def _section_of(place: Sequence[int | str]) -> type[BaseModel]:
     return section
 
 
-def _line(path: str, value: object, why: str) -> str:
+def _line(path: str, value: object, why: str) -> tuple[str, str]:
     shown = json.dumps(value, default=str, ensure_ascii=False)
-    return f"{_short(path)} = {_short(shown)}: {_short(why, 300)}"
+    return path, f"{_short(path)} = {_short(shown)}: {_short(why, 300)}"
 
 
 def _short(text: str, length: int = 60) -> str:
