@@ -16,6 +16,12 @@ def fabricated(error: float) -> Outcome:
     return Outcome(error, loss, loss, 0.1, 7.0, 17 if blown else None, 0.1, curve)
 
 
+def valley(cell: Cell) -> float:
+    """Errors with a lowest cell at a rate of 1/4 without decay; the largest rates and decays diverge."""
+    lr, decay = cell.hyperparameters["lr"], cell.hyperparameters["weight_decay"]
+    return math.inf if lr >= 1 and decay > 0.05 else 10 + 100 * abs(lr - 0.25) + 100 * decay
+
+
 def fill(
     store: Store,
     name: str,
