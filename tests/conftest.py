@@ -14,6 +14,8 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (getattr(sign
     if number and signal.getsignal(number) is signal.SIG_IGN:  # as a shell or nohup starts what runs in the background:
         signal.signal(number, usual)  # commands under test would inherit that
 
+BROWSER = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+BROWSER += " --disable-component-update --disable-sync"
 POSTGRES = os.environ.get("WDGRID_TEST_POSTGRES")
 
 
@@ -84,3 +86,21 @@ def store(url):
 
     with Store(url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser; without one these tests are skipped, except in CI, where its absence is a fault."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        found = None
+    if not found:
+        if os.environ.get("CI"):
+            pytest.fail("CI needs Chromium and the Python package playwright")
+        pytest.skip("needs Chromium (apt-get install chromium) and the Python package playwright")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=BROWSER.split())
+        yield browser
+        browser.close()

@@ -1,9 +1,7 @@
 """The report's page in Chromium: every control, by pointer and by keyboard; no error logged and nothing requested."""
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +12,6 @@ from helpers.pages import EVIL, example, picture, write
 from helpers.synthetic_tables import flagged, make_study, make_table
 from wdgrid.study import load_study
 
-BROWSER = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-BROWSER += " --disable-component-update --disable-sync"
-
 
 @pytest.fixture(scope="module")
 def png(tmp_path_factory):
@@ -26,24 +21,6 @@ def png(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     return example(tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A browser; without one these tests are skipped, except in CI, where its absence is a fault."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        found = None
-    if not found:
-        if os.environ.get("CI"):
-            pytest.fail("CI needs Chromium and the Python package playwright")
-        pytest.skip("needs Chromium (apt-get install chromium) and the Python package playwright")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=BROWSER.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

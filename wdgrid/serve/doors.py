@@ -115,14 +115,14 @@ class Doors:
         path, method = scope["path"], scope["method"]
         client = _client(scope)
         if not (self.reads if method in SAFE else self.writes).take(client):
-            return problem(429, "too many requests; wait a little", Retry_After="2")
+            return problem(429, "too many requests; wait a little", headers={"Retry-After": "2"})
         if not self.host_allowed(headers.get("host", "")):
             return problem(421, "this name is not one of the service's; give it to wdgrid serve --allow-host")
         if method not in SAFE:
             if not _same_origin(headers):
                 return problem(403, "requests from other sites are refused")
             if path == LOGIN and not self.logins.take(client):
-                return problem(429, "too many attempts; wait ten seconds", Retry_After="10")
+                return problem(429, "too many attempts; wait ten seconds", headers={"Retry-After": "10"})
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MOST_BYTES:
             return problem(413, f"a request has at most {MOST_BYTES} bytes")
@@ -130,7 +130,9 @@ class Doors:
             return None
         if method in SAFE and "text/html" in headers.get("accept", ""):
             return _redirect(LOGIN)
-        return problem(401, "log in, or send the token as Authorization: Bearer TOKEN", WWW_Authenticate="Bearer")
+        return problem(
+            401, "log in, or send the token as Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"}
+        )
 
     def host_allowed(self, host: str) -> bool:
         """Whether a Host header is an address, localhost, or one of the service's names (against DNS rebinding)."""

@@ -131,7 +131,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     shape = [(p["name"], p["row_labels"], p["col_labels"]) for p in old["panels"]]
     if shape != [(p["name"], p["row_labels"], p["col_labels"]) for p in new["panels"]]:
         return {"reload": True}
-    panels = []
+    panels: list[dict[str, Any]] = []
     for before, after in zip(old["panels"], new["panels"], strict=True):
         changed = [
             [i, j, {field: after[field][i][j] for field in CELLS if after[field] is not None}]

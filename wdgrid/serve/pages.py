@@ -33,7 +33,7 @@ class Login(BaseModel):
 def static_file(name: str) -> bytes | None:
     """One of the service's files, of the report's scripts and style, or Plotly; None for another name."""
     if name == "plotly.js":
-        from plotly.offline import get_plotlyjs
+        from plotly.offline import get_plotlyjs  # pyright: ignore[reportMissingTypeStubs]
 
         return get_plotlyjs().encode()
     ours = ("common.js", "studies.js", "live.js", "submit.js", "queue.js", "compare.js", "login.js", "service.css")
@@ -57,7 +57,7 @@ def router(service: Service) -> APIRouter:
         autoescape=True,
         trim_blocks=True,
     )
-    pages.globals |= {"static": static_url, "version": __version__, "embedded": embedded}
+    pages.globals.update({"static": static_url, "version": __version__})  # pyright: ignore[reportCallIssue, reportArgumentType]
     routes = APIRouter(include_in_schema=False)
     _add_pages(routes, service, pages)
     _add_doors(routes, service, pages)

@@ -52,11 +52,12 @@ class InvalidStudyError(WdgridError):
         self.faults = faults
 
 
-def problem(status: int, detail: str = "", faults: list[Fault] | None = None, **headers: str) -> Response:
+def problem(
+    status: int, detail: str = "", faults: list[Fault] | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
     """A response with problem details."""
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=printable(detail)[:2000], faults=faults or [])
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return JSONResponse(body.model_dump(), status, named, media_type=MEDIA_TYPE)
+    return JSONResponse(body.model_dump(), status, headers, media_type=MEDIA_TYPE)
 
 
 def status_of(error: WdgridError) -> int:
@@ -80,9 +81,9 @@ def install(app: FastAPI) -> None:
         status = status_of(error)
         if status == 503:
             LOG.warning("%s", error)
-        return problem(
-            status, str(error), getattr(error, "faults", None), **({"Retry_After": "5"} if status == 503 else {})
-        )
+        headers = {"Retry-After": "5"} if status == 503 else None
+        faults: list[Fault] = getattr(error, "faults", [])
+        return problem(status, str(error), faults, headers)
 
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -91,8 +92,7 @@ def install(app: FastAPI) -> None:
 
     async def http(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        headers = {name.replace("-", "_"): value for name, value in (error.headers or {}).items()}
-        return problem(error.status_code, str(error.detail), **headers)
+        return problem(error.status_code, str(error.detail), headers=error.headers)
 
     async def unexpected(_request: Request, error: Exception) -> Response:
         LOG.error("unexpected error", exc_info=error)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -154,10 +155,10 @@ def serve(settings: Settings) -> int:
     worker = WorkerProcess(settings.url) if settings.work else None
     if worker:
         worker.start()
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has stopped
+        signal.signal(number, lambda *_: None)
     try:
         server.run()
-    except KeyboardInterrupt:
-        pass
     except SystemExit as ended:  # the port is taken, for one
         return ended.code if isinstance(ended.code, int) else 1
     finally:
