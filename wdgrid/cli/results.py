@@ -157,9 +157,19 @@ def export(
     study: StudyName,
     storage: Storage = None,
     fmt: Annotated[Literal["csv", "parquet", "json"], typer.Option("--format", help="File format.")] = "csv",
-    out: Annotated[Path | None, typer.Option(help="File to write; stdout if not given.", metavar="FILE")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, stdout if not given; with --to a new folder, NAME-TO if not given.", metavar="PATH"
+        ),
+    ] = None,
+    to: Annotated[
+        Literal["tensorboard", "mlflow", "wandb"] | None,
+        typer.Option(help="Write offline runs of another tool instead, one a finished cell and seed."),
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Export a study's trials as one table, with one row for each trial."""
+    """Export a study's trials as one table, with one row for each trial, or as runs of another tool."""
     from wdgrid.report.export import export as write
     from wdgrid.report.output import written
     from wdgrid.runner.naming import existing, open_store, stored_study
@@ -168,6 +178,14 @@ def export(
     with open_store(url) as store:
         stored_study(store, name)
         table = store.table(name)
+        curves = store.curves(name) if to else None
+    if to is not None and curves is not None:
+        from wdgrid.report.neighbours import export_runs
+
+        folder = out or Path(f"{name}-{to}")
+        written_runs = export_runs(to, name, table, curves, folder)
+        say(f"written: {written_runs} runs in {folder}", quiet)
+        return
     if fmt == "parquet" and out is None:
         raise UsageError("--format parquet needs --out FILE")
     with written(out) if out else nullcontext():
