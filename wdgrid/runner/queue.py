@@ -52,17 +52,20 @@ def work(url: str, command: Sequence[str], stopping: threading.Event, say: Say) 
     """
     owner = owner_name()
     with open_store(url, create=True) as store:
-        waited = False
+        held, waited, renewed = False, False, -RENEW_S
         try:
             while not stopping.is_set():
-                if not store.queue.hold(owner, {}):
-                    if not waited:
-                        say("another worker trains this queue; waiting until it ends")
+                if time.monotonic() - renewed >= RENEW_S:
+                    held, renewed = store.queue.hold(owner, {}), time.monotonic()
+                if not held and not waited:
+                    say("another worker trains this queue; waiting until it ends")
                     waited = True
-                elif (entry := store.queue.start_next(owner)) is not None:
+                waits = held and any(entry.state == "waiting" for entry in store.queue.entries())
+                if waits and (entry := store.queue.start_next(owner)) is not None:
                     _Sweep(store, owner, url, entry, say).run(command, stopping)
-                    continue
-                stopping.wait(POLL_S)
+                    renewed = -RENEW_S
+                else:
+                    stopping.wait(POLL_S)
         finally:
             store.queue.leave(owner)
 

@@ -23,7 +23,7 @@ from wdgrid.serve.jobs import Ended, Jobs, json_of
 from wdgrid.serve.problems import MEDIA_TYPE, Fault, InvalidStudyError, NoSuchStudyError, Problem
 from wdgrid.serve.reading import Maps, Reader
 from wdgrid.serve.settings import Settings
-from wdgrid.serve.submission import checked, shipped_text
+from wdgrid.serve.submission import checked, number_of_cells, shipped_text
 from wdgrid.study.bundled import names as shipped_names
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -241,7 +241,7 @@ def _add_submission(routes: APIRouter, service: Service) -> None:
             found = checked(study.text(), study.overrides, settings)
         except InvalidStudyError as error:
             return Valid(valid=False, faults=error.faults)
-        return Valid(valid=True, cells=sum(map(len, found.cells().values())), title=found.title)
+        return Valid(valid=True, cells=number_of_cells(found), title=found.title)
 
     @routes.post("/plan")
     async def plan(study: StudyText) -> Response:

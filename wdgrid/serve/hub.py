@@ -18,7 +18,7 @@ from wdgrid.serve.reading import Maps, Reader, map_version, queue, status
 POLL_S = 0.5
 KEEP_ALIVE_S = 15.0
 MOST_EVENTS = 64  # kept for watchers that are behind
-SHARE = 0.05  # of one core for reading the map of a study that changes all the time
+SHARE = 0.1  # of one core for reading the map of a study that changes all the time
 QUEUE = ""  # the topic of the queue; studies have their names
 LOG = logging.getLogger("wdgrid.serve")
 CELLS = ("error", "test_error", "spread", "loss", "done", "diverged", "diverged_at", "trials")

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -106,7 +106,7 @@ def curves(store: Store, name: str) -> dict[str, Any]:
 def status(store: Store, name: str) -> dict[str, Any]:
     """Counts, throughput and time left of a study."""
     now = store.count(name)
-    rate = _cells_per_minute(store.finished_at(name) if now.n_running else [])
+    rate = _cells_per_minute(store.finished_at(name, time.time() - RECENT_S) if now.n_running else [])
     left = 60 * (now.n_running + now.n_waiting) / rate if rate else None
     told = progress_of(store, name)
     if told.get("seconds_left") is not None:
@@ -132,13 +132,11 @@ def progress_of(store: Store, name: str) -> dict[str, Any]:
     return told if told.get("study") == name else {}
 
 
-def _cells_per_minute(finished: list[float]) -> float | None:
-    """How many cells were finished a minute, of late; None where too few were."""
-    now = time.time()
-    recent = [at for at in finished if at > now - RECENT_S]
-    if len(recent) < 2:
+def _cells_per_minute(finished: Sequence[float]) -> float | None:
+    """How many cells are finished a minute, from when the latest ones were; None where too few were."""
+    if len(finished) < 2:
         return None
-    return 60 * len(recent) / max(1.0, now - recent[0])
+    return 60 * len(finished) / max(1.0, time.time() - finished[0])
 
 
 def detail(store: Store, name: str) -> dict[str, Any]:

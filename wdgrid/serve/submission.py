@@ -1,10 +1,9 @@
 """Studies that people submit: read, validated with the line of each fault, and held to what the operator allows."""
 
+import math
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from wdgrid.errors import StudyFileError
@@ -51,7 +50,7 @@ def _forbidden(study: Study, settings: Settings) -> Iterator[tuple[str, str]]:
         place = (settings.folder / str(root)).resolve()
         if not any(place.is_relative_to(allowed.resolve()) for allowed in settings.data):
             yield "task.dataset_args.root", "this service does not allow this folder; wdgrid serve --allow-data does"
-    cells = sum(map(len, study.cells().values()))
+    cells = number_of_cells(study)
     if cells > settings.most_cells:
         yield "axes", f"the study has {cells} cells; this service takes at most {settings.most_cells}"
 
@@ -100,11 +99,6 @@ def _places(text: str) -> Iterator[_Place]:
             yield _Place(f"{section}.{key[1]}" if section else key[1], number)
 
 
-def toml_title(text: str) -> str:
-    """The title of a valid study file; empty where it has none."""
-    return str(tomllib.loads(text).get("title", ""))
-
-
-def allowed_folders(folders: Sequence[Path]) -> tuple[Path, ...]:
-    """Folders as whole paths."""
-    return tuple(one.resolve() for one in folders)
+def number_of_cells(study: Study) -> int:
+    """The cells of all panels and seeds."""
+    return math.prod(len(axis.values) for axis in study.axes.values()) * len(study.seeds) * len(study.panels)

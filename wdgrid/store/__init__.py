@@ -212,9 +212,9 @@ class Store:
         """One study as in `page`."""
         return self._database.reading(lambda connection: overview.one(connection, study))
 
-    def finished_at(self, study: str) -> list[float]:
-        """When each complete cell was finished, in order: seconds since the epoch."""
-        return self._database.reading(lambda connection: overview.finished_at(connection, study))
+    def finished_at(self, study: str, since: float = 0.0) -> list[float]:
+        """When each complete cell was finished, in order: seconds since the epoch, those after `since`."""
+        return self._database.reading(lambda connection: overview.finished_at(connection, study, since))
 
     def failures(self, study: str) -> list[tuple[str, str, str, int, str]]:
         """The failed cells: panel, multiples of both axes, seed, and why."""

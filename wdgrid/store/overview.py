@@ -155,10 +155,11 @@ def _best(connection: sa.Connection, study_ids: Sequence[int]) -> dict[int, Any]
     return {row.study_id: row for row in connection.execute(sa.select(ranked).where(ranked.c.rank == 1))}
 
 
-def finished_at(connection: sa.Connection, study: str) -> list[float]:
-    """When each complete cell was finished, in order: seconds since the epoch."""
+def finished_at(connection: sa.Connection, study: str, since: float = 0.0) -> list[float]:
+    """When each complete cell was finished, in order: seconds since the epoch, those after `since`."""
     ids = [panel.study_id for panel in need_panels(connection, study)]
-    complete = trials.c.study_id.in_(ids), trials.c.state == TrialState.COMPLETE
+    after = trials.c.datetime_complete > datetime.fromtimestamp(since, UTC).replace(tzinfo=None)
+    complete = trials.c.study_id.in_(ids), trials.c.state == TrialState.COMPLETE, after
     times = connection.execute(sa.select(trials.c.datetime_complete).where(*complete)).scalars()
     return sorted(_seconds(time) for time in times if time is not None)
 

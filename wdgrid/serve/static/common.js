@@ -36,13 +36,18 @@ function span(seconds) {
   return minutes < 90 ? `about ${minutes} min left` : `about ${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
 }
 
-// Server-sent events; a browser connects again by itself unless the service refuses, which this does after a while.
+// Server-sent events while the page is seen: browsers allow few streams at once. After an error it connects again.
 function listen(path, handlers) {
-  const source = new EventSource(path());
-  for (const [kind, handle] of Object.entries(handlers)) source.addEventListener(kind, (event) => handle(JSON.parse(event.data)));
-  source.addEventListener("error", () => {
-    source.close();
-    setTimeout(() => listen(path, handlers), 2000);
-  });
-  addEventListener("pagehide", () => source.close(), { once: true });
+  let source = null;
+  const close = () => { source?.close(); source = null; };
+  const open = () => {
+    if (source || document.hidden) return;
+    source = new EventSource(path());
+    for (const [kind, handle] of Object.entries(handlers)) source.addEventListener(kind, (event) => handle(JSON.parse(event.data)));
+    source.addEventListener("error", () => { close(); setTimeout(open, 2000); });
+  };
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", open);
+  open();
 }
