@@ -164,7 +164,7 @@ def test_exports_analysis_comparison_and_cost_are_those_of_the_commands(client):
     assert compared["pairs"][0]["a"] == "whole/sgd" and compared["figure"].startswith("data:image/png;base64,iVBOR")
     assert "no panel" in problem(client.get("/api/compare?a=whole/sgd&b=whole/none"), 409)["detail"]
     cost = client.post("/api/plan", json={"toml": SMALL}).json()
-    assert cost["panels"][0]["cells"] == 24 and "48 cells in chunks of" in cost["check"]
+    assert cost["panels"][0]["cells"] == 24 and "1226 parameters" in cost["check"]
     missing = SMALL.replace("model_args", 'dataset = "cifar10"\nmodel = "resnet"\n#').replace("train_size = 200", "")
     assert "cifar" in problem(client.post("/api/plan", json={"toml": missing}), 422)["detail"]
 

@@ -93,6 +93,9 @@ def queue(
     work: Annotated[
         bool, typer.Option("--work", help="Train the queue in this process, until Ctrl-C or SIGTERM.")
     ] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="With --work: train on this Ray cluster, HOST:PORT or auto.", metavar="ADDRESS")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the queue of submitted studies, or change it. An entry is named by its number or by its study."""
@@ -101,7 +104,7 @@ def queue(
 
     url = served_url(storage)
     if work:
-        _work(url)
+        _work(url, ray)
         return
     with open_store(url, create=False) as store:
         changes: list[tuple[str | None, Callable[[int], Entry]]] = [
@@ -149,7 +152,7 @@ def _progress(entry: "Entry", worker: "Worker | None") -> str:
     return f"{told['cells_done']:.0f} of {told['cells']} cells"
 
 
-def _work(url: str) -> None:
+def _work(url: str, ray: str | None) -> None:
     """The queue's worker, until Ctrl-C, SIGTERM or, where another process started it, the end of standard input."""
     from wdgrid.runner.queue import work
 
@@ -162,7 +165,7 @@ def _work(url: str) -> None:
         signal.signal(number, stop)
     if os.environ.get("WDGRID_STOP_WITH_STDIN"):
         _at_end_of_input(stopping.set)
-    work(url, CHILD, stopping, lambda text: say(f"{time.strftime('%H:%M:%S')}  {text}"))
+    work(url, CHILD, stopping, lambda text: say(f"{time.strftime('%H:%M:%S')}  {text}"), ray)
 
 
 def _at_end_of_input(call: "Callable[[], object]") -> None:
@@ -186,14 +189,15 @@ def sweep_entry() -> int:
 
     order = json.loads(sys.stdin.readline())
     _at_end_of_input(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    return run_safely(lambda: _sweep_entry(order["url"], order["entry"]))
+    return run_safely(lambda: _sweep_entry(order["url"], order["entry"], order["ray"]))
 
 
-def _sweep_entry(url: str, number: int) -> int:
+def _sweep_entry(url: str, number: int, ray: str | None) -> int:
     from wdgrid.cli.progress import show
     from wdgrid.cli.signals import as_interrupts, exit_status
     from wdgrid.cli.sweep import MISSING
     from wdgrid.runner import naming
+    from wdgrid.runner.cluster import ray_of
     from wdgrid.runner.queue import command_of
     from wdgrid.runner.run import Settings, sweep, sweep_store
     from wdgrid.study import Study
@@ -208,6 +212,7 @@ def _sweep_entry(url: str, number: int) -> int:
                 extend=bool(options.get("extend")),
                 coarse=bool(options.get("coarse")),
                 retry=bool(options.get("retry")),
+                ray=ray_of(ray, None),
                 attributes=command_of(entry),
             )
             reporter = _Reporter()

@@ -49,6 +49,9 @@ def serve(
     no_work: Annotated[
         bool, typer.Option("--no-work", help="Train nothing here; wdgrid queue --work does, on any machine.")
     ] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="Train on this Ray cluster: HOST:PORT or auto.", metavar="ADDRESS")
+    ] = None,
     behind_proxy: Annotated[
         bool,
         typer.Option("--behind-proxy", help="Believe the client's address that a proxy on this machine passes on."),
@@ -73,6 +76,7 @@ def serve(
         data=tuple(allow_data or ()),
         most_cells=most_cells,
         work=not no_work,
+        ray=ray,
         behind_proxy=behind_proxy,
         json_logs=json_logs,
     )

@@ -7,6 +7,7 @@ the step at which it diverged.
 # The three libraries are extras, and typed in part or not at all.
 # pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportUnknownVariableType=false
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false
 
 import math
 import os
@@ -46,7 +47,7 @@ def runs_of(table: pd.DataFrame, curves: pd.DataFrame) -> Iterator[Run]:
     by_trial = dict(iter(curves.groupby(["panel", "number"], sort=False)))
     for cell in table.loc[table["state"] == "complete"].to_dict("records"):
         panel, number = str(cell["panel"]), int(cell["number"])
-        block = by_trial.get((panel, number), curves.iloc[:0])
+        block: Any = by_trial.get((panel, number), curves.iloc[:0])
         facts = {name: str(cell[name]) for name in ("panel", "optimizer", "schedule", "epochs", "seed", "row", "col")}
         if not pd.isna(cell["diverged_at"]):
             facts["diverged_at"] = str(int(cell["diverged_at"]))

@@ -43,12 +43,12 @@ def submit(store: Store, name: str, study: Study, options: dict[str, Any]) -> En
     return store.queue.submit(name, study.canonical(), study.digest(), options)
 
 
-def work(url: str, command: Sequence[str], stopping: threading.Event, say: Say) -> None:
+def work(url: str, command: Sequence[str], stopping: threading.Event, say: Say, ray: str | None = None) -> None:
     """Trains the queue of a storage until `stopping` is set; waits while another process holds its lease.
 
-    `command` starts a process that reads `{"url": …, "entry": …}` from a line on its standard input, sweeps the entry,
-    ends by SIGTERM or with its standard input, and writes its progress as JSON lines. Raises StoreError where the
-    storage fails.
+    `command` starts a process that reads `{"url": …, "entry": …, "ray": …}` from a line on its standard input, sweeps
+    the entry (on a Ray cluster, where `ray` is its address), ends by SIGTERM or with its standard input, and writes its
+    progress as JSON lines. Raises StoreError where the storage fails.
     """
     owner = owner_name()
     with open_store(url, create=True) as store:
@@ -62,7 +62,7 @@ def work(url: str, command: Sequence[str], stopping: threading.Event, say: Say) 
                     waited = True
                 waits = held and any(entry.state == "waiting" for entry in store.queue.entries())
                 if waits and (entry := store.queue.start_next(owner)) is not None:
-                    _Sweep(store, owner, url, entry, say).run(command, stopping)
+                    _Sweep(store, owner, {"url": url, "entry": entry.id, "ray": ray}, entry, say).run(command, stopping)
                     renewed = -RENEW_S
                 else:
                     stopping.wait(POLL_S)
@@ -73,8 +73,8 @@ def work(url: str, command: Sequence[str], stopping: threading.Event, say: Say) 
 class _Sweep:
     """One entry of the queue in training."""
 
-    def __init__(self, store: Store, owner: str, url: str, entry: Entry, say: Say) -> None:
-        self.store, self.owner, self.url, self.entry, self.say = store, owner, url, entry, say
+    def __init__(self, store: Store, owner: str, order: dict[str, Any], entry: Entry, say: Say) -> None:
+        self.store, self.owner, self.order, self.entry, self.say = store, owner, order, entry, say
         self.progress: dict[str, Any] = {"entry": entry.id, "study": entry.study}
         self.last: deque[str] = deque(maxlen=5)  # lines that the sweep wrote
 
@@ -90,7 +90,7 @@ class _Sweep:
         try:
             for reader in readers:
                 reader.start()
-            _send(process, {"url": self.url, "entry": self.entry.id})
+            _send(process, self.order)
             stopped = self._follow(process, stopping)
         finally:
             _end(process)

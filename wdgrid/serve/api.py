@@ -17,7 +17,6 @@ from wdgrid.errors import UsageError
 from wdgrid.runner import naming
 from wdgrid.runner.queue import submit as add_to_queue
 from wdgrid.serve import reading
-from wdgrid.serve.cost import check_line
 from wdgrid.serve.hub import QUEUE, Hub
 from wdgrid.serve.jobs import Ended, Jobs, json_of
 from wdgrid.serve.problems import MEDIA_TYPE, Fault, InvalidStudyError, NoSuchStudyError, Problem
@@ -99,6 +98,8 @@ class Service:
     """What the routes work with."""
 
     def __init__(self, settings: Settings) -> None:
+        import matplotlib.colors  # noqa: F401  # for the map's colours; now rather than with the first map
+
         self.settings = settings
         self.reader = Reader(settings.url)
         self.maps = Maps(self.reader)
@@ -245,21 +246,22 @@ def _add_submission(routes: APIRouter, service: Service) -> None:
 
     @routes.post("/plan")
     async def plan(study: StudyText) -> Response:
-        """What a study will cost on this machine, from a few measured steps; trains nothing."""
+        """What a study will cost on this machine, and `wdgrid check`'s line about it; trains nothing."""
         found = checked(study.text(), study.overrides, settings)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "study.toml")
             path.write_text(study.text(), encoding="utf-8")
-            words = ["plan", str(path), "--json", *([] if settings.code else ["--no-code"])]
+            words = [str(path), *([] if settings.code else ["--no-code"])]
             words += [word for override in study.overrides for word in ("--set", override)]
             if found.task.dataset_args.get("download") is False:
                 words += ["--set", "task.dataset_args.download=false"]
-            ended = await service.jobs.run(words, 60)
+            tried = await service.jobs.run(["check", *words], 60)
+            ended = tried if tried.status else await service.jobs.run(["plan", *words, "--json"], 60)
         if ended.status:
             faults = [Fault(field="", message=line.replace(f"{path}: ", "")) for line in ended.message.splitlines()]
             raise InvalidStudyError(faults)
-        cost = json_of(ended)
-        return _json({**cost, "study": found.title, "check": check_line(cost)})
+        line = tried.out.decode("utf-8", "replace").strip().removeprefix("study: ")
+        return _json({**json_of(ended), "study": found.title, "check": line})
 
 
 def _add_queue(routes: APIRouter, service: Service) -> None:

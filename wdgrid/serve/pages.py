@@ -58,6 +58,8 @@ def router(service: Service) -> APIRouter:
         trim_blocks=True,
     )
     pages.globals.update({"static": static_url, "version": __version__})  # pyright: ignore[reportCallIssue, reportArgumentType]
+    for template in pages.list_templates(["html"]):  # now rather than with the first request
+        pages.get_template(template)
     routes = APIRouter(include_in_schema=False)
     _add_pages(routes, service, pages)
     _add_doors(routes, service, pages)

@@ -37,7 +37,7 @@ class Reader:
         try:
             return function(store)
         except StoreError as error:
-            if "replaced while it was in use" not in str(error):
+            if "while it was in use" not in str(error):
                 raise
         with self._lock:
             if self._store is store:

@@ -40,8 +40,8 @@ class Server(uvicorn.Server):
 class WorkerProcess:
     """`wdgrid queue --work` beside the server, started again where it dies."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, ray: str | None) -> None:
+        self._words = ["queue", "--work", "--storage", url, *(["--ray", ray] if ray else [])]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="queue worker", daemon=True)
 
@@ -76,7 +76,7 @@ class WorkerProcess:
             start_new_session=True,  # Ctrl-C reaches it through this process
         )
         assert process.stdin is not None and process.stderr is not None
-        process.stdin.write(f"{json.dumps(['queue', '--work', '--storage', self._url])}\n")
+        process.stdin.write(f"{json.dumps(self._words)}\n")
         process.stdin.flush()
         threading.Thread(target=_log_lines, args=(process.stderr,), daemon=True).start()
         while process.poll() is None:
@@ -94,6 +94,10 @@ def _log_lines(stream: Any) -> None:
     for line in stream:
         if text := line.strip():
             LOG.info("worker: %s", text)
+
+
+def _ignored(_number: int, _frame: FrameType | None) -> None:
+    """What a signal does once the server has stopped."""
 
 
 class _JsonLines(logging.Formatter):
@@ -152,11 +156,11 @@ def serve(settings: Settings) -> int:
         ws="none",
     )
     server = Server(config, app.state.service.hub.stopped)
-    worker = WorkerProcess(settings.url) if settings.work else None
+    worker = WorkerProcess(settings.url, settings.ray) if settings.work else None
     if worker:
         worker.start()
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has stopped
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _ignored)
     try:
         server.run()
     except SystemExit as ended:  # the port is taken, for one

@@ -11,7 +11,8 @@ class Settings:
     `token` None: everyone who reaches the address is let in. `hosts` are names by which browsers reach the service,
     beside localhost and addresses. `code` are the networks and datasets that a submitted study may name beside the
     shipped ones, as `package.module:function` or `package.module`; `data` the folders that it may read. `most_cells`
-    bounds a submitted study. `behind_proxy`: the client's address is that which a proxy on this machine tells.
+    bounds a submitted study. `work`: the queue is trained beside the server, on the Ray cluster at the address `ray`
+    if there is one. `behind_proxy`: the client's address is that which a proxy on this machine tells.
     """
 
     url: str
@@ -23,6 +24,7 @@ class Settings:
     data: tuple[Path, ...] = ()
     most_cells: int = 20_000
     work: bool = True
+    ray: str | None = None
     behind_proxy: bool = False
     json_logs: bool = False
     reads_per_second: float = 100.0

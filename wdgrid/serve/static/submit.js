@@ -71,6 +71,7 @@ at("plan").addEventListener("click", async () => {
     const cost = await ask("/api/plan", study());
     at("cost").replaceChildren();
     made("p", at("cost"), cost.check);
+    made("p", at("cost"), `${cost.workers} worker processes, chunks of ${cost.chunk} cells: ${span(cost.seconds).replace(" left", "")} of training`);
     const table = made("table", made("div", at("cost"), undefined, { className: "wide", tabIndex: 0 }));
     const row = (cells, tag) => { const line = made("tr", table); cells.forEach((text) => made(tag, line, text)); };
     row(["panel", "cells", "steps", "TFLOP", "seconds"], "th");
