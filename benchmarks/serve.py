@@ -6,6 +6,7 @@
 
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,12 @@ def served(url: str) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def seconds_of(path: str, repeats: int) -> dict[str, float]:
@@ -183,22 +190,25 @@ def watchers(folder: str, count: str, repeats: str, epochs: str = "40") -> dict[
     place = Path(folder)
     (place / "grid.toml").write_text(SWEEP % int(epochs))
     study = load_study(place / "grid.toml")
-    alone, beside, late = [], [], []
+    alone, beside, late, share = [], [], [], []
     for repeat in range(int(repeats)):
         for number in (0, int(count)):
             url = f"sqlite:///{place}/run-{repeat}-{number}.db"
             with Store(url) as store:
                 plan(store, "grid", study)
             sweep = [*COMMAND, "sweep", "grid.toml", "--storage", url, "--quiet", "--workers", "2"]
-            with served(url):
+            with served(url) as pid:
+                before = cpu_seconds(pid)
                 took, delays = asyncio.run(watched(url, "grid", number, sweep, folder))
+                share.append((cpu_seconds(pid) - before) / took) if number else None
             (beside if number else alone).append(took)
             late += delays
+            print(f"{number} watchers: {took:.2f} s", file=sys.stderr, flush=True)
     ratio = [b / a - 1 for a, b in zip(alone, beside, strict=True)]
     late.sort()
     return {
         "cells": 484, "watchers": int(count), "alone_s": alone, "beside_s": beside,
-        "slower": {"median": statistics.median(ratio), "worst": max(ratio)},
+        "service_cpu_share_of_one_core": share, "slower": {"median": statistics.median(ratio), "worst": max(ratio)},
         "told_after_s": {"median": statistics.median(late), "p99": late[int(0.99 * len(late))], "worst": late[-1]},
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 import pytest
 from starlette.testclient import TestClient
 
+from helpers.served import Served
 from helpers.stored import fill, valley
 from helpers.synthetic_tables import make_study
 from wdgrid.runner.reconcile import plan
@@ -37,3 +38,18 @@ def settings(place):
 def client(settings):
     with TestClient(make_app(settings), base_url="http://127.0.0.1:8642") as opened:
         yield opened
+
+
+@pytest.fixture
+def service(place, tmp_path):
+    started = []
+
+    def start(*options):
+        started.append(Served(place, tmp_path / "log", *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            assert one.end() == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()

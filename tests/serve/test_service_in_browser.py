@@ -2,77 +2,18 @@
 
 import re
 import signal
-import socket
-import subprocess
 import time
-import urllib.request
 
 import pytest
 
-from helpers.commands import SMALL, WDGRID
+from helpers.commands import SMALL
+from helpers.served import until
 from wdgrid.store import Store
 
 pytestmark = pytest.mark.slow
 # One panel that ends at once, and one that does not end.
 LONG = SMALL.replace("epochs = 3", "epochs = 100000").replace('optimizer = "sgd"', 'optimizer = "sgd"\nepochs = 1')
 AWAY = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-class Served:
-    """`wdgrid serve` as a process."""
-
-    def __init__(self, url, log, *options):
-        self.url, self.log, self.options, self.port = url, log, options, free_port()
-        self.start()
-
-    def start(self):
-        words = [*WDGRID, "serve", "--storage", self.url, "--port", str(self.port), *self.options]
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(words, stderr=log)
-        until(self.answers)
-
-    def answers(self):
-        try:
-            with urllib.request.urlopen(f"{self.base}/healthz") as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    @property
-    def base(self):
-        return f"http://127.0.0.1:{self.port}"
-
-    def end(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-
-def until(true, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def service(place, tmp_path):
-    started = []
-
-    def start(*options):
-        started.append(Served(place, tmp_path / "log", *options))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            assert one.end() == 0
-    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 @pytest.fixture

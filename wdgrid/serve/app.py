@@ -8,12 +8,15 @@ from fastapi import FastAPI
 from wdgrid import __version__
 from wdgrid.serve import api, pages, problems
 from wdgrid.serve.doors import Doors
+from wdgrid.serve.reading import load_libraries
+from wdgrid.serve.service import Service
 from wdgrid.serve.settings import Settings
 
 
 def make_app(settings: Settings) -> FastAPI:
     """The application over a storage that exists; `app.state.service` has its parts."""
-    service = api.Service(settings)
+    load_libraries()
+    service = Service(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:

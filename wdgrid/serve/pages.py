@@ -14,9 +14,10 @@ from wdgrid import __version__
 from wdgrid.report.grids import error_words
 from wdgrid.report.page import LONG_WORDS, SCRIPTS, embedded
 from wdgrid.serve import reading
-from wdgrid.serve.api import FILES, Service
+from wdgrid.serve.api import FILES
 from wdgrid.serve.doors import COOKIE, SESSION_S, equal, new_session
 from wdgrid.serve.problems import problem
+from wdgrid.serve.service import Service
 from wdgrid.study.bundled import names as shipped_names
 
 KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}

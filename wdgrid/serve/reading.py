@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any, TypeVar
 
 from wdgrid.errors import StoreError, UsageError
@@ -21,6 +22,11 @@ T = TypeVar("T")
 RECENT_S = 600.0  # throughput is that of these last seconds
 MOST_FAILURES = 100
 MOST_CACHED = 8  # maps in memory
+
+
+def load_libraries() -> None:
+    """Imports what the first map needs, so that it need not wait for that."""
+    import_module("matplotlib.colors")
 
 
 class Reader:

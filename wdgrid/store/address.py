@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
@@ -69,3 +70,10 @@ def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) 
         if (place == point or point in place.parents) and len(point.parts) >= deepest:
             kind, deepest = fields[2], len(point.parts)
     return kind if kind and NETWORK.fullmatch(kind) else None
+
+
+def opened_read_only(url: sa.URL) -> sa.URL:
+    """The URL with which SQLite opens its file for reading only; any other as it is."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return url
+    return url.set(database=f"file:{quote(url.database)}", query={"mode": "ro", "uri": "true"})

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import sqlalchemy as sa
 import tenacity
@@ -21,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 
 from wdgrid.errors import StorageWarning, StoreError
 from wdgrid.printable import printable
-from wdgrid.store.address import parsed
+from wdgrid.store.address import opened_read_only, parsed
 from wdgrid.store.overwritten import OpenFile, never_write_again, watched
 
 T = TypeVar("T")
@@ -80,7 +79,7 @@ class Database:
         try:
             # A worker may train for hours without a query; PostgreSQL may close the connection meanwhile.
             options = {} if self.dialect == "sqlite" else {"pool_pre_ping": True, "connect_args": _patience(self.url)}
-            self._engine = sa.create_engine(_read_only(self.url) if read_only else self.url, **options)
+            self._engine = sa.create_engine(opened_read_only(self.url) if read_only else self.url, **options)
         except (ImportError, ArgumentError, ValueError, TypeError) as error:
             why = _first_line(error)
             raise StoreError(f"no driver for {self.name}: {why} (PostgreSQL: wdgrid[postgres])") from None
@@ -256,13 +255,6 @@ class Database:
             version = connection.execute(sa.text("SELECT schema_version FROM version_info")).scalar()
             revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
         return None if version is None or revision is None else (version, revision)
-
-
-def _read_only(url: sa.URL) -> sa.URL:
-    """The URL with which SQLite opens its file for reading only; any other as it is."""
-    if url.get_backend_name() != "sqlite" or not url.database:
-        return url
-    return url.set(database=f"file:{quote(url.database)}", query={"mode": "ro", "uri": "true"})
 
 
 def _wait_for_others(connection: Any, _record: object) -> None:
