@@ -40,7 +40,7 @@ def test_a_study_its_map_and_its_curves(client, study):
     drawn = client.get("/api/studies/half/map").json()
     first = drawn["data"]["panels"][0]
     assert drawn["version"] == "70.40.0" and first["name"] == "sgd" and first["done"][2][0] == 1
-    assert first["error"][2][0] == 10.0 and first["diverged"][0][6] == 1
+    assert first["measures"]["test_error"][2][0] == 10.0 and first["diverged"][0][6] == 1
     curves = client.get("/api/studies/half/curves").json()
     assert len(curves["sgd"]["trials"]) == 35 - sum(map(sum, first["diverged"]))
 

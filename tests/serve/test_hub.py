@@ -133,3 +133,4 @@ def test_axes_that_grew_load_the_page_again(place, study):
     grown = {**old, "panels": [{**panel, "row_labels": [*panel["row_labels"], "2"]} for panel in old["panels"]]}
     assert difference(old, grown) == {"reload": True}
     assert [panel["cells"] for panel in difference(old, old)["panels"]] == [[], []]
+    assert difference({**old, "measures": old["measures"][:1]}, old) == {"reload": True}

@@ -24,7 +24,7 @@ from wdgrid.report.flags import FLAGS, MEANING, sentence
 from wdgrid.report.grids import Grid, grids
 from wdgrid.report.payload import curve_data, page_data
 from wdgrid.report.summary import certainty_words, has_decay_units, went_wrong
-from wdgrid.report.terms import TERMS, term_id
+from wdgrid.report.terms import TERMS, explained, term_id
 from wdgrid.study import Study
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write_page(
     panels = grids(study, table, curves=curves)
     page = Environment(loader=PackageLoader("wdgrid.report"), autoescape=True, trim_blocks=True)
     text = page.get_template("report.html").render(
-        term=_term,
+        term=term,
         title=study.title or name,
         name=name,
         policy=POLICY,
@@ -72,7 +72,7 @@ def write_page(
         answers=[_answer(grid, numbers, found) for grid in panels],
         numbers=list(_numbers(study, panels, numbers, found)),
         steps=steps,
-        terms=[(term_id(key), *texts) for key, texts in TERMS.items()],
+        terms=explained(),
         decay_units=has_decay_units(found),
         long_words=[LONG_WORDS.get(axis, axis) for axis in (study.row, study.column)],
         row=HYPERPARAMETERS.get(study.row, study.row),
@@ -116,7 +116,7 @@ def write_page(
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _term(key: str, words: str | None = None) -> Markup:
+def term(key: str, words: str | None = None) -> Markup:
     """A term that is explained where one points at it; without scripts, it is a link to its explanation."""
     return Markup('<a class="term" href="#{}">{}</a>').format(term_id(key), words or TERMS[key][0])
 

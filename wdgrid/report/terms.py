@@ -65,3 +65,8 @@ TERMS = {
 def term_id(key: str) -> str:
     """A term's id in the page: `term-can-t-tell`."""
     return "term-" + re.sub(r"\W+", "-", key)
+
+
+def explained() -> list[tuple[str, str, str]]:
+    """Every term: its id in the page, its words, and what it means."""
+    return [(term_id(key), *texts) for key, texts in TERMS.items()]

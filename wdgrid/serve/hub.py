@@ -21,7 +21,7 @@ MOST_EVENTS = 64  # kept for watchers that are behind
 SHARE = 0.1  # of one core for reading the map of a study that changes all the time
 QUEUE = ""  # the topic of the queue; studies have their names
 LOG = logging.getLogger("wdgrid.serve")
-CELLS = ("error", "test_error", "spread", "loss", "done", "diverged", "diverged_at", "trials")
+CELLS = ("spread", "done", "diverged", "diverged_at", "trials")
 
 
 class Topic:
@@ -125,22 +125,31 @@ class Hub:
 def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """What changed between two maps of a study: all that is small, and of the cells those that changed.
 
-    `panels` has for each panel `cells`: a list of [row, column, {field: value}]. Where axes or panels changed, `reload`
-    is true.
+    `panels` has for each panel `cells`: a list of [row, column, {field: value}, {measure: value}]. Where axes,
+    panels or measures were added, `reload` is true.
     """
-    shape = [(p["name"], p["row_labels"], p["col_labels"]) for p in old["panels"]]
-    if shape != [(p["name"], p["row_labels"], p["col_labels"]) for p in new["panels"]]:
+    if _shape(old) != _shape(new):
         return {"reload": True}
     panels: list[dict[str, Any]] = []
     for before, after in zip(old["panels"], new["panels"], strict=True):
+        now, then = after["measures"], before["measures"]
         changed = [
-            [i, j, {field: after[field][i][j] for field in CELLS if after[field] is not None}]
+            [i, j, {field: after[field][i][j] for field in CELLS}, {key: now[key][i][j] for key in now}]
             for i in range(len(after["row_labels"]))
             for j in range(len(after["col_labels"]))
-            if any(after[field] is not None and after[field][i][j] != before[field][i][j] for field in CELLS)
+            if any(after[field][i][j] != before[field][i][j] for field in CELLS)
+            or any(now[key][i][j] != then[key][i][j] for key in now)
         ]
         panels.append({"cells": changed, "best": after["best"], "flags": after["flags"]})
-    return {"range": new["range"], "flags": new["flags"], "panels": panels}
+    return {"measures": new["measures"], "flags": new["flags"], "panels": panels}
+
+
+def _shape(drawn: dict[str, Any]) -> object:
+    """What must be the same for cells to be compared one by one."""
+    return [
+        [measure["key"] for measure in drawn["measures"]],
+        [(p["name"], p["row_labels"], p["col_labels"], sorted(p["measures"])) for p in drawn["panels"]],
+    ]
 
 
 def _event(kind: str, data: object) -> bytes:

@@ -11,8 +11,9 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader
 from pydantic import BaseModel, Field
 
 from wdgrid import __version__
-from wdgrid.report.grids import error_words
-from wdgrid.report.page import LONG_WORDS, SCRIPTS, embedded
+from wdgrid.report.captions import error_words, selection_words
+from wdgrid.report.page import LONG_WORDS, SCRIPTS, embedded, term
+from wdgrid.report.terms import explained
 from wdgrid.serve import reading
 from wdgrid.serve.api import FILES
 from wdgrid.serve.doors import COOKIE, SESSION_S, equal, new_session
@@ -58,7 +59,7 @@ def router(service: Service) -> APIRouter:
         autoescape=True,
         trim_blocks=True,
     )
-    pages.globals.update({"static": static_url, "version": __version__})  # pyright: ignore[reportCallIssue, reportArgumentType]
+    pages.globals.update({"static": static_url, "version": __version__, "term": term, "terms": explained()})  # pyright: ignore[reportCallIssue, reportArgumentType]
     for template in pages.list_templates(["html"]):  # now rather than with the first request
         pages.get_template(template)
     routes = APIRouter(include_in_schema=False)
@@ -108,6 +109,7 @@ def _add_pages(routes: APIRouter, service: Service, pages: Environment) -> None:
             some_diverged=True,
             some_missing=True,
             some_valley=False,
+            selection=selection_words(found),
         )
 
     @routes.get("/submit")

@@ -223,7 +223,7 @@ class Store:
     def table(self, study: str, brief: bool = False) -> "pd.DataFrame":
         """One row per trial: `TABLE_COLUMNS`, then lr, weight_decay, momentum, beta1, beta2, eps (NaN if not used).
 
-        `brief` leaves columns empty that no map shows, which is faster.
+        `brief` leaves the hyperparameters empty, which no map shows.
         """
         return self._database.reading(lambda connection: read.table(connection, study, brief))
 

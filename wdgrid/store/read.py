@@ -23,7 +23,6 @@ from wdgrid.study.cells import TABLE_COLUMNS
 if TYPE_CHECKING:
     import pandas as pd
 
-BRIEF = ("test_loss", "diverged_at")  # scalars that a map shows
 HYPERPARAMETERS = ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps")
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -192,15 +191,14 @@ def pending(connection: sa.Connection, study: str, only: Only = None) -> dict[tu
 def table(connection: sa.Connection, study: str, brief: bool = False) -> "pd.DataFrame":
     """One row per trial: TABLE_COLUMNS and the hyperparameters, by panel in study order, then number.
 
-    `brief` leaves columns empty that no map shows, which is three times as fast.
+    `brief` leaves the hyperparameters empty, which no map shows.
     """
     import pandas as pd
 
     panels = {panel.study_id: panel for panel in need_panels(connection, study)}
     order = {study_id: i for i, study_id in enumerate(panels)}
     hyperparameters = {} if brief else _hyperparameters(connection, list(panels))
-    shown = BRIEF if brief else SCALARS
-    scalars = _attributes(connection, list(panels), (*shown, *DIVERGENCE, TEST_ERROR))
+    scalars = _attributes(connection, list(panels), (*SCALARS, *DIVERGENCE, TEST_ERROR))
     records = []
     for row in sorted(_trials(connection, list(panels)), key=lambda row: (order[row.study_id], row.number)):
         panel = panels[row.study_id]

@@ -52,7 +52,7 @@ function describe(p, i, j) {
 // A panel's value of a measure in a cell; null where there is none.
 const valueOf = (p, key, i, j) => (p.measures[key] ? p.measures[key][i][j] : null);
 
-const [low, high] = picked.range;
+let [low, high] = picked.range;
 const sortedOf = {}; // by measure: all its values, ascending
 
 function sorted(key) {

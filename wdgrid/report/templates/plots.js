@@ -13,11 +13,18 @@ function curvesOf(p) {
 const QUIET = { displayModeBar: false, responsive: true };
 
 // Loading Plotly takes a browser a third of a second to two seconds, so it is loaded once the maps can be read.
+// It is in the page or, where wdgrid serves the page, a file of its own. Returns whether it is there.
 function wakePlotly() {
-  if (window.Plotly) return;
-  const script = document.createElement("script");
-  script.textContent = byId("plotly").textContent;
+  if (window.Plotly) return true;
+  const packed = byId("plotly"), script = document.createElement("script");
+  if (packed.dataset.src) {
+    if (!packed.dataset.asked) document.head.append(Object.assign(script, { src: packed.dataset.src, onload: drawPlots }));
+    packed.dataset.asked = "yes";
+    return false;
+  }
+  script.textContent = packed.textContent;
   document.head.append(script);
+  return true;
 }
 
 const paper = () => ({
@@ -109,8 +116,7 @@ function drawPlots() {
   const [p, i, j] = chosen;
   listPins();
   byId("chosen").textContent = `${p.title}: ${place(p, i, j)}`;
-  if (!awake) return;
-  wakePlotly();
+  if (!awake || !wakePlotly()) return;
   drawCurves();
   drawProfiles(p, i, j);
 }
@@ -136,7 +142,7 @@ function fitWindow() {
 }
 
 function start() {
-  byId("picture").hidden = true;
+  if (byId("picture")) byId("picture").hidden = true;
   for (const part of [byId("live"), ...document.querySelectorAll(".live")]) part.hidden = false;
   byId("lines-label").hidden = !(rateIsRow || rateIsColumn);
   byId("panels").style.setProperty("--columns", data.columns[panels.length]);

@@ -5,8 +5,8 @@ const name = at("progress").dataset.name;
 let version = data.version, analysed = null, curvesWanted = false, asked = 0;
 
 function redraw() {
-  sorted = sortedErrors();
-  [low, high] = data.range;
+  for (const key of Object.keys(sortedOf)) delete sortedOf[key];
+  [low, high] = picked.range;
   for (const view of views) {
     view.marks.replaceChildren();
     mark(view);
@@ -20,13 +20,27 @@ function redraw() {
   drawPlots();
 }
 
+// The measures with their limits; those that came with the first cells are added to the choice.
+function takeMeasures(measures) {
+  const shown = byId("measure").value;
+  Object.assign(picked, measures[0]);
+  data.measures.splice(1, data.measures.length, ...measures.slice(1));
+  byId("measure").replaceChildren();
+  addMeasures();
+  byId("measure").value = shown;
+}
+
 function take(change) {
-  if (change.reload) return location.reload();
+  if (change.reload) return loadAgain();
   version = change.version;
-  Object.assign(data, { range: change.range, flags: change.flags });
+  data.flags = change.flags;
+  takeMeasures(change.measures);
   change.panels.forEach(({ cells, best, flags }, k) => {
     Object.assign(panels[k], { best, flags });
-    for (const [i, j, fields] of cells) for (const [field, value] of Object.entries(fields)) panels[k][field][i][j] = value;
+    for (const [i, j, fields, measures] of cells) {
+      for (const [field, value] of Object.entries(fields)) panels[k][field][i][j] = value;
+      for (const [key, value] of Object.entries(measures)) panels[k].measures[key][i][j] = value;
+    }
   });
   redraw();
   if (curvesWanted) loadCurves();
@@ -37,9 +51,14 @@ async function loadAgain() {
   const shape = (all) => JSON.stringify(all.map((p) => [p.name, p.row_labels, p.col_labels]));
   if (shape(fresh.data.panels) !== shape(panels)) return location.reload();
   version = fresh.version;
-  Object.assign(data, { range: fresh.data.range, flags: fresh.data.flags });
-  fresh.data.panels.forEach((p, k) => { const { valley, verdict } = panels[k]; Object.assign(panels[k], p, { valley, verdict }); });
+  data.flags = fresh.data.flags;
+  takeMeasures(fresh.data.measures);
+  fresh.data.panels.forEach((p, k) => {
+    const { valley, verdict } = panels[k];
+    Object.assign(panels[k], p, { valley, verdict, error: p.measures[picked.key] });
+  });
   redraw();
+  if (curvesWanted) loadCurves();
 }
 
 async function loadCurves() {
@@ -79,7 +98,7 @@ async function analyse(now) {
     line.append(` ${row.sentence || row.verdict}`);
     for (const alarm of row.alarms || []) made("p", at("verdicts"), `${view.p.title}: ${alarm.text || alarm}`, { className: "alarm" });
     let said = view.box.querySelector(".said");
-    if (!said) view.box.querySelector(".form").after(said = Object.assign(document.createElement("p"), { className: "said" }));
+    if (!said) view.box.querySelector("h3").after(said = Object.assign(document.createElement("p"), { className: "said" }));
     said.textContent = row.verdict;
   }
 }
@@ -106,8 +125,5 @@ listen(() => `${studyPath(name, "/events")}?version=${encodeURIComponent(version
   reload: loadAgain,
 });
 
-new IntersectionObserver((seen, observer) => {
-  if (!seen.some((entry) => entry.isIntersecting)) return;
-  observer.disconnect();
-  loadCurves();
-}, { rootMargin: "150px" }).observe(byId("curves"));
+(window.requestIdleCallback || setTimeout)(loadCurves, { timeout: 300 });
+document.documentElement.dataset.live = "yes";
