@@ -74,7 +74,7 @@ def map_version(store: Store, name: str) -> str:
 def map_data(store: Store, name: str) -> dict[str, Any]:
     """What the report's scripts draw of a study: panels, cells, trials (see `wdgrid.report.payload`)."""
     study, attrs = need_study(store, name), store.attrs(name)
-    table = store.table(name, brief=True)
+    table = store.table(name)
     steps = stored_environment(attrs).get("steps_per_epoch")
     return page_data(study, grids(study, table), table, {}, steps)
 

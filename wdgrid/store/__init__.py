@@ -220,12 +220,9 @@ class Store:
         """The failed cells: panel, multiples of both axes, seed, and why."""
         return self._database.reading(lambda connection: overview.failures(connection, study))
 
-    def table(self, study: str, brief: bool = False) -> "pd.DataFrame":
-        """One row per trial: `TABLE_COLUMNS`, then lr, weight_decay, momentum, beta1, beta2, eps (NaN if not used).
-
-        `brief` leaves the hyperparameters empty, which no map shows.
-        """
-        return self._database.reading(lambda connection: read.table(connection, study, brief))
+    def table(self, study: str) -> "pd.DataFrame":
+        """One row per trial: `TABLE_COLUMNS`, then lr, weight_decay, momentum, beta1, beta2, eps (NaN if not used)."""
+        return self._database.reading(lambda connection: read.table(connection, study))
 
     def curves(self, study: str) -> "pd.DataFrame":
         """One row per complete trial and epoch: panel, number, epoch, two errors, two losses."""

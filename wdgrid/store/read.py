@@ -188,16 +188,13 @@ def pending(connection: sa.Connection, study: str, only: Only = None) -> dict[tu
     return {(p.name, seed): n for p in panels for study_id, seed, n in rows if study_id == p.study_id}
 
 
-def table(connection: sa.Connection, study: str, brief: bool = False) -> "pd.DataFrame":
-    """One row per trial: TABLE_COLUMNS and the hyperparameters, by panel in study order, then number.
-
-    `brief` leaves the hyperparameters empty, which no map shows.
-    """
+def table(connection: sa.Connection, study: str) -> "pd.DataFrame":
+    """One row per trial: TABLE_COLUMNS and the hyperparameters, by panel in study order, then number."""
     import pandas as pd
 
     panels = {panel.study_id: panel for panel in need_panels(connection, study)}
     order = {study_id: i for i, study_id in enumerate(panels)}
-    hyperparameters = {} if brief else _hyperparameters(connection, list(panels))
+    hyperparameters = _hyperparameters(connection, list(panels))
     scalars = _attributes(connection, list(panels), (*SCALARS, *DIVERGENCE, TEST_ERROR))
     records = []
     for row in sorted(_trials(connection, list(panels)), key=lambda row: (order[row.study_id], row.number)):
