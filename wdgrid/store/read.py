@@ -294,7 +294,9 @@ def _attributes(connection: sa.Connection, study_ids: Sequence[int], names: Sequ
         .where(cells.c.study_id.in_(study_ids), trial_attrs.c.key.in_(names))
         .where(sa.or_(trial_attrs.c.key == TEST_ERROR, trial_attrs.c.value_json != "null"))
     )
+    rows = connection.execute(query).all()
     found: dict[int, dict[str, Any]] = {}
-    for trial_id, key, value in connection.execute(query):
-        found.setdefault(trial_id, {})[key] = json.loads(value)
+    parsed = json.loads(f"[{','.join(value for _, _, value in rows)}]")  # one call for all
+    for (trial_id, key, _), value in zip(rows, parsed, strict=True):
+        found.setdefault(trial_id, {})[key] = value
     return found
