@@ -76,7 +76,7 @@ def page_columns(n: int) -> int:
 
 def _measures(panels: list[Grid], errors: tuple[float, float]) -> list[dict[str, Any]]:
     picked_on: MeasureName = "test_error" if all(grid.test_error is None for grid in panels) else "validation_error"
-    names = [picked_on, *(name for name in stored_measures(panels) if name != picked_on)]
+    names: list[MeasureName] = [picked_on, *(name for name in stored_measures(panels) if name != picked_on)]
     return [
         {
             "key": name,
