@@ -222,15 +222,11 @@ class Coordinator:
                     member.worker.measure(order)
 
     def _repays(self, ready: Ready) -> bool:
+        if self.cluster or not ready.pass_seconds or not ready.environment["device"].startswith("cpu"):
+            return False
         budgets = {name: self.study.panel_epochs(panel) for name, panel in self.panels.items()}
         steps = chunk_epochs(self.pending, budgets, ready.chunk) * ready.environment["steps_per_epoch"]
-        cpu = ready.environment["device"].startswith("cpu")
-        return (
-            cpu
-            and not self.cluster
-            and bool(ready.pass_seconds)
-            and repays_measuring(steps, ready.pass_seconds or 0.0, self.workers)
-        )
+        return repays_measuring(steps, ready.pass_seconds, self.workers)
 
     def _choose(self, measured: Measured, crew: Crew) -> None:
         """Keeps the fastest backend and K with the study; workers that started with others start again."""
