@@ -80,7 +80,7 @@ def heatmaps(
     width, height = 1.3 + 4.5 * columns, 0.7 + (0.7 + 3.8 * shape) * rows
     words = [*caption_lines(study, name, panels, device), *notes]
     caption = [part for line in words for part in wrap(line, int(14 * width))]
-    legend = _legend(study, panels, style, bool(valleys))
+    legend = _legend(study, panels, style, bool(valleys), measure)
     across = min(3, columns + 1)
     lines = max(1, -(-len(legend) // across))
     foot = 0.32 + 0.23 * lines + 0.17 * len(caption)  # inches below the heatmaps: the legend, then the caption
@@ -272,7 +272,9 @@ def _colourbar(
     bar.set_label("\n".join(wrap(words[0].upper() + words[1:], 45)))
 
 
-def _legend(study: Study, panels: list[Grid], style: Style, valleys: bool) -> list[Patch | Line2D]:
+def _legend(
+    study: Study, panels: list[Grid], style: Style, valleys: bool, measure: MeasureName
+) -> list[Patch | Line2D]:
     """Legend entries for the circles, crosses and hatches that the figure has."""
     entries: list[Patch | Line2D] = []
     if study.report.top_k and any(g.best for g in panels):
@@ -292,6 +294,8 @@ def _legend(study: Study, panels: list[Grid], style: Style, valleys: bool) -> li
         stroke = [patheffects.Stroke(linewidth=3.2, foreground="black"), patheffects.Normal()]
         words = "fitted valley, 90 % band of its slope"
         entries.append(Line2D([], [], color="white", lw=1.6, path_effects=stroke, label=words))
+    if any(np.isposinf(g.measures[measure][~g.diverged]).any() for g in panels if measure in g.measures):
+        entries.append(Patch(fc=MISSING, ec=HATCH, label="never"))
     if any(g.missing.any() for g in panels):
         entries.append(Patch(fc=MISSING, ec=HATCH, hatch="////", label="not trained yet"))
     return entries
