@@ -149,10 +149,10 @@ def test_the_list_is_one_line_each(capsys):
     assert main(["studies"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[1].split()[1:9] == ["180", "25,", "100,", "400", "all", "cifar10", "shake-shake", "Raw"]
-    assert [line.split()[0] for line in lines] == ["study", *NAMES]
-    for name, line in zip(NAMES, lines[1:], strict=True):
-        assert line.endswith(load_study(FILES[name]).title) and len(line) <= 160
+    assert lines[1].split()[1:] == ["180", "25,", "100,", "400", "all", "cifar10", "shake-shake"]
+    assert [line.split()[0] for line in lines if not line.startswith("  ")] == ["study", *NAMES]
+    assert [line.strip() for line in lines if line.startswith("  ")] == [load_study(FILES[n]).title for n in NAMES]
+    assert all(len(line) <= 80 for line in lines if not line.startswith("  "))
     assert "wdgrid plan" in err
 
 

@@ -2,11 +2,12 @@
 
 import sys
 from dataclasses import asdict
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wdgrid.cli.common import AsJson, print_json, say
+from wdgrid.cli.common import AsJson, print_json, say, width
 from wdgrid.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ def studies(as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    line = "{name:22} {cells:>5}  {epochs:>12}  {images:>6}  {dataset:8} {model:12} {title}"
-    heads = {"name": "study", "dataset": "data", "model": "network", "title": "what it shows"}
-    typer.echo(line.format(**{key: heads.get(key, key) for key in rows[0]}))
+    line = "{name:22} {cells:>5}  {epochs:>12}  {images:>6}  {dataset:10} {model:12}"
+    heads = {"name": "study", "dataset": "data", "model": "network"}
+    typer.echo(line.format(**{key: heads.get(key, key) for key in rows[0]}).rstrip())
     for row in rows:
         epochs, images = ", ".join(map(str, row["epochs"])), row["images"] or "all"
-        typer.echo(line.format(**row | {"epochs": epochs, "images": images}))
+        typer.echo(line.format(**row | {"epochs": epochs, "images": images}).rstrip())
+        for part in wrap(row["title"], width() - 2):
+            typer.echo(f"  {part}")
     say("cells of all panels and seeds, training images an epoch; wdgrid plan STUDY measures the time on this machine")
 
 
