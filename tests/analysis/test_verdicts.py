@@ -134,7 +134,7 @@ def test_axes_other_than_rate_and_decay():
     assert answer_of("coupled", 1.0, (0.5, 2.0)) == (
         "tune them together: one after the other costs 1.00 points [0.50, 2.00]"
     )
-    assert reason_of("coupled", steep, ("lr", "eps")).startswith("halve the rate, multiply ε by 7.0 (")
+    assert reason_of("coupled", steep, ("lr", "eps")).startswith("if you halve the rate, multiply ε by 7.0 (")
     transposed = Surface(
         "p", "weight_decay", "lr", DECAY, LR, other.col_labels, other.row_labels, bowl(-1).T[..., None]
     )

@@ -32,6 +32,11 @@ def numbers(outcome):
     return repr({k: v for k, v in asdict(outcome).items() if k != "seconds"})
 
 
+def whole(done):
+    """Of the progress that training reports, the epochs; the parts of one in between depend on the clock."""
+    return [int(epochs) for epochs in done if float(epochs).is_integer()]
+
+
 def bench_of(backend: str, **task) -> Workbench:
     """A workbench whose perceptron is computed in this backend."""
     with pytest.MonkeyPatch.context() as patch:
