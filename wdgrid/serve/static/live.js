@@ -89,6 +89,7 @@ function status(now) {
 async function analyse(now) {
   if (analysed === version || !now.complete) return;
   [analysed, asked] = [version, Date.now()];
+  if (!at("verdicts").querySelector("strong")) at("verdicts").firstElementChild.textContent = "The verdict and its intervals are being computed …";
   let found;
   try { found = await ask(studyPath(name, "/analysis")); } catch (error) { analysed = null; return; }
   at("verdicts").replaceChildren();
