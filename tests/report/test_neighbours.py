@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 import subprocess
 import sys
@@ -127,7 +128,8 @@ def test_wandb_takes_it(tables, tmp_path):
         assert {f"final_{name}": value for name, value in run.final.items()}.items() <= summary.items()
     assert not read
     command = [sys.executable, "-m", "wandb", "sync", "--dry-run"]
-    listed = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True, timeout=60)
+    env = {**os.environ, "WANDB_SILENT": "false"}
+    listed = subprocess.run(command, cwd=tmp_path / "out", env=env, capture_output=True, text=True, timeout=60)
     assert listed.returncode == 0 and f"{len(finished(few))}" in listed.stdout + listed.stderr
 
 

@@ -24,10 +24,18 @@ FILES = {
     "report.html": "text/html",
     "heatmaps.png": "image/png",
     "heatmaps.svg": "image/svg+xml",
+    "heatmaps.pdf": "application/pdf",
     "study.json": "application/json",
 }
 FileName = Literal[
-    "trials.csv", "trials.json", "trials.parquet", "report.html", "heatmaps.png", "heatmaps.svg", "study.json"
+    "trials.csv",
+    "trials.json",
+    "trials.parquet",
+    "report.html",
+    "heatmaps.png",
+    "heatmaps.svg",
+    "heatmaps.pdf",
+    "study.json",
 ]
 
 

@@ -163,8 +163,8 @@ def serve(settings: Settings) -> int:
         signal.signal(number, _ignored)
     try:
         server.run()
-    except SystemExit as ended:  # the port is taken, for one
-        return ended.code if isinstance(ended.code, int) else 1
+    except SystemExit:  # the port is taken, for one
+        return 1
     finally:
         if worker:
             worker.stop()
