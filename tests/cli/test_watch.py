@@ -227,7 +227,8 @@ def test_the_alarm_tells_of_cells_that_a_search_left_out(here, capsys):
         plan(store, coarse_name("s"), coarse_study(study))
     assert list(told()) == ["to add them (trains the 10 cells that the search left out, too):"] * 2
     (here / "studies/s.toml").unlink()
-    assert all("with --extend (trains the 10 cells that the search left out, too) and:" in line for line in told())
+    left_out = "(trains the 10 cells that the search left out, too):"
+    assert [line.startswith("to add them, sweep") and line.endswith(left_out) for line in told()] == [True, True]
     (here / "studies/s.toml").write_text(TOML)
     with Store(url) as store:
         fill(store, "s", study, towards_the_corner)
