@@ -111,6 +111,10 @@ FAULTS = [
     ("axes.alpha.values=[1]", "axes.alpha"),
     ("axes.eps.values=[1]", "exactly two axes"),
     ("panels.0.optimizer=adamx", 'panels.0.optimizer = "adamx": must be one of sgd, sgdw'),
+    (
+        "panels.0.schedule=cosinus",
+        'panels.0.schedule = "cosinus": must be one of constant, step, cosine, restarts; did you mean cosine',
+    ),
     ("panels.0.schedule=cosin", "panels.0.schedule"),
     ("panels.0.momentum=0.5", "panels.0.momentum = 0.5: adamw has no momentum"),
     ("panels.0.lr=0.5", "lr is an axis"),

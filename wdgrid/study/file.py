@@ -149,6 +149,10 @@ def fault_lines(error: ValidationError) -> Iterator[tuple[str, str]]:
             fields = _section_of(fault["loc"]).model_fields
             near = did_you_mean(str(fault["loc"][-1]), fields)
             yield _line(".".join(place), fault["input"], f"unknown key{near or '; allowed: ' + ', '.join(fields)}")
+        elif fault["type"] == "union_tag_invalid":
+            kind = str(fault["input"]["kind"])
+            near = did_you_mean(kind, SCHEDULES)
+            yield _line(".".join(place), kind, f"must be one of {', '.join(SCHEDULES)}{near}")
         else:
             why = fault["msg"].removeprefix("Value error, ")
             yield _line(".".join(place), fault["input"], why[0].lower() + why[1:])
