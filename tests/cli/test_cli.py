@@ -85,10 +85,10 @@ def test_a_users_own_network_and_data(here):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("task.model='nowhere:net'", "nowhere:net: cannot be imported"),
-        ("task.model='mine:nothing'", "module mine has no nothing"),
-        ("task={model='mine:broken', epochs=2}", "mine:broken, digits: RuntimeError: no such layer"),
-        ("task.dataset='mine:ragged'", "must have one row for each image"),
+        ("task.model='nowhere:net'", "task.model = nowhere:net: there is no module nowhere"),
+        ("task.model='mine:nothing'", "task.model = mine:nothing: mine.py has no nothing"),
+        ("task={model='mine:broken', epochs=2}", "mine.py, line 16: RuntimeError: no such layer"),
+        ("task.dataset='mine:ragged'", "must have one row for each example"),
         ("task.train_size=5000", "task.train_size = 5000: digits has only 900"),
         ("task.epochs=0", "task.epochs = 0"),
     ],
@@ -133,7 +133,7 @@ def test_a_terminal_gets_a_bar(here):
         seen += part
     os.close(parent)
     assert process.wait(timeout=60) == 0
-    assert b"48/48" in seen and "━".encode() in seen and b"best" in seen
+    assert b"48/48" in seen and "█".encode() in seen and b"best" in seen
 
 
 def test_every_command_and_option_has_help():
