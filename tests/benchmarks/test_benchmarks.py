@@ -1,6 +1,8 @@
 """The benchmarks compare like with like, and their tables say what was measured. Nothing is timed here."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,3 +176,17 @@ def test_table_sets_peers_against_both_precisions(work, monkeypatch):
     assert "| **0.67** |" in short
     training = 16 * 2 * 7 * 9.5 / 60  # 896 images in minibatches of 128
     assert f"| {training:.1f} / {training + 16 * 2 * 11 / 60:.1f} |" in loop
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_dry_on_a_cpu(tmp_path):
+    """What needs no GPU: products, and training that goes on from a checkpoint."""
+    out = tmp_path / "gpu.json"
+    options = ["--device", "cpu", "--seconds", "300", "--parts", "gemm,resume", "--out", str(out)]
+    command = [sys.executable, "gpu.py", *options]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    parts = json.loads(out.read_text())["parts"]
+    assert [row["precision"] for row in parts["gemm"]["rows"]] == ["float32", "tf32", "bfloat16"]
+    assert [row["equal to the bit"] for row in parts["resume"]["rows"]] == [True, True]
+    assert "| resnet | True |" in done.stdout

@@ -177,7 +177,7 @@ def chain(folder: Path, expected: pd.DataFrame, draw: random.Random, kills: int,
     assert sweep.wait(LIMIT_S) == 0, sweep.log.read_text()
     pd.testing.assert_frame_equal(table(folder), expected)  # to the bit
     assert {path.name for path in folder.iterdir()} == {"study.toml", "study.db", "reports"}
-    assert len(list((folder / "reports" / "study").iterdir())) == 4
+    assert len(list((folder / "reports" / "study").iterdir())) == 5
     assert len(list((folder / "reports").iterdir())) == 1
 
 

@@ -57,15 +57,22 @@ def command_line(pid):
         return b""
 
 
-def starting(process):
+def launched(process):
+    """The workers are there; maybe nothing is planned yet."""
     return len(workers(process)) == 2
+
+
+def starting(process):
+    """The workers start, and the cells are planned."""
+    said = Path(f"/proc/{process.pid}/cwd").resolve() / "stderr"
+    return launched(process) and "48 cells to train" in said.read_text()
 
 
 def training(process):
     """Each worker trains a chunk: checkpoints are there after the first epoch."""
     cwd = Path(f"/proc/{process.pid}/cwd").resolve()
     saved = {path.name.partition("-")[0] for path in (cwd / "small.db.checkpoints").glob("*.safetensors")}
-    return starting(process) and len(saved) == 2
+    return launched(process) and len(saved) == 2
 
 
 def alive(pids):
@@ -94,6 +101,15 @@ def test_a_signal_ends_the_sweep_within_ten_seconds(here, begin, number, status,
     states = json.loads(wdgrid("show", "small", "--storage", "sqlite:///small.db", "--json", cwd=here).stdout)["cells"]
     assert states == {"waiting": 48}
     assert ("48 cells in training are saved" in said) == (are_at is training)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_anything_is_planned_leaves_nothing(here, begin, number, status):
+    process = begin(launched)
+    pids = workers(process)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == status
+    assert not alive(pids) and "Traceback" not in (here / "stderr").read_text()
 
 
 def test_a_step_that_takes_long_is_cut_off(here, begin):

@@ -158,7 +158,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(here):
     assert process.stderr
     first = process.stderr.readline()
     assert "84 cells to train" in first
-    assert "cells in" in process.stderr.readline()
+    assert "/84 cells" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130, rest
