@@ -171,3 +171,20 @@ def test_workers_end_at_once_with_a_parent_that_was_killed(begin, are_at):
     process.wait()
     time.sleep(1)
     assert len(pids) == 2 and not alive(pids)
+
+
+BLOCKED = """
+from pathlib import Path
+from wdgrid.runner.handle import _early, started_early
+with started_early(2):
+    for _, process in _early:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        print(next(line.split()[1] for line in lines if line.startswith("SigBlk")))
+"""
+
+
+def test_ctrl_c_does_not_reach_a_worker_from_its_first_moment(here):
+    """The first child of a process, too: multiprocessing starts a process of its own before it."""
+    done = subprocess.run([sys.executable, "-c", BLOCKED], cwd=here, capture_output=True, text=True, check=True)
+    masks = [int(mask, 16) for mask in done.stdout.split()]
+    assert len(masks) == 2 and all(mask & 1 << (signal.SIGINT - 1) for mask in masks)

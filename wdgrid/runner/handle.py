@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -233,6 +234,7 @@ def signals_deferred() -> Generator[None]:
     handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
     for number in handlers:
         signal.signal(number, lambda number, _frame: arrived.append(number))
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first child, and unblocks SIGINT then
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
