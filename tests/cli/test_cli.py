@@ -59,7 +59,7 @@ def test_list_show_report_export(here):
     csv = wdgrid("export", "small", cwd=here).stdout
     assert len(csv.splitlines()) == 49
     assert len(json.loads(wdgrid("export", "small", "--format", "json", cwd=here).stdout)) == 48
-    assert wdgrid("export", "small", "--format", "parquet", "--out", "t.parquet", cwd=here).returncode == 0
+    assert wdgrid("export", "small", "--out", "t.parquet", cwd=here).returncode == 0  # by its ending
     assert len(pd.read_parquet(here / "t.parquet")) == 48
     assert wdgrid("export", "small", "--format", "parquet", cwd=here).returncode == 2
 

@@ -45,4 +45,5 @@ def test_a_port_that_is_taken_is_told_in_a_line(service, place):
     running = service("--no-work")
     words = [*WDGRID, "serve", "--no-work", "--storage", place, "--port", str(running.port)]
     second = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert second.returncode == 1 and "address already in use" in second.stderr and "Traceback" not in second.stderr
+    assert second.returncode == 1 and "Traceback" not in second.stderr
+    assert second.stderr == f"wdgrid: --host 127.0.0.1 --port {running.port}: Address already in use\n"

@@ -24,6 +24,8 @@ from wdgrid.analysis.valley import Valley, valley
 from wdgrid.analysis.verdict import Verdict, answer_of, reason_of, sentence_of, verdict_of
 from wdgrid.analysis.words import HYPERPARAMETERS, Interval
 
+CERTIFIED_CELLS = 25  # on fewer, correcting for the picking was not certified (docs/separability.md)
+
 
 @dataclass(frozen=True)
 class Separability:
@@ -174,15 +176,16 @@ def _fit(
         came = len(np.unique(cells.row[~cells.censored & ~cells.zero]))
         return _Fitted(
             surface, mean,
-            f"the slope needs three values of {row} with cells below the cap at several positive values of {col}; "
-            f"{came or 'none'} came",
+            f"the slope needs at least three values of {row} that have cells below the cap at several positive values "
+            f"of {col}; this grid has {came or 'none'}",
         )  # fmt: skip
     line, found = valley(cells, surface.cols)
     whole = np.where(diverged, np.inf, mean)
     if not count:
         return _Fitted(surface, mean, None, cells, line, found)
     drawn, spread = noise_free(cells, found, whole, seeds, count, rng)
-    return _Fitted(surface, mean, None, cells, line, found, drawn, optimism(drawn, spread, rng))
+    lower = optimism(drawn, spread, rng)
+    return _Fitted(surface, mean, None, cells, line, found, drawn, lower if mean.size >= CERTIFIED_CELLS else None)
 
 
 def _numbers(
@@ -240,7 +243,8 @@ def _numbers(
 def _best_cell(surface: Surface, test_images: int | None, optimism: np.ndarray | None) -> dict[str, Any]:
     """The picked cell's fields; nothing where no cell has a finite error.
 
-    Where cells were picked on the test errors, the error is corrected by the fitted `optimism` [D], if there is one.
+    Where cells were picked on the test errors, the error is corrected by the fitted `optimism` [D], if there is one:
+    a panel of fewer than CERTIFIED_CELLS has none.
     """
     if (picked := pick(surface, test_images)) is None:
         return {}

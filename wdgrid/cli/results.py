@@ -35,6 +35,9 @@ from wdgrid.errors import UsageError
 from wdgrid.printable import without_password
 from wdgrid.report.views import View
 
+Format = Literal["csv", "parquet", "json"]
+FORMATS: dict[str, Format] = {"csv": "csv", "parquet": "parquet", "json": "json"}  # by a file's ending
+
 
 def list_studies(storage: Storage = None, as_json: AsJson = False) -> None:
     """List stored studies: those of --storage, or of every database in studies/ and here."""
@@ -156,7 +159,10 @@ def report(
 def export(
     study: StudyName,
     storage: Storage = None,
-    fmt: Annotated[Literal["csv", "parquet", "json"], typer.Option("--format", help="File format.")] = "csv",
+    given: Annotated[
+        Format | None,
+        typer.Option("--format", help="File format; by default that of the file's ending, or CSV."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -186,6 +192,8 @@ def export(
         written_runs = export_runs(to, name, table, curves, folder)
         say(f"written: {written_runs} runs in {folder}", quiet)
         return
+    ending = out.suffix.removeprefix(".").lower() if out else ""
+    fmt = given or FORMATS.get(ending, "csv")
     if fmt == "parquet" and out is None:
         raise UsageError("--format parquet needs --out FILE")
     with written(out) if out else nullcontext():

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import secrets
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from wdgrid.cli.common import say
 from wdgrid.cli.queue import ServedStorage, served_url
-from wdgrid.errors import UsageError
+from wdgrid.errors import MachineError, UsageError
 
 LEAST_TOKEN = 16  # characters
 
@@ -80,6 +81,7 @@ def serve(
         behind_proxy=behind_proxy,
         json_logs=json_logs,
     )
+    _check_port(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{port}/"
     say(f"wdgrid serves {address}")
@@ -87,6 +89,18 @@ def serve(
         say(f"log in at {address}login#{secret}\nthe token is shown once, and another one is made at the next start")
     sys.stderr.flush()
     raise typer.Exit(run(settings))
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raises MachineError if nothing can listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            pass
+    except OSError as error:
+        raise MachineError(
+            f"--host {host} --port {port}: {os.strerror(error.errno) if error.errno else error}"
+        ) from None
 
 
 def _token(host: str, made: bool, file: Path | None) -> tuple[str | None, bool]:

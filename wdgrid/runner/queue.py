@@ -121,7 +121,8 @@ class _Sweep:
 
     def _finish(self, status: int, stopped: bool) -> None:
         """Stores how the entry ended."""
-        words = "\n".join(line.removeprefix("wdgrid: ") for line in self.last)
+        faults = [line.removeprefix("wdgrid: ") for line in self.last if line.startswith("wdgrid: ")]
+        words = "\n".join(faults or self.last)
         finish, number = self.store.queue.finish, self.entry.id
         if stopped:
             finish(number, self.owner, "waiting")

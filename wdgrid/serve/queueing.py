@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from wdgrid.errors import UsageError
@@ -24,6 +24,8 @@ from wdgrid.study.bundled import names as shipped_names
 class StudyText(BaseModel):
     """A study as the text of a study file, or the name of a shipped one, with `FIELD=VALUE` overrides."""
 
+    model_config = ConfigDict(extra="forbid")
+
     toml: str | None = Field(None, max_length=2**20)
     shipped: str | None = Field(None, max_length=100)
     overrides: list[Annotated[str, Field(max_length=2000)]] = Field(default_factory=list, max_length=50)
@@ -34,9 +36,10 @@ class StudyText(BaseModel):
             return self.toml
         found = shipped_text(self.shipped) if self.shipped is not None else None
         if found is None:
-            raise InvalidStudyError(
-                [Fault(field="", message=f"{self.shipped}: no study of that name ships with wdgrid")]
-            )
+            words = f"{self.shipped}: no study of that name ships with wdgrid"
+            if self.shipped is None:
+                words = "give `toml`, the text of a study file, or `shipped`, the name of a shipped study"
+            raise InvalidStudyError([Fault(field="", message=words)])
         return found
 
 
