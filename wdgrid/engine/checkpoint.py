@@ -26,8 +26,8 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 class Checkpoint:
     """The checkpoints of one chunk: `stem` is their path up to the epoch, `every` the seconds between two.
 
-    `identity` says what is trained; a checkpoint that says otherwise is not used. `warn` is called with one line for
-    each damaged file, and where none can be written.
+    `identity` names what is trained; a checkpoint with another identity is not used. `warn` is called with one line for
+    each damaged file, and if no checkpoint can be written.
     """
 
     def __init__(self, stem: Path, identity: str, every: float, warn: Callable[[str], None] = warnings.warn) -> None:
@@ -35,13 +35,13 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def due(self, least: float = 0.0) -> bool:
-        """Whether it is time for the next one; `least` are the seconds that it must be since the last one anyway."""
+        """Whether the next checkpoint is due; `least` is the minimum number of seconds since the last one."""
         return time.monotonic() - self._last >= max(self.every, least)
 
     def save(self, epoch: int, state: State) -> bool:
-        """Saves the state after `epoch` epochs and a part of the next. Returns whether it could.
+        """Saves the state after `epoch` epochs and a part of the next. Returns whether that succeeded.
 
-        Warns where that is impossible (a full disk, say).
+        Warns if it failed (because the disk is full, for example).
         """
         part = self._path(epoch).with_suffix(".part")
         try:
@@ -69,7 +69,7 @@ class Checkpoint:
             old.unlink(missing_ok=True)
 
     def load(self) -> tuple[int, State] | None:
-        """The newest undamaged one of this chunk: (epochs done, state)."""
+        """The newest undamaged checkpoint of this chunk: (epochs done, state)."""
         for path in reversed(self._files()):
             try:
                 header, tensors = _read(path)
@@ -81,9 +81,9 @@ class Checkpoint:
         return None
 
     def clear(self) -> None:
-        """Removes them, once the chunk's outcomes are stored."""
+        """Removes the checkpoints, once the chunk's outcomes are stored."""
         for path in self.stem.parent.glob(f"{self.stem.name}-*"):
-            with contextlib.suppress(OSError):  # a folder that is not writable any more
+            with contextlib.suppress(OSError):  # the folder is no longer writable
                 path.unlink(missing_ok=True)
 
     def _path(self, epoch: int) -> Path:
@@ -94,7 +94,7 @@ class Checkpoint:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a file. Raises OSError, SafetensorError or ValueError where it is damaged."""
+    """Header and tensors of a file. Raises OSError, SafetensorError or ValueError if it is damaged."""
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

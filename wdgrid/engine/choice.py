@@ -1,4 +1,4 @@
-"""Which backend, and how many cells together, is the fastest here: a few steps of each, measured in turn."""
+"""Measures which backend and which K are the fastest on this machine, by a few steps of each in turn."""
 
 import time
 from collections.abc import Sequence
@@ -25,7 +25,9 @@ class Choice:
 
 
 def fastest(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Choice:
-    """What trains `cells` of one panel and seed fastest; the rule's backend at K = size, unless another clearly does.
+    """The fastest way to train `cells` of one panel and seed.
+
+    It is the rule's backend at K = size, unless another candidate is clearly faster.
 
     The time of a candidate is the median, over interleaved repetitions, of its ratio to the rule's.
     """
@@ -36,19 +38,19 @@ def fastest(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cho
         try:
             if other.probe(together).backend == backend:
                 chunks[backend, together] = Chunk(other, job, calm(cells[:together]), together)
-        except (RuntimeError, MemoryError):  # no memory for it
+        except (RuntimeError, MemoryError):  # not enough memory
             continue
     batches = datasets.epoch(bench.data, cells[0].seed, 0, bench.task.batch_size)
 
     def seconds(chunk: Chunk, steps: int) -> float:
-        """Of one step of one cell."""
+        """Seconds of one step of one cell."""
         began = time.perf_counter()
         chunk.steps.train(batches, 0, steps)
         return (time.perf_counter() - began) / steps / len(chunk.alive)
 
     steps: dict[tuple[str, int], int] = {}
     for candidate, chunk in chunks.items():
-        seconds(chunk, 1)  # allocates, and fills caches
+        seconds(chunk, 1)  # the first step allocates memory and fills caches
         again = seconds(chunk, 1) * len(chunk.alive)
         steps[candidate] = max(1, min(bench.steps_per_epoch, int(SAMPLE_S / again)))
     times: dict[tuple[str, int], list[float]] = {candidate: [] for candidate in chunks}
@@ -62,7 +64,7 @@ def fastest(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cho
 
 
 def _others(bench: Workbench, backend: str, size: int) -> list[tuple[str, int]]:
-    """Candidates beside the rule's choice."""
+    """The candidates other than the rule's choice."""
     sizes = [k for k in dict.fromkeys((size // 3, 1)) if 0 < k < size]
     own = [(backend, k) for k in sizes] if backend != "native" else []
     other = [("native", size), ("stacked", size), ("vmap", size), ("one by one", 1)]

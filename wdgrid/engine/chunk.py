@@ -1,4 +1,4 @@
-"""Chooses K, how many cells train together, by a rule of the network, the batch size and the device.
+"""Chooses K, the number of cells that train together, from the network, the batch size and the device.
 
 It is a rule and not a measurement, so two runs of one study use the same K and give the same bits. If memory is short,
 K is a smaller power of two, so small differences in free memory do not change it. K is stored with the study.
@@ -15,23 +15,23 @@ from wdgrid.engine.fused.kernels import LANES
 from wdgrid.engine.loop import EVALUATION_BATCH
 from wdgrid.engine.workbench import Workbench
 
-# Bytes that a layer's activations of all K cells may take. Measured on a core with 2 MiB of L2 cache: an MLP is at its
-# best between 200 and 800 KiB (its weights and moments want the cache, too), convolutions at 1.6 MB.
+# Bytes for a layer's activations of all K cells. Measured on a core with 2 MiB of L2 cache: an MLP is fastest between
+# 200 and 800 KiB (its weights and moments also need the cache), convolutions at 1.6 MB.
 FEATURES_BYTES, MAPS_BYTES, GPU_BYTES = 512 * 1024, 1600 * 1024, 256 * 1024**2
-# Of tokens [B, N, D], whose products are large: a ViT's 835 KB a cell ran 1.0, 1.1, 1.2 and 1.3 times as fast as the
-# plain loop with 1, 2, 4 and 8 cells (AMD EPYC, a loaded machine).
+# For tokens [B, N, D], whose products are large: a ViT with 835 KB per cell ran 1.0, 1.1, 1.2 and 1.3 times as fast as
+# the plain loop with 1, 2, 4 and 8 cells (AMD EPYC, a loaded machine).
 TOKENS_BYTES = 4 * 1024**2
 MAX_CELLS = {"cpu": 64, "cuda": 1024}
-SHARE = 0.5  # of free memory that the cells may take; the rest is for what libraries take, and for what is not foreseen
+SHARE = 0.5  # of free memory, for the cells; the rest is for libraries and a reserve
 
 
 def chunk_size(bench: Workbench) -> int:
-    """K for this task: as many cells as keep the largest activation of a step within the cache (CPU).
+    """K for this task: the most cells whose largest activation of a step fits into the cache (CPU).
 
-    For a convolution with few channels, K is at least so large that K·C channels fill a vector register. If possible,
-    K·C is divisible by the numbers in a register, because batch norm is then faster. On a GPU, small networks are
-    limited by kernel launches, so many more cells train together, and the largest activation may take 256 MiB. K is
-    smaller if the device has too little memory.
+    For a convolution with few channels, K is large enough that K·C channels fill a vector register. If possible, K·C is
+    divisible by the numbers in a register, because batch norm is then faster. On a GPU, small networks are limited by
+    kernel launches, so many more cells train together, and the largest activation may take 256 MiB. K is smaller if the
+    device has too little memory.
     """
     data = bench.data
     x = data.prepared(data.train_x[:2])
@@ -58,9 +58,9 @@ def _fitting(bench: Workbench, module: torch.nn.Module, x: Tensor, largest: int)
 
 
 def _activations(module: torch.nn.Module, x: Tensor) -> tuple[int, int, bool]:
-    """Numbers in the largest output of a layer, an image; and whether that output is of tokens, [B, N, D].
+    """Per image, the numbers in the largest output of a layer; channels; whether that output is of tokens, [B, N, D].
 
-    Between them the channels of the narrowest convolution, 0 without one.
+    The channels are those of the narrowest convolution, 0 without one.
     """
     sizes, channels = [(1, False)], []
 

@@ -73,13 +73,13 @@ def start(cells: int) -> Trace:
 
 
 def restart(trace: Trace) -> Trace:
-    """The state after a warm restart: forgets earlier windows and an unfinished rise, but not what was detected."""
+    """The state after a warm restart: without earlier windows or an unfinished rise, but with what was detected."""
     fresh = start(len(trace.quiet))
     return trace._replace(recent=fresh.recent, quiet=fresh.quiet, risen_at=fresh.risen_at)
 
 
 def follow(trace: Trace, losses: Tensor, done: int, chance_loss: float) -> Trace:
-    """The state after `losses` [T, K] of the steps after step `done`. How the steps are divided makes no difference."""
+    """The state after `losses` [T, K] of the steps after step `done`; it does not depend on how steps are divided."""
     seen = torch.cat([trace.recent, losses.double()])
     windows = seen.unfold(0, WINDOW, 1)  # [T + WINDOW, K, WINDOW]
     least, most = windows.amin(-1), windows.amax(-1)

@@ -20,9 +20,9 @@ REPEATS, ENOUGH_S = 10, 3.0
 class Cost:
     """What one chunk of K cells costs.
 
-    `train_flops` and `test_flops` are the model's, a cell and epoch (multiply and add count as two; matrix products and
-    convolutions only); `epoch_seconds` is for the whole chunk and one process, from a few measured steps; `state_bytes`
-    are weights, gradients and moments of all K cells.
+    `train_flops` and `test_flops` are the model's FLOPs per cell and epoch (multiply and add count as two; matrix
+    products and convolutions only); `epoch_seconds` is for the whole chunk and one process, from a few measured steps;
+    `state_bytes` is the memory of weights, gradients and moments of all K cells.
     """
 
     train_flops: int
@@ -37,7 +37,7 @@ def cost(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cost:
     batches = datasets.epoch(data, cells[0].seed, 0, bench.task.batch_size)
     order = _fastest(lambda: datasets.epoch(data, cells[0].seed, 0, bench.task.batch_size))
     first = _fastest(lambda: chunk.steps.train(batches, 0, 1))
-    several = max(1, min(bench.steps_per_epoch, int(ENOUGH_S / REPEATS / first)))  # they may share what a call costs
+    several = max(1, min(bench.steps_per_epoch, int(ENOUGH_S / REPEATS / first)))  # they may share the cost of a call
     step = _fastest(lambda: chunk.steps.train(batches, 0, several)) / several
     some = min(len(data.test_x), EVALUATION_BATCH)
     images = len(data.test_x) + (0 if data.val_x is None else len(data.val_x))
@@ -48,13 +48,13 @@ def cost(bench: Workbench, job: Job, cells: Sequence[Cell], size: int) -> Cost:
 
 
 def calm(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells with no rate and hardly any decay, so that none diverges."""
+    """Cells with learning rate 0 and very small weight decay, so that none diverges."""
     rates = {"lr": 0.0, "weight_decay": 1e-9}
     return [dataclasses.replace(cell, hyperparameters={**cell.hyperparameters, **rates}) for cell in cells]
 
 
 def _fastest(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few runs, the first apart: it allocates, and fills caches."""
+    """Seconds of the fastest of a few runs; the first, which allocates memory and fills caches, is separate."""
     times: list[float] = []
     while len(times) <= REPEATS and sum(times) < ENOUGH_S:
         started = time.perf_counter()

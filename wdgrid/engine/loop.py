@@ -1,6 +1,6 @@
-"""Trains a chunk: K cells on the same minibatches, each with its own weights, rate and decay.
+"""Trains a chunk: K cells on the same minibatches, each with its own weights, learning rate and weight decay.
 
-A cell's result depends on the cell and on the chunk size K only: chunks are padded to K, no operation sums over cells,
+A cell's result depends only on the cell and on the chunk size K: chunks are padded to K, no operation sums over cells,
 and random numbers are functions of (seed, epoch or step).
 """
 
@@ -22,13 +22,13 @@ from wdgrid.study import Cell, Curve, Outcome
 from wdgrid.study.sections import Schedule
 
 EVALUATION_BATCH = 1024  # images; bounds the memory of a test pass
-PAUSE_S = 1.0  # about so long a chunk trains between two looks at the clock
+PAUSE_S = 1.0  # a chunk trains about this long between two checks of the clock
 Progress = Callable[[float], None]  # called with the epochs done; with a fraction about once a second within one
-Stop = Callable[[], bool]  # called about once a second, between two steps; whether training shall end
+Stop = Callable[[], bool]  # called about once a second, between two steps; returns whether to end training
 
 
 class StoppedError(Exception):
-    """Training was asked to end. `saved`: whether a checkpoint has all that was done."""
+    """Training was stopped on request. `saved`: whether a checkpoint holds all of its progress."""
 
     def __init__(self, saved: bool) -> None:
         super().__init__("training was asked to end")
@@ -37,7 +37,7 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """What a panel's cells have in common."""
+    """The settings that a panel's cells share."""
 
     optimizer: str
     schedule: Schedule
@@ -56,9 +56,9 @@ def train(
 ) -> list[Outcome]:
     """Trains up to `size` cells of one panel and seed to the end; the outcome of each.
 
-    `size` is K: fewer cells are padded to it, so that a result does not depend on how many there were. With a
-    checkpoint, training continues from the last one, within an epoch too, and ends with the same bits as without an
-    interruption. Raises StoppedError if `stop` says so; what was done is saved first.
+    `size` is K: fewer cells are padded to it, so that a result does not depend on their number. With a checkpoint,
+    training continues from the last one, also within an epoch, and ends with the same bits as without an interruption.
+    Raises StoppedError if `stop` returns true; progress is saved first.
     """
     started = time.monotonic()
     chunk = Chunk(bench, job, cells, size)
@@ -109,13 +109,13 @@ class Chunk:
         self.diverged_at: list[int | None] = [None] * size
         self.curves = [Curve() for _ in cells]
         self.trace = divergence.start(size)
-        self.losses = torch.empty(0, size, dtype=torch.float64)  # of the steps of an epoch that is not done
+        self.losses = torch.empty(0, size, dtype=torch.float64)  # of the steps of an unfinished epoch
         self._together = 1  # steps between two pauses
 
     def epoch(self, number: int, pause: Callable[[], None] = lambda: None) -> None:
-        """Trains and tests epoch `number` (from 0), or what is left of it; `pause` is called about once a second.
+        """Trains and tests epoch `number` (from 0), or the rest of it; `pause` is called about once a second.
 
-        What `pause` raises passes through; the state at that moment can be saved.
+        An exception raised by `pause` passes through; the state at that moment can be saved.
         """
         data, steps = self.bench.data, self.bench.steps_per_epoch
         self._train(number, pause)
@@ -139,7 +139,7 @@ class Chunk:
                     curve.validation_error.append(float(validation_errors[k]))
 
     def _train(self, number: int, pause: Callable[[], None]) -> None:
-        """The steps of an epoch that are left, some at a time: so many as take about PAUSE_S. Results are the same."""
+        """Runs the rest of an epoch's steps, in groups of about PAUSE_S. The grouping does not change results."""
         batches = datasets.epoch(self.bench.data, self.seed, number, self.bench.task.batch_size)
         steps = self.bench.steps_per_epoch
         while (done := len(self.losses)) < steps:
@@ -152,19 +152,19 @@ class Chunk:
             pause()
 
     def _follow(self, losses: Tensor, done: int) -> None:
-        """Stores an epoch's losses [steps, K]; if the schedule raised the rate, earlier losses are forgotten."""
+        """Stores an epoch's losses [steps, K]; discards earlier ones if the schedule raised the learning rate."""
         if done and self.etas[done] > self.etas[done - 1]:
             self.trace = divergence.restart(self.trace)
         self.trace = divergence.follow(self.trace, losses, done, self.bench.chance.loss)
 
     def _note(self, broken: Tensor, begins: int) -> None:
-        """Remembers at which step the loss of a cell was not finite for the first time; `broken` [steps, K] bool."""
+        """Stores the first step at which the loss of a cell was not finite; `broken` [steps, K] bool."""
         for k in (self.alive & broken.any(0)).nonzero().flatten().tolist():
             self.diverged_at[k] = begins + int(broken[:, k].int().argmax())
         self.alive &= ~broken.any(0)
 
     def _stop(self, losses: Tensor, step: int) -> None:
-        """Freezes the cells whose loss in a test [K] is not finite."""
+        """Freezes the cells whose test loss [K] is not finite."""
         broken = self.alive & ~losses.isfinite()
         if broken.any():
             self._note(broken[None], step)
@@ -189,15 +189,15 @@ class Chunk:
         return {"theta": self.network.theta, "alive": self.alive, **moments, **buffers, **trace}
 
     def state(self) -> State:
-        """What a checkpoint keeps."""
+        """The content of a checkpoint."""
         plain = {"diverged_at": self.diverged_at, "curves": [asdict(curve) for curve in self.curves]}
         return self._tensors() | {"losses": self.losses}, plain
 
     def restore(self, state: State) -> None:
-        """Goes back to a kept state."""
+        """Restores a saved state."""
         tensors, plain = state
         for name, tensor in self._tensors().items():
-            if name in tensors:  # checkpoints from before losses were followed have no trace
+            if name in tensors:  # checkpoints of earlier versions have no losses
                 tensor.copy_(tensors[name])
         self.losses = tensors.get("losses", self.losses)
         self.steps.freeze(~(self.alive & self.losses.isfinite().all(0)))
@@ -205,7 +205,7 @@ class Chunk:
         self.curves = [Curve(**curve) for curve in plain["curves"]]
 
     def outcomes(self, seconds: float) -> list[Outcome]:
-        """What each cell came to; `seconds` of the whole chunk are shared equally."""
+        """Each cell's outcome; the `seconds` of the whole chunk are divided equally."""
         squares = self.network.theta.double().square().sum(dim=1).cpu()
         decayed = self.rule.decayed_squares()
         lam = self.weight_decay * self.decays[-1]

@@ -1,4 +1,4 @@
-"""Says how much memory is free, and estimates how much a cell in training takes."""
+"""Measures how much memory is free, and estimates how much a cell in training needs."""
 
 import os
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from wdgrid.engine.randomness import generators, preserved
 
-ROOT = Path("/")  # of the file system; tests put another in its place
+ROOT = Path("/")  # of the file system; tests replace it
 STATE = 7  # numbers for each weight: itself, its gradient, two moments, and three while an update is computed
 
 
 def free(device: str) -> int:
-    """Bytes that may still be taken on "cuda", or "cpu" (there: all of it where the system does not say)."""
+    """Bytes that are free on "cuda" or "cpu" (on a CPU, all memory if the system does not report what is free)."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     if (meminfo := ROOT / "proc/meminfo").exists():
@@ -26,7 +26,7 @@ def free(device: str) -> int:
 
 
 def _left_in_groups() -> Iterator[int]:
-    """Bytes that this process's control groups, a container's for example, leave it; Linux, versions 1 and 2."""
+    """Bytes that are free within this process's control groups (such as a container's); Linux, versions 1 and 2."""
     try:
         groups = (ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -49,7 +49,7 @@ def _left_in_groups() -> Iterator[int]:
 
 
 def _left(group: Path, limit: str, usage: str, cache: str) -> int | None:
-    """A group's limit without what it uses; cached files that were not read lately are given back when needed."""
+    """A group's limit minus its use; files in the cache that were not read recently are freed when needed."""
     try:
         most, used = ((group / name).read_text(encoding="utf-8").strip() for name in (limit, usage))
         statistics = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
@@ -64,19 +64,20 @@ def of_a_cell(
 ) -> int:
     """Bytes, estimated, for one cell of a network on x [B, …] (B ≥ 2), with `batch` images a step and `tested` a test.
 
-    State; what a step keeps of each image for its backward pass, and two of the largest activations (`largest` numbers
-    an image), for gradients; and two of those in a test, whose memory a GPU may not share with a recorded step's.
+    The sum of three parts: the cell's state; what a step stores of each image for its backward pass, and two of the
+    largest activations (`largest` numbers per image) for gradients; and two of the largest activations in a test pass,
+    whose memory a GPU may not share with that of a recorded step.
     """
     weights = sum(p.numel() for p in module.parameters()) * STATE * x.element_size()
     with preserved(generators(x.device)), torch.autocast(x.device.type, products, enabled=products is not None):
         twice = torch.cat([x, x])
-        image = max(0, _saved(module, twice) - _saved(module, x)) // len(x)  # what grows with the images
+        image = max(0, _saved(module, twice) - _saved(module, x)) // len(x)  # the part that grows with the images
     activation = 2 * largest * (products or x.dtype).itemsize
     return weights + batch * (image + activation) + tested * activation
 
 
 def _saved(module: nn.Module, x: Tensor) -> int:
-    """Bytes that autograd keeps of a training pass over x, beside the input and the module's own."""
+    """Bytes that autograd stores in a training pass over x, without the input and the module's own tensors."""
     found: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -87,5 +88,5 @@ def _saved(module: nn.Module, x: Tensor) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         out = module.train()(x)
     own = {t.untyped_storage().data_ptr() for t in (x, *module.parameters(), *module.buffers())}
-    del out  # it kept them all apart until here
+    del out  # `out` kept all of them in memory until here
     return sum(size for place, size in found.items() if place not in own)

@@ -1,4 +1,4 @@
-"""Names the processor, and sets the mode in which Intel's MKL gives equal bits to equal cells.
+"""Names the processor, and sets the mode in which Intel's MKL computes equal bits for equal cells.
 
 By default MKL may choose its kernel by the alignment of a matrix, so a cell's bits could depend on its slot in the
 chunk. Its strict reproducible mode (MKL_CBWR=…,STRICT) prevents that. MKL reads the mode at the first product of a
@@ -20,7 +20,7 @@ OFF_INTEL = "AVX2,STRICT"
 
 
 def name() -> str:
-    """The processor's name, as the system prints it."""
+    """The processor's name, as the operating system reports it."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
@@ -32,7 +32,8 @@ def is_intel() -> bool:
 def choose_mode() -> None:
     """Sets MKL's mode for this process and its children, unless the user did. It has no effect after the first product.
 
-    Not on Intel's processors: no cell was seen to depend on its slot there, and the AVX2 mode would not use AVX-512.
+    On Intel processors it sets nothing: no cell was seen to depend on its slot there, and the AVX2 mode excludes
+    AVX-512.
     """
     if torch.backends.mkl.is_available() and not is_intel():
         os.environ.setdefault(MODE, OFF_INTEL)

@@ -23,7 +23,7 @@ def generators(device: torch.device) -> Generators:
 
 
 def seed(of: Generators, number: int) -> None:
-    """Starts the generators anew from `number`."""
+    """Seeds the generators with `number`."""
     for generator in of:
         generator.manual_seed(number)
 

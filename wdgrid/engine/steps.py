@@ -47,7 +47,7 @@ class Stepwise:
         return losses
 
     def _coefficients(self) -> Table:
-        """Those of all steps of an epoch."""
+        """The coefficients of all steps of an epoch."""
         first, end = self._steps
         return self.rule.table(self.etas[first:end], first + 1, self.decays[first:end])
 

@@ -1,4 +1,4 @@
-"""Tries the task's own network on one real minibatch and says in the user's words what it cannot be trained for."""
+"""Tries the task's network on one real minibatch and reports why it cannot be trained."""
 
 import copy
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from wdgrid.study.sections import Task
 
 
 def tried(task: Task, module: nn.Module, batch: tuple[Tensor, Tensor], test_x: Tensor, data: Dataset) -> int:
-    """How many outputs the network has, after a pass forward and backward on x [B, …], y [B], and a test pass.
+    """The network's number of outputs, found by a training pass on x [B, …], y [B], and a test pass.
 
-    `module` is as the user's function returned it; a copy is tried. Raises ModelError for what is wrong, with the
-    user's file and line.
+    `module` is as the user's function returned it; a copy is tried. Raises ModelError, with the user's file and line,
+    if it cannot be trained.
     """
     (x, y), classes = batch, data.classes
     plain = copy.deepcopy(module).to(x)
@@ -54,7 +54,7 @@ def _passed(where: str, module: nn.Module, x: Tensor) -> Any:
 
 
 def _logits(task: Task, where: str, returned: Any) -> Tensor:
-    """The logits in what forward returned."""
+    """The logits in the value that `forward` returned."""
     if task.output is not None:
         if isinstance(returned, Tensor):
             raise ModelError(f"{where} returned a tensor; leave task.output = {task.output!r} out")

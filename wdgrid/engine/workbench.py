@@ -1,4 +1,4 @@
-"""Holds what all chunks of a task share: the data on the device, and how the network is computed."""
+"""Holds what all chunks of a task share: the data on the device and the network's backend."""
 
 import copy
 import math
@@ -30,12 +30,12 @@ from wdgrid.study.sections import Task
 
 @dataclass(frozen=True)
 class Probe:
-    """How K cells of a task's network are computed, as found by trials.
+    """How K cells of a task's network are computed; the result of trials.
 
-    `chain` are the layers for compiled code, where it is used; `decay_multipliers` are by parameter; `fallback` names
-    the nodes of a stacked network that run a cell at a time; `remark` is for the user. `slots_differ` where equal cells
-    were not equal in all slots with a faster backend. `seconds`, where a chunk's slots were compared, is what one
-    pass of training and one of test took, roughly.
+    `chain` are the layers for compiled code, if it is used; `decay_multipliers` are by parameter; `fallback` names the
+    nodes of a stacked network that run cell by cell; `remark` is for the user. `slots_differ`: with a faster backend,
+    equal cells did not end in equal bits in all slots. `seconds` is roughly the time of one training pass and one test
+    pass, if a chunk's slots were compared.
     """
 
     kind: Kind
@@ -49,7 +49,7 @@ class Probe:
 
     @property
     def backend(self) -> str:
-        """How cells are computed."""
+        """The backend."""
         return "native" if self.chain else self.kind.backend
 
     @property
@@ -61,11 +61,11 @@ class Probe:
 
 
 class Workbench:
-    """What all chunks of a task share: the data on the device, and how a network is built.
+    """What all chunks of a task share: the data on the device and the network's backend.
 
-    Raises DataError or ModelError, naming the user's file and line, where data or network cannot be trained.
+    Raises DataError or ModelError, naming the user's file and line, if data or network cannot be trained.
 
-    `backend` computes the network where it can; None: the fastest by rule.
+    `backend` computes the network if it can; None: the fastest by rule.
     """
 
     def __init__(self, task: Task, tell: datasets.Tell = datasets.silent, backend: str | None = None) -> None:
@@ -76,7 +76,7 @@ class Workbench:
         if task.precision == "tf32" and self.device.type != "cuda":
             raise RuntimeError("task.precision = tf32 is a format of NVIDIA GPUs, and the device is the CPU")
         _tf32(allowed=False)
-        torch.backends.cudnn.deterministic = True  # a chunk that goes on from a checkpoint ends in the same bits
+        torch.backends.cudnn.deterministic = True  # a chunk resumed from a checkpoint ends with the same bits
         self.graphs = Graphs()
         self.data: Dataset = datasets.load(task, self.device, self.dtype, tell)
         self.steps_per_epoch = datasets.steps_per_epoch(self.data, task.batch_size)
@@ -86,23 +86,23 @@ class Workbench:
 
     @property
     def batch(self) -> int:
-        """Images of a minibatch."""
+        """Number of images in a minibatch."""
         return min(self.task.batch_size, len(self.data.train_x))
 
     def probe(self, cells: int) -> Probe:
         """How K cells are computed; tried at the first call for each K. A slower backend is then used for all later K.
 
-        Raises ModelError where the network cannot be built, or a pattern of the task's decay multipliers matches
-        nothing.
+        Raises ModelError if the network cannot be built, or if a pattern of the task's decay multipliers matches no
+        parameter.
         """
         if cells not in self._probes:
-            _tf32(allowed=False)  # backends are compared more closely than it is exact
+            _tf32(allowed=False)  # its precision is too low for the comparison of backends
             earlier = list(self._probes.values())
             self._probes[cells] = self._compared(earlier[-1] if earlier else self._tried(), cells)
         return self._probes[cells]
 
     def computing(self, backend: str) -> "Workbench":
-        """A workbench with the same data that computes its network in another backend, where it can."""
+        """A workbench with the same data that computes its network in another backend, if possible."""
         other = copy.copy(self)
         other._backend, other._probes = backend, {}
         return other
@@ -124,13 +124,13 @@ class Workbench:
         return models.build(self.task, self._images().shape[1:], self.data.classes, seed)
 
     def _outputs(self) -> int:
-        """How many outputs the task's network has, by trying it on a minibatch. Raises ModelError where that fails."""
+        """Number of outputs of the task's network, found on a minibatch. Raises ModelError if that fails."""
         at = slice(None, self.batch)
         batch, test = self.data.prepared(self.data.train_x[at]), self.data.prepared(self.data.test_x[at])
         return tried(self.task, self._built(seed=0), (batch, self.data.train_y[at]), test, self.data)
 
     def _tried(self) -> Probe:
-        """The fastest backend that computes what the network itself does, whatever K."""
+        """The fastest backend that computes the same as the network itself, for any K."""
         module, x = self.module(seed=0), self._images()
         decays = multipliers(module, self.task.decay_multipliers)
         wanted: Backend | None = next((name for name in BACKENDS if name == self._backend), None)
@@ -147,13 +147,13 @@ class Workbench:
         return Probe(network.kind, layers, decays, fallback, remark)
 
     def _compared(self, probe: Probe, cells: int) -> Probe:
-        """A probe with the backend in which K equal cells end a step in equal bits."""
+        """A probe with the fastest backend in which K equal cells end a step with equal bits."""
         if cells == 1 or probe.chain:
             return probe
         module, kind = self.module(seed=0).to(self._images()), probe.kind
         batch, y = self.data.prepared(self.data.train_x[: self.batch]), self.data.train_y[: self.batch]
         seconds = None
-        while kind.backend != BACKENDS[-1]:  # there, cells have nothing in common
+        while kind.backend != BACKENDS[-1]:  # the last one computes each cell separately
             network, began = FusedNetwork(module, cells, batch, kind, self.products), time.perf_counter()
             same = same_bits_in_all_slots(network, batch, y)
             seconds = time.perf_counter() - began
@@ -166,9 +166,9 @@ class Workbench:
     def steps(
         self, network: FusedNetwork, rule: Rule, etas: Sequence[float], decays: Sequence[float], seed: int
     ) -> Stepwise | Native:
-        """How the cells of `network` are trained by `rule`, with η_t and what λ is multiplied by for each step."""
+        """The steps that train the cells of `network` by `rule`, with η_t and the multiplier of λ for each step."""
         given = network, rule, etas, decays, seed
-        if self.device.type == "cuda":  # a user's own code is not recorded: it may compute in Python
+        if self.device.type == "cuda":  # a user's own code is not recorded, because it may compute in Python
             return Resident(*given, self.graphs if network.backend == "stacked" else None)
         layers = self.probe(network.cells).chain
         if layers is None:
@@ -177,7 +177,7 @@ class Workbench:
 
 
 def unused_gpu(device: torch.device) -> str | None:
-    """A line for the user where the CPU trains although an NVIDIA driver is installed: torch cannot use it."""
+    """A line for the user if an NVIDIA driver is installed but torch cannot use it, so that the CPU trains."""
     driver = memory.ROOT / "proc/driver/nvidia/version"
     if device.type != "cpu" or torch.cuda.is_available() or torch.version.cuda is None or not driver.is_file():
         return None
@@ -204,6 +204,6 @@ def _device(wanted: str) -> str:
 
 
 def _tf32(*, allowed: bool) -> None:
-    """Whether a GPU may compute float32 products from shorter numbers."""
+    """Sets whether a GPU may compute float32 products from shorter numbers."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed

@@ -17,17 +17,17 @@ OFF = "WDGRID_CUDA_GRAPHS"  # "off": steps are not recorded
 
 
 class CaptureError(RuntimeError):
-    """A step could not be recorded. What the device is in then is not known: only a new process goes on."""
+    """A step could not be recorded. The device's state is then unknown, so training continues in a new process."""
 
 
 class Graphs:
-    """Records the steps of a task's chunks, all on one side stream: each stream keeps workspaces of its own."""
+    """Records the steps of a task's chunks, all on one side stream, because each stream has its own workspaces."""
 
     def __init__(self) -> None:
         self._side: torch.cuda.Stream | None = None
 
     def __call__(self, step: Step) -> Step | None:
-        """A function that replays the step, or None where recording is switched off. Runs the step a few times first.
+        """A function that replays the step, or None if recording is switched off. Runs the step a few times first.
 
         Raises torch.OutOfMemoryError, and CaptureError if the step cannot be recorded.
         """

@@ -1,8 +1,8 @@
 """Runs training steps on a GPU without waiting for it, except once an epoch.
 
 A step reads and writes tensors at fixed addresses: its minibatch, its rule's coefficients, its losses, weights, moments
-and statistics. It contains no Python number that changes from step to step and never waits for the device, so a
-recording of one step (`wdgrid.engine.cuda.graph`) serves all steps. Runs on any device.
+and statistics. It uses no Python number that changes from step to step and never waits for the device, so a recording
+of one step (`wdgrid.engine.cuda.graph`) can be replayed for all steps. It runs on any device.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class Resident(Stepwise):
     """Like Stepwise, but freezes cells with masks on the device.
 
     On a CPU the results equal Stepwise's to the bit, if those of the update rule do. `record` is called with the step
-    before the first step; all that it changes is restored.
+    before the first step; everything that it changes is restored.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Resident(Stepwise):
 
     def _recorded(self, record: Record) -> Step | None:
         changed = [self.network.theta, *self.rule.state, *self.network.buffers.values(), self._frozen]
-        before = [tensor.cpu().clone() for tensor in changed]  # on the host: the device's memory may be short
+        before = [tensor.cpu().clone() for tensor in changed]  # on the host, because device memory may be short
         try:
             return record(self._step_here)
         finally:

@@ -1,4 +1,4 @@
-"""Nodes without a stacked rule: a cell at a time; and nodes that see nothing but what all cells share: once."""
+"""Runs nodes without a stacked rule cell by cell, and nodes with shared arguments once for all cells."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from wdgrid.engine.randomness import generators, restore, states
 
 
 def mapped(function: Callable[[Any], Any], x: Any) -> Any:
-    """`function` of all that is in nested tuples, lists, dicts and slices."""
+    """Nested tuples, lists, dicts and slices with `function` applied to each value."""
     if isinstance(x, tuple | list):
         parts = [mapped(function, part) for part in x]
         return parts if isinstance(x, list) else tuple(parts)
@@ -32,7 +32,7 @@ def values(x: Any) -> list[Value]:
 
 
 def only_shared(x: Any) -> bool:
-    """Whether nothing in nested arguments differs between cells."""
+    """Whether nested arguments are the same for all cells."""
     return all(value.layout == "shared" for value in values(x))
 
 
@@ -49,12 +49,12 @@ def wrapped(x: Any) -> Any:
 
 
 def plain(node: fx.Node, layer: Layer | None, args: Any, kwargs: Any) -> Any:
-    """A node as the plain network runs it, once for all cells."""
+    """Runs a node as in the plain network, once for all cells."""
     return wrapped(_call(node, layer.module if layer else None, unwrapped(args), unwrapped(kwargs)))
 
 
 def each_cell(run: Run, node: fx.Node, layer: Layer | None, args: Any, kwargs: Any) -> Any:
-    """A node, one cell after another; each draws the same random numbers."""
+    """Runs a node for one cell after another; each draws the same random numbers."""
     stacks = {id(value): run.by_cell(value).unbind(0) for value in values((args, kwargs))}
     own = {local: run.own(name).unbind(0) for local, name in layer.names.items()} if layer else {}
     of = generators(next(iter(run.parameters.values())).device) if run.random else ()
@@ -91,7 +91,7 @@ def _call(node: fx.Node, module: Callable[..., Any] | None, args: Any, kwargs: A
 
 
 def _stacked(results: list[Any]) -> Any:
-    """The results of all cells as one; what is no tensor is the same in all of them."""
+    """The results of all cells as one; values that are not tensors are the same in all of them."""
     first = results[0]
     if isinstance(first, Tensor):
         return cells(torch.stack(results))

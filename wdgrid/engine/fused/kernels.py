@@ -1,7 +1,7 @@
 """Normalisation, elementwise functions and the loss for K cells at once, with hand-written backward passes.
 
-They compute what torch.nn computes. autograd would allocate each parameter's gradient and have it copied; here a
-*sink*, the parameter's view of the flat [K, P] storage, may be handed in and is written to.
+They compute what torch.nn computes. autograd would allocate each parameter's gradient and copy it. These functions
+write it to a *sink*, the parameter's view of the flat [K, P] storage, if one is given.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LANES = 16  # float32 numbers in the widest vector register
-BLOCK = 64  # numbers that torch's elementwise loops take at once, at most (bfloat16 on AVX-512): two registers
+BLOCK = 64  # most numbers that torch's elementwise loops process at once (bfloat16 on AVX-512): two registers
 
 
 class Elementwise(torch.autograd.Function):
-    """An elementwise function that rounds a number the same way wherever it stands. `apply(x, function)`.
+    """An elementwise function whose rounding does not depend on a number's position. `apply(x, function)`.
 
-    On a CPU, torch computes blocks of numbers in vector registers and the rest of them one by one, where exp, erf and
-    tanh round differently: the last cell would depend on its slot. Here the function gets the numbers in memory order
-    (GELU takes another kernel otherwise), and the last block of them a second time, as a whole block. The gradient is
-    computed in the same way.
+    On a CPU, torch computes blocks of numbers in vector registers and the remainder one by one. exp, erf and tanh round
+    differently there, so the results of the last cell would depend on its slot. This class passes the numbers in memory
+    order (GELU uses another kernel otherwise) and computes the last block a second time as a whole block. The gradient
+    is computed in the same way.
     """
 
     @staticmethod
@@ -36,7 +36,7 @@ class Elementwise(torch.autograd.Function):
             if not ctx.whole:
                 ctx.last_x = last = _last_block(row.detach()).requires_grad_()
                 ctx.last_y = function(last)
-        result = ctx.y.data  # detach() would count the writing below as a change of what tanh keeps for its gradient
+        result = ctx.y.data  # detach() would count the write below as a change of a tensor saved for tanh
         if not ctx.whole:
             _with_last_block(result, ctx.last_y.detach())
         return result.as_strided(ctx.size, ctx.stride)
@@ -66,7 +66,7 @@ def _row(x: Tensor) -> Tensor:
 
 
 def _last_block(row: Tensor) -> Tensor:
-    """The last BLOCK numbers of a row, with zeros before them where there are fewer."""
+    """The last BLOCK numbers of a row, with zeros before them if there are fewer."""
     tail = row[-BLOCK:]
     return torch.cat([tail.new_zeros(BLOCK - len(tail)), tail])
 
@@ -81,8 +81,8 @@ def _with_last_block(row: Tensor, last: Tensor) -> Tensor:
 class CrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of each cell in nats. `apply(logits, y)`: logits [K, B, C], classes y [B] → [K].
 
-    Inside, a cell's images are last, [K, C, B]: torch's softmax over ten neighbouring numbers took a seventh of a small
-    network's step; along images it is vectorised, and leaves the same rest in every cell.
+    Inside, the images are the last dimension, [K, C, B]: torch's softmax over ten neighbouring numbers took a seventh
+    of a small network's step. Along images it is vectorised, with a remainder of the same size in every cell.
     """
 
     @staticmethod
@@ -99,7 +99,7 @@ class CrossEntropy(torch.autograd.Function):
         log_p, own = ctx.saved_tensors
         toward = (-g / log_p.shape[2])[:, None, None].expand(own.shape)
         back = torch.zeros_like(log_p).scatter_(1, own, toward)
-        # Not by exp(log_p): elementwise functions round the last few of all numbers differently.
+        # Not exp(log_p): elementwise functions round the last few of all numbers differently.
         back = torch.ops.aten._log_softmax_backward_data(back, log_p, 1, log_p.dtype)
         return back.transpose(1, 2), None
 
@@ -112,7 +112,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def into(sink: Tensor | None, gradient: Tensor) -> Tensor | None:
-    """A parameter's gradient for autograd: None where there is a sink to write it to."""
+    """A parameter's gradient for autograd; None if it was written to a sink."""
     if sink is None:
         return gradient
     sink.copy_(gradient)
@@ -120,21 +120,21 @@ def into(sink: Tensor | None, gradient: Tensor) -> Tensor | None:
 
 
 class Norm(NamedTuple):
-    """What a batch norm needs beside its input: running statistics [K·C], and how it is run."""
+    """A batch norm's running statistics [K·C] and settings."""
 
     mean: Tensor
     variance: Tensor
     training: bool
     momentum: float
     eps: float
-    relu: bool  # whether a ReLU follows, and nothing else sees what comes before it
+    relu: bool  # whether a ReLU follows and is the only reader of the output
 
 
 class BatchNorm(torch.autograd.Function):
     """Batch norm of K·C channels [– ReLU]. `apply(x, scale, shift, norm, scale_sink, shift_sink)`.
 
-    x [B, K·C] or [B, K·C, H, W]; scale and shift [K, C]; sinks [K, C]. The ReLU works in place on what is normalised:
-    the backward pass needs x and the ReLU's output only. NaN goes through both, as through torch's own.
+    x [B, K·C] or [B, K·C, H, W]; scale and shift [K, C]; sinks [K, C]. The ReLU works in place on the normalised
+    values, because the backward pass needs x and the ReLU's output only. NaN propagates through both, as in PyTorch.
     """
 
     @staticmethod
@@ -177,7 +177,7 @@ class BatchNorm(torch.autograd.Function):
 class LayerNorm(torch.autograd.Function):
     """Layer norm over the last dimension. `apply(x, scale, shift, eps, scale_sink, shift_sink)`.
 
-    x [K, M, D]; scale and shift [K, D] or None. One pass normalises all cells; scale and shift follow.
+    x [K, M, D]; scale and shift [K, D] or None. One call normalises all cells; scale and shift are applied after it.
     """
 
     @staticmethod
@@ -185,7 +185,7 @@ class LayerNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float,
         scale_sink: Tensor | None, shift_sink: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        x = x if scale is None else x.to(scale.dtype)  # activations may be shorter
+        x = x if scale is None else x.to(scale.dtype)  # activations may have a shorter format
         normal, mean, deviation = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
         ctx.save_for_backward(x, scale, mean, deviation, normal)
         ctx.sinks = scale_sink, shift_sink
@@ -213,10 +213,10 @@ class LayerNorm(torch.autograd.Function):
 
 
 def _channels(x: Tensor) -> Tensor:
-    """x [B, C] as an image [1, C, B, 1], maps as they are: channels innermost, which is torch's vectorised kernel.
+    """x [B, C] as an image [1, C, B, 1], maps unchanged: channels innermost, for torch's vectorised kernel.
 
-    On a CPU its backward pass takes what is left over of 16 channels one by one and rounds those differently; a cell
-    must not depend on its place, so where there is such a rest all go through the kernel for planes.
+    On a CPU, the kernel's backward pass computes the channels beyond a multiple of 16 one by one and rounds them
+    differently. A cell must not depend on its slot, so the kernel for planes is used if there are such channels.
     """
     if x.dim() == 2:
         b, c = x.shape
@@ -225,12 +225,12 @@ def _channels(x: Tensor) -> Tensor:
 
 
 def even_channels(x: Tensor) -> Tensor:
-    """Maps [B, C, H, W] as they are, or as planes where channels innermost would not fill whole vector registers."""
+    """Maps [B, C, H, W] unchanged, or as planes if channels innermost would not fill whole vector registers."""
     return x if x.shape[1] % LANES == 0 or x.device.type != "cpu" else x.contiguous()
 
 
 def _like(out: Tensor, x: Tensor) -> Tensor:
-    """An image as x is: [B, C], or maps with channels innermost where x has them so."""
+    """An image in the form of x: [B, C], or maps, with channels innermost if x has them so."""
     if x.dim() == 2:
         return out[0, :, :, 0].T.contiguous()
     return out.contiguous(memory_format=torch.channels_last) if x.stride(1) == 1 else out

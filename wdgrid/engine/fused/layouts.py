@@ -1,11 +1,11 @@
-"""What flows through a stacked network: a tensor and its layout.
+"""The values of a stacked network: tensors with their layouts.
 
 - *shared*: the same for all cells, as in the plain network (the input, until the first layer with parameters);
-- *features*: [B, K·F], so that batch norm is torch's own over K·F channels;
-- *maps*: [B, K·C, …], so that a convolution is one grouped convolution and pooling is torch's own; two-dimensional maps
+- *features*: [B, K·F]; batch norm is PyTorch's, over K·F channels;
+- *maps*: [B, K·C, …]; a convolution is one grouped convolution, and pooling is PyTorch's; two-dimensional maps
   have channels innermost in memory on a CPU (1.2 to 1.6 times as fast as planes, measured on four networks), and on a
-  GPU with products in bfloat16, for its tensor cores take them so (NVIDIA's advice, not measured here);
-- *cells*: [K, …], the plain network's tensors one after another: tokens, and whatever else there is.
+  GPU with products in bfloat16 (NVIDIA recommends this order for tensor cores; not measured here);
+- *cells*: [K, …], the plain network's tensors one after another: tokens and all other values.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ Layout = Literal["shared", "features", "maps", "cells"]
 
 
 class UnknownLayerError(Exception):
-    """A node without a stacked rule; the message says why."""
+    """A node has no stacked rule; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor and the layout it is in; `name` where it is a parameter."""
+    """A tensor and its layout; `name` is that of a parameter, else None."""
 
     tensor: Tensor
     layout: Layout
@@ -34,7 +34,8 @@ class Value:
 class Run:
     """One forward pass: parameters and buffers by name, each [K, …], and where gradients are written.
 
-    `sinks` are the [K, …] gradients of the parameters that one node uses; `random` says whether the network draws.
+    `sinks` are the [K, …] gradients of the parameters that exactly one node uses. `random`: whether the network draws
+    random numbers.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class Run:
         features_first: bool = True,
     ) -> None:
         self.parameters, self.buffers, self.random = parameters, buffers, random
-        self.features_first = features_first  # whether linear layers put out features rather than cells
+        self.features_first = features_first  # whether linear layers return features, not cells
         self.cells = len(next(iter(parameters.values())))
-        self.written: set[str] = set()  # parameters whose gradient the backward pass writes by itself
+        self.written: set[str] = set()  # parameters whose gradient the backward pass writes to its sink
         self._sinks = sinks
 
     def own(self, name: str) -> Tensor:
@@ -57,13 +58,13 @@ class Run:
         return self.parameters[name] if name in self.parameters else self.buffers[name]
 
     def attribute(self, name: str, changes: bool) -> Value:
-        """A parameter or a buffer as a value; what is not trained, nor `changes`, is the same for all cells."""
+        """A parameter or a buffer as a value; it is shared by all cells if it is not trained and does not change."""
         if name in self.parameters or changes:
             return Value(self.own(name), "cells", name)
         return Value(self.buffers[name][0], "shared")
 
     def sink(self, value: Value | None) -> Tensor | None:
-        """Where the backward pass writes the gradient of a parameter, [K, …]; None where autograd has to add it up."""
+        """Where the backward pass writes the gradient of a parameter, [K, …]; None if autograd accumulates it."""
         if value is None or value.name not in self._sinks:
             return None
         self.written.add(value.name)  # type: ignore[arg-type]
@@ -79,7 +80,7 @@ class Run:
         return torch.Size((batch, channels // self.cells, *rest))
 
     def by_cell(self, x: Value) -> Tensor:
-        """[K, …] of a value in any layout; a view, or planes in the order in which a network that draws has them."""
+        """[K, …] of a value in any layout; a view, or a copy for maps of a network that draws random numbers."""
         if x.layout == "cells":
             return x.tensor
         if x.layout == "shared":
@@ -111,10 +112,10 @@ def of_maps(tensor: Tensor) -> Value:
 
 
 def innermost(x: Tensor) -> Tensor:
-    """Maps [B, C, H, W] in the memory order that the device's convolutions like best; what follows keeps to it."""
+    """Maps [B, C, H, W] in the memory order in which the device's convolutions are fastest; later nodes keep it."""
     if x.device.type != "cpu" and not torch.is_autocast_enabled(x.device.type):
         return x
     if x.shape[1] > 1:
         return x.contiguous(memory_format=torch.channels_last)
     _, c, h, w = x.shape
-    return x.contiguous().as_strided(x.shape, (h * w * c, 1, w * c, c))  # one channel: both at once, say which
+    return x.contiguous().as_strided(x.shape, (h * w * c, 1, w * c, c))  # one channel fits both orders: set one

@@ -1,12 +1,12 @@
-"""One ordinary nn.Module, K times at once.
+"""Computes K copies of an nn.Module together.
 
-`FusedNetwork` picks, for a network that it has never seen, the fastest of three backends with the same meaning:
+`FusedNetwork` chooses, for any network, the fastest of three backends that compute the same:
 
 - *stacked*: torch.fx traces the module, and every layer runs on K cells in one call (`wdgrid.engine.fused.rules`);
 - *vmap*: torch.func maps the whole module over K sets of parameters;
-- *one by one*: a loop, for modules that neither can take.
+- *one by one*: a loop, for modules that neither of the other two can compute.
 
-All three hold parameters and buffers as [K, …] views of flat storage, and give all cells the same noise.
+All three store parameters and buffers as [K, …] views of flat storage and give all cells the same noise.
 """
 
 import copy
@@ -25,25 +25,25 @@ from wdgrid.engine.randomness import draws, generators, preserved, seed
 Backend = Literal["stacked", "vmap", "one by one"]
 BACKENDS: tuple[Backend, ...] = "stacked", "vmap", "one by one"  # the fastest first
 
-# Rows of the flat storage start on 64-byte boundaries: BLAS kernels may take another path, and round
-# differently, where a matrix is not aligned, and a cell must not depend on the row it got.
+# Rows of the flat storage start on 64-byte boundaries. If a matrix is not aligned, BLAS may choose another kernel that
+# rounds differently, and a cell must not depend on its row.
 ALIGNMENT = 64
 
 
 class Kind(NamedTuple):
-    """What is found out about a network by trying it; the same for all of a task's chunks."""
+    """The result of trying a network's backends; the same for all of a task's chunks."""
 
     backend: Backend
-    random: bool  # draws random numbers, so it must be seeded before each pass
+    random: bool  # the network draws random numbers, so it is seeded before each pass
 
 
 class FusedNetwork:
     """K copies of one module.
 
-    `theta` [K, P] holds all parameters of a cell in a row (zero padding between them), `gradient` [K, P] their
-    gradients; `parameters`, `gradients` and `buffers` are named [K, …] tensors; parameters that the module has frozen
-    count as buffers. Forward: x [B, …], shared by all cells → [K, B, C] logits. With `products` given, products and
-    activations are in that shorter format; weights, gradients and statistics stay in x's.
+    A row of `theta` [K, P] holds all parameters of a cell (with zero padding between them), `gradient` [K, P] their
+    gradients. `parameters`, `gradients` and `buffers` are named [K, …] tensors; frozen parameters of the module count
+    as buffers. Forward: x [B, …], shared by all cells → logits [K, B, C]. If `products` is given, products and
+    activations are in that shorter format; weights, gradients and statistics stay in the format of x.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class FusedNetwork:
 
     @property
     def fallback(self) -> tuple[str, ...]:
-        """The nodes of a stacked network that ran a cell at a time because they have no rule."""
+        """The nodes of a stacked network that ran cell by cell because they have no rule."""
         return self._forward.fallback if isinstance(self._forward, Stacked) else ()
 
     @property
     def size(self) -> int:
-        """Parameters of one cell, padding not counted."""
+        """Number of parameters of one cell, without padding."""
         return sum(shape.numel() for _, shape in self._slices.values())
 
     @property
     def columns(self) -> dict[str, slice]:
-        """Where each parameter lies in `theta` and `gradient`, with the padding behind it."""
+        """Each parameter's columns in `theta` and `gradient`, including the padding after it."""
         starts = [start for start, _ in self._slices.values()]
         ends = [*starts[1:], self.theta.shape[1]]
         return {name: slice(*place) for name, *place in zip(self._slices, starts, ends, strict=True)}
@@ -106,11 +106,11 @@ class FusedNetwork:
         return flat[:, start : start + shape.numel()].view(-1, *shape)
 
     def seed(self, noise: int) -> None:
-        """Where the next forward pass begins to draw, if the network draws."""
+        """The seed of the next forward pass, if the network draws random numbers."""
         seed(self._generators, noise)
 
     def __call__(self, x: Tensor, *, training: bool, noise: int | None = 0) -> Tensor:
-        """Logits [K, B, C] of x [B, …]; what the network draws, it draws from the seed `noise`, unless that is None."""
+        """Logits [K, B, C] of x [B, …]; random numbers are drawn from the seed `noise`, unless it is None."""
         if noise is not None:
             self.seed(noise)
         if self._products is None:
@@ -135,7 +135,7 @@ def _repeat(tensor: Tensor, cells: int) -> Tensor:
 
 
 def nodes_without_rule(network: FusedNetwork, x: Tensor) -> tuple[str, ...]:
-    """The nodes of a stacked network that run a cell at a time, by a pass over x [B, …] in training and in test."""
+    """The nodes of a stacked network that run cell by cell, found by a training and a test pass over x [B, …]."""
     if network.backend != "stacked":
         return ()
     buffers = {name: buffer.clone() for name, buffer in network.buffers.items()}
@@ -153,14 +153,14 @@ def slower_kind(module: nn.Module, x: Tensor, than: Kind) -> Kind:
 
 
 def kind_of(module: nn.Module, x: Tensor, backend: Backend) -> Kind:
-    """The kind with this backend where it reproduces the module, else one by one; x [B, …]."""
+    """The kind with this backend if it reproduces the module, else one by one; x [B, …]."""
     return _kind(module, x, (backend, BACKENDS[-1]) if backend != BACKENDS[-1] else BACKENDS[-1:])
 
 
 def _kind(module: nn.Module, x: Tensor, backends: Sequence[Backend] = BACKENDS) -> Kind:
     """The fastest of the backends that reproduces the module, tried on x [B, …] with two cells.
 
-    A network that draws is tried on the CPU: on a GPU, backends may draw other numbers from the same seed.
+    A network that draws random numbers is tried on the CPU: on a GPU, backends may draw different numbers from a seed.
     """
     random = draws(module, x)
     if random:
@@ -170,9 +170,9 @@ def _kind(module: nn.Module, x: Tensor, backends: Sequence[Backend] = BACKENDS) 
             kind = Kind(backend, random)
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # what torch says of a backend that may not be taken
+                    warnings.simplefilter("ignore")  # torch's warnings about a backend that may not be chosen
                     if is_equivalent(FusedNetwork(module, CELLS, x, kind), module, x):
                         return kind
-            except Exception:  # whatever it trips over; the module itself is left
+            except Exception:  # whatever the backend raises, the next one is tried
                 continue
     return Kind(BACKENDS[-1], random)

@@ -1,8 +1,8 @@
 """Matrix products for K cells at once: linear layers with hand-written backward passes.
 
-Features are images first, [B, K·F]: a cell's part is a matrix with a row stride of K·F, which BLAS takes as it is, and
-batch norm runs along contiguous channels (2.5 times as fast as with images last, measured on a MLP's 64 × 50). Tokens
-are [K, M, F].
+Features have images first, [B, K·F]: a cell's part is a matrix with a row stride of K·F, which BLAS accepts without a
+copy, and batch norm runs along contiguous channels (2.5 times as fast as with images last, measured on an MLP's
+64 × 50). Tokens are [K, M, F].
 """
 
 from typing import Any
@@ -14,15 +14,15 @@ from torch.autograd.function import once_differentiable
 from wdgrid.engine import processor
 from wdgrid.engine.fused.kernels import into
 
-# torch's float32 products are MKL's, which takes a generic path on processors other than Intel's: 64 to 92 GFLOP/s on a
-# core of an AMD EPYC (Zen 5), where oneDNN's linear layer, also torch's own, reaches 112 to 185 from this many
-# multiplications of a cell on, and is no faster below. Both round in float32. Not measured on Intel's.
+# torch computes float32 products with MKL, which uses generic code on processors that are not Intel's: 64 to 92 GFLOP/s
+# on a core of an AMD EPYC (Zen 5). oneDNN's linear layer, also part of torch, reaches 112 to 185 from this number of
+# multiplications per cell on, and is no faster below it. Both round in float32. Not measured on Intel processors.
 LEAST_MULTIPLICATIONS = 4 * 1024**2
 OFF_INTEL = torch.backends.mkldnn.is_available() and not processor.is_intel()
 
 
 def library() -> str:
-    """What multiplies large float32 matrices on the CPU, for the environment."""
+    """The library that multiplies large float32 matrices on the CPU, for the environment."""
     return "oneDNN" if OFF_INTEL else "torch.bmm"
 
 
@@ -33,7 +33,7 @@ def _by_onednn(a: Tensor, b: Tensor) -> bool:
 
 
 def transposed_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a_k b_kᵀ for a [K, n, m] and b [K, p, m]; of large float32 matrices by oneDNN where that is faster."""
+    """a_k b_kᵀ for a [K, n, m] and b [K, p, m]; by oneDNN for large float32 matrices if that is faster."""
     if not _by_onednn(a, b):
         return torch.bmm(a, b.transpose(1, 2)) if out is None else torch.bmm(a, b.transpose(1, 2), out=out)
     each = torch.ops.mkldnn._linear_pointwise
@@ -51,7 +51,7 @@ def by_cell(x: Tensor, cells: int) -> Tensor:
 class Linear(torch.autograd.Function):
     """y_k = x_k W_kᵀ + b_k. `apply(x, weight, bias, weight_sink, bias_sink, shared)`.
 
-    x [B, K·in], or, where `shared` by all cells, [B, in] (it then gets no gradient); weight [K, out, in]; bias [K, out]
+    x [B, K·in], or [B, in] if it is `shared` by all cells (and gets no gradient); weight [K, out, in]; bias [K, out]
     or None; sinks shaped as their parameters, or None. Returns [B, K·out].
     """
 
@@ -61,7 +61,7 @@ class Linear(torch.autograd.Function):
         shared: bool,
     ) -> Tensor:  # fmt: skip
         cells, outputs, _ = weight.shape
-        x, weight = _in_products(x, weight)  # before it is expanded: one copy
+        x, weight = _in_products(x, weight)  # before the expansion, so that one copy is made
         own = x.expand(cells, -1, -1) if shared else by_cell(x, cells)
         ctx.save_for_backward(own, weight)
         ctx.sinks = weight_sink, bias_sink
@@ -72,7 +72,7 @@ class Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of the parameters go to their sinks, where there are any; that of x is [B, K·in]."""
+        """Writes the parameters' gradients to their sinks, if given; the gradient of x is [B, K·in]."""
         _, weight = ctx.saved_tensors
         cells, _, inputs = weight.shape
         g = g.contiguous()
@@ -88,7 +88,7 @@ class Linear(torch.autograd.Function):
 class TokenLinear(torch.autograd.Function):
     """y_k = x_k W_kᵀ + b_k for x [K, M, in] → [K, M, out]; the arguments are those of `Linear`.
 
-    An x [1, M, in] is shared by all cells, and gets no gradient.
+    An x [1, M, in] is shared by all cells and gets no gradient.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ class TokenLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of the parameters go to their sinks, where there are any."""
+        """Writes the parameters' gradients to their sinks, if given."""
         _, weight = ctx.saved_tensors
         g = g.contiguous()
         parameters = _parameters(ctx, g)
@@ -114,7 +114,7 @@ class TokenLinear(torch.autograd.Function):
 
 
 def _in_products(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the format of products."""
+    """Both tensors in the number format of products."""
     if not torch.is_autocast_enabled(x.device.type):
         return x, weight
     low = torch.get_autocast_dtype(x.device.type)
@@ -140,7 +140,7 @@ def _parameters(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
 def _weight_gradient(sink: Tensor | None, g: Tensor, own: Tensor) -> Tensor | None:
     """g_kᵀ x_k [K, out, in] into the sink, in its precision, or as a gradient for autograd."""
     g, own = g.transpose(1, 2), own.transpose(1, 2)
-    if sink is not None and g.shape[1] > own.shape[1] and _by_onednn(own, g):  # few rows are faster
+    if sink is not None and g.shape[1] > own.shape[1] and _by_onednn(own, g):  # faster with few rows
         transposed_product(own, g, out=sink.transpose(1, 2))
         return None
     return _product(sink, g, own)

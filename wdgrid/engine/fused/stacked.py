@@ -1,4 +1,4 @@
-"""The stacked backend: an ordinary module, traced by torch.fx, run node by node for K cells in one call each."""
+"""The stacked backend: traces a module with torch.fx and computes each node for K cells in one call."""
 
 import copy
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from wdgrid.engine.fused.tracer import Tracer
 class Stacked:
     """A module for K cells: (parameters, buffers, x [B, …], training) → logits [K, B, C].
 
-    It is traced for inputs like x [B, …]. `gradients` are the [K, …] tensors that keep each parameter's gradient; the
-    backward pass itself fills those named in `written`. Raises TraceError and others where torch.fx cannot follow. A
-    node without a rule runs a cell at a time; `fallback` names them after a pass. The module is traced once for
-    training and once for tests: `self.training` in a user's own code is a constant to torch.fx.
+    The module is traced for inputs like x [B, …]. `gradients` are the [K, …] tensors for each parameter's gradient; the
+    backward pass fills those named in `written`. Raises TraceError and others if torch.fx cannot trace the module.
+    Nodes without a rule run cell by cell; `fallback` names them after a pass. The module is traced once for training
+    and once for tests, because `self.training` in a user's own code is a constant to torch.fx.
     """
 
     def __init__(self, module: nn.Module, gradients: Mapping[str, Tensor], x: Tensor, *, random: bool = False) -> None:
@@ -30,13 +30,13 @@ class Stacked:
         for program in self._programs.values():
             program.changed = changed
         self._random = random
-        # Batch norm of [B, K·F] is torch's own; without one, each cell's features are a matrix of their own.
+        # PyTorch's batch norm takes [B, K·F]; without batch norm, each cell's features are one matrix [B, F].
         self._features_first = any(type(m) is nn.BatchNorm1d for m in module.modules())
         self.written: set[str] = set()
 
     @property
     def fallback(self) -> tuple[str, ...]:
-        """The nodes that run a cell at a time, in the network's order."""
+        """The nodes that run cell by cell, in the network's order."""
         return tuple(dict.fromkeys(name for program in self._programs.values() for name in program.fallback))
 
     def __call__(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
@@ -50,7 +50,7 @@ class Stacked:
 
 
 class _Step:
-    """One node: what it calls, on which values, and which values nobody reads after it."""
+    """One node: its function, its arguments, and the values that no later node reads."""
 
     def __init__(self, node: fx.Node, trace: Trace) -> None:
         self.node = node
@@ -60,7 +60,7 @@ class _Step:
         self.falls_back = False
         self.buffer = changed_buffer(node, trace.root)
         if trace.is_relu(node) and trace.fuses(node.all_input_nodes[0]):
-            self.rule = lambda run, x, **_: x  # the batch norm does it
+            self.rule = lambda run, x, **_: x  # the batch norm includes it
         elif node.op == "call_module":
             self.layer = trace.layer(node)
             self.rule = LAYERS.get(type(self.layer.module))  # a subclass may compute something else
@@ -69,7 +69,7 @@ class _Step:
 
     @property
     def title(self) -> str:
-        """The node as the user knows it."""
+        """The node's name for the user."""
         if self.layer:
             return f"{self.node.target} ({type(self.layer.module).__name__})"
         return str(getattr(self.node.target, "__name__", self.node.target))
@@ -100,7 +100,7 @@ class _Step:
 
 
 class _Program:
-    """One trace, node by node; what the output does not depend on is left out."""
+    """One trace, run node by node, without the nodes that the output does not depend on."""
 
     def __init__(self, module: nn.Module, gradients: Mapping[str, Tensor], x: Tensor) -> None:
         nodes = needed(Tracer(x).trace(module), module)
@@ -130,7 +130,7 @@ class _Program:
 
     @property
     def fallback(self) -> list[str]:
-        """The nodes that run a cell at a time."""
+        """The nodes that run cell by cell."""
         return [step.title for step in self._steps if step.falls_back]
 
     def __call__(self, run: Run, x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Layer:
 
     def __init__(self, module: nn.Module, names: dict[str, str], *, relu: bool = False) -> None:
         self.module, self.names = module, names
-        self.relu = relu  # whether a ReLU follows, and nothing else sees what comes before it
+        self.relu = relu  # whether a ReLU follows and is the only reader of the output
 
 
 class Trace:
@@ -70,7 +70,7 @@ class Trace:
         return self._name_of.get(id(tensor))
 
     def used_once(self, nodes: list[fx.Node]) -> set[str]:
-        """Names of the parameters that one node alone uses, and uses once."""
+        """Names of the parameters that exactly one node uses, and uses once."""
         uses: Counter[str] = Counter()
         for node in nodes:
             uses.update(self._used(node))
@@ -89,7 +89,7 @@ class Trace:
         return node.target in (F.relu, torch.relu, "relu") and len(node.args) == 1
 
     def is_flatten(self, node: fx.Node) -> bool:
-        """Whether a node lays all of an image's features side by side: a layer, a function or a method."""
+        """Whether a node flattens each image's features: a layer, a function or a method."""
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
@@ -101,5 +101,5 @@ class Trace:
         return node.op == "call_module" and type(self.modules[str(node.target)]) in (nn.BatchNorm1d, nn.BatchNorm2d)
 
     def fuses(self, node: fx.Node) -> bool:
-        """Whether a node is a batch norm whose only reader is a ReLU: they are one layer then."""
+        """Whether a node is a batch norm whose only reader is a ReLU; the two are then one layer."""
         return self.is_batch_norm(node) and len(node.users) == 1 and self.is_relu(next(iter(node.users)))

@@ -1,7 +1,8 @@
-"""torch.fx, which knows sizes: those that do not change with the batch are numbers, and code may decide on them.
+"""Traces a module with torch.fx; sizes that do not depend on the batch are numbers, so code may branch on them.
 
-While it traces, every node is computed for two batches of different size. What is equal in both, and no tensor, is
-known. It sees our own layers as layers, and sees through torch's attention layers and through wrapped functions.
+During tracing, every node is computed for two batches of different size. A value that is not a tensor and is equal in
+both is a constant of the trace. wdgrid's own layers are single nodes; torch's attention layers and functions wrapped
+for torch.fx are replaced by their steps.
 """
 
 import inspect
@@ -37,13 +38,13 @@ class Shape(tuple[Any, ...]):
 
 
 class Known(fx.Proxy):
-    """A proxy that knows its shape."""
+    """A proxy with a shape."""
 
     tracer: "Tracer"
 
     @property
     def shape(self) -> Any:
-        """Sizes, as numbers where they are known."""
+        """Sizes, as numbers where they do not depend on the batch."""
         return self.tracer.shape_of(self)
 
     def size(self, dim: int | None = None) -> Any:
@@ -89,7 +90,7 @@ class Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """The input as a proxy; further arguments as what they are by default."""
+        """The input as a proxy; further arguments have their default values."""
         function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
         defaults = [parameter.default for parameter in inspect.signature(root_fn).parameters.values()]
         if len(defaults) == len(arguments):
@@ -104,7 +105,7 @@ class Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """One node, or those of the steps that a module of torch's consists of."""
+        """One node, or the nodes of the steps that a PyTorch module consists of."""
         if self._computing:
             return forward(*args, **kwargs)
         if inlined := INLINED.get(type(m)):
@@ -124,18 +125,18 @@ class Tracer(fx.Tracer):
     def create_proxy(
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **options: Any
     ) -> Any:
-        """One node, whose values are computed; or those of a function that was only wrapped for torch.fx."""
+        """One node, with its values computed; or the nodes of a function that was only wrapped for torch.fx."""
         if kind == "call_function" and isinstance(target, FunctionType) and _is_wrapped(target):
             try:
                 result = target(*args, **kwargs)
                 if isinstance(result, fx.Proxy):
                     return result
-            except Exception:  # it has to be one node
+            except Exception:  # it stays one node
                 pass
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         self._compute(proxy.node)
         if kind == "call_method" and is_in_place(str(target)) and isinstance(args[0], fx.Proxy):
-            args[0].node = proxy.node  # who reads it from here on, reads what it has become
+            args[0].node = proxy.node  # later readers get the changed value
             return args[0]
         return proxy
 
@@ -161,7 +162,7 @@ class Tracer(fx.Tracer):
         raise TraceError("the length of a value that changes with the batch")
 
     def shape_of(self, proxy: fx.Proxy) -> Any:
-        """A shape, with numbers for the sizes that are equal in both batches; a proxy where it is not known."""
+        """A shape, with numbers for the sizes that are equal in both batches; a proxy if it could not be computed."""
         values = self._values.get(proxy.node, [None, None])
         if not all(isinstance(value, Tensor) for value in values) or values[0].dim() != values[1].dim():
             return self.create_proxy("call_function", getattr, (proxy, "shape"), {})
@@ -169,12 +170,12 @@ class Tracer(fx.Tracer):
         return Shape(a if a == b else self.create_proxy("call_method", "size", (proxy, i), {}) for i, (a, b) in sizes)
 
     def _compute(self, node: fx.Node) -> None:
-        """Computes a node for both batches, where it can be computed."""
+        """Computes a node for both batches, if possible."""
         self._computing = True
         try:
             with torch.no_grad():
                 self._values[node] = [self._computed(node, i) for i in range(2)]
-        except Exception:  # no matter of whose: its values are not known
+        except Exception:  # whatever was raised, the values stay unknown
             pass
         finally:
             self._computing = False
@@ -203,5 +204,5 @@ class Tracer(fx.Tracer):
 
 
 def _is_wrapped(function: FunctionType) -> bool:
-    """Whether torch.fx.wrap was called for a function; it may be traced all the same, now that sizes are known."""
+    """Whether torch.fx.wrap was called for a function; it may be traceable, because sizes are numbers here."""
     return (id(function.__globals__), function.__name__) in _wrapped_fns_to_patch

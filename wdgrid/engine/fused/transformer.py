@@ -1,7 +1,7 @@
-"""torch's attention layers as torch.fx sees them: their steps one by one, instead of one node.
+"""PyTorch's attention layers as separate steps, so that torch.fx traces each step instead of one node.
 
-Each function computes what the module's own forward pass does, in the cases that it covers, and raises NotInlinedError
-in others; the module is then one node.
+Each function computes the module's own forward pass in the cases that it covers, and raises NotInlinedError in others;
+the module is then one node.
 """
 
 import math
@@ -14,21 +14,21 @@ from torch import Tensor, fx, nn
 
 
 class NotInlinedError(Exception):
-    """A module or its arguments are of a case that is not covered here."""
+    """A module or its arguments are a case that is not covered here."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q kᵀ / √D) v for q, k, v [B, H, N, D]; a mask [N, N] is added, or, where it is bool, true hides."""
+    """softmax(q kᵀ / √D) v for q, k, v [B, H, N, D]; a float mask [N, N] is added; true in a bool mask hides."""
     return F.scaled_dot_product_attention(q, k, v, visible(mask), dropout)
 
 
 def visible(mask: Tensor | None) -> Tensor | None:
-    """nn.MultiheadAttention's mask as scaled_dot_product_attention has it: where it is bool, true shows."""
+    """nn.MultiheadAttention's mask in the form of scaled_dot_product_attention: true in a bool mask shows."""
     return ~mask if mask is not None and mask.dtype is torch.bool else mask
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, average: bool) -> Tensor:
-    """softmax(q kᵀ / √D) for q, k [B, H, N, D]: of each head, or their mean; the mask is that of `attend`."""
+    """softmax(q kᵀ / √D) for q, k [B, H, N, D], for each head or as their mean; the mask is as in `attend`."""
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(mask, -math.inf) if mask.dtype is torch.bool else scores + mask
@@ -42,13 +42,13 @@ def multihead_attention(
 ) -> tuple[Any, Any]:  # fmt: skip
     """nn.MultiheadAttention; queries, keys and values [B, N, E], or [N, B, E].
 
-    Weights that are read are computed a second time, and only where no dropout has a part in them.
+    If the attention weights are returned, they are computed a second time; this is covered only without dropout.
     """
     separate = layer.in_proj_weight is None  # pyright: ignore[reportUnnecessaryComparison]
     plain = not separate and layer.bias_k is None and not layer.add_zero_attn
     if not plain or key_padding_mask is not None or not isinstance(query, fx.Proxy):
         raise NotInlinedError
-    # Memory is laid out as torch does it, [N, B, E]: in that order dropout draws.
+    # The memory layout is torch's, [N, B, E], because dropout draws in that order.
     same = query is key and key is value
     given: list[Any] = [
         x.transpose(0, 1) if layer.batch_first else x for x in ((query,) if same else (query, key, value))

@@ -1,4 +1,4 @@
-"""Whether a backend computes the same as the network itself: logits, buffers and gradients on a few images."""
+"""Checks that a backend computes the network's own logits, buffers and gradients on a few images."""
 
 import copy
 from typing import Protocol
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from wdgrid.engine import randomness
 from wdgrid.engine.fused.kernels import CrossEntropy
 
-CELLS = 2  # with different weights, so that a backend that mixes cells shows
+CELLS = 2  # with different weights, so that a backend that mixes cells is detected
 SECOND = 1.25  # the second cell's weights are this many times the first's
 LOGITS = {"rtol": 1e-3, "atol": 1e-4}  # single precision, sums in another order
-GRADIENT = 1e-2, 1e-4  # of the norm of a parameter's gradient; of the norm of all of it
+GRADIENT = 1e-2, 1e-4  # of the norm of a parameter's gradient; of the norm of the whole gradient
 
 
 class Fused(Protocol):
-    """What is tried: CELLS copies of a module."""
+    """The interface of what is checked: CELLS copies of a module."""
 
     theta: Tensor
     buffers: dict[str, Tensor]
@@ -34,8 +34,8 @@ class Fused(Protocol):
 def is_equivalent(fused: Fused, module: nn.Module, x: Tensor) -> bool:
     """Whether two cells give the logits, buffers and gradients of two modules, for x [B, …] and for other values.
 
-    In training and in tests, under the same seeds. The gradients matter: torch.fx looks through a user's own
-    autograd.Function and loses its backward pass.
+    Compares training and test passes under the same seeds. Gradients are compared because torch.fx traces into a user's
+    own autograd.Function and loses its backward pass.
     """
     plain = [copy.deepcopy(module) for _ in range(CELLS)]
     with torch.no_grad():
@@ -46,7 +46,7 @@ def is_equivalent(fused: Fused, module: nn.Module, x: Tensor) -> bool:
 
 
 def _other(x: Tensor) -> Tensor:
-    """A batch that reaches further than x [B, …]; whole numbers stay what they are, for they may be indices."""
+    """A batch with a wider range than x [B, …]; integers are unchanged, because they may be indices."""
     other = x.roll(1, 0)
     return other if torch.equal(x, x.round()) else 1.5 * other + 0.5
 
@@ -87,9 +87,9 @@ def _test(fused: Fused, plain: list[nn.Module], x: Tensor, number: int) -> bool:
 
 
 def same_bits_in_all_slots(fused: Fused, x: Tensor, y: Tensor) -> bool:
-    """Whether K cells of equal weights end a training pass and a test pass on x [B, …], y [B] in equal bits.
+    """Whether a training pass and a test pass on x [B, …], y [B] give K cells of equal weights equal bits.
 
-    The loss is the cross-entropy that training uses. `fused` is changed by it.
+    The loss is the cross-entropy that training uses. Changes `fused`.
     """
     logits = fused(x, training=True, noise=0)
     losses = CrossEntropy.apply(logits, y)
@@ -111,7 +111,7 @@ def close(own: Tensor, expected: Tensor) -> bool:
 
 
 def parallel(own: list[Tensor], expected: list[Tensor | None]) -> bool:
-    """Whether gradients agree; by norms, for a ReLU at zero may fall either way. None is zero."""
+    """Whether gradients agree in their norms, because a ReLU at zero may round to either side. None counts as zero."""
     wanted = [torch.zeros_like(o) if e is None else e for o, e in zip(own, expected, strict=True)]
     norms = torch.stack([e.norm() for e in wanted])
     if not norms.isfinite().all():

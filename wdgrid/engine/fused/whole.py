@@ -1,4 +1,4 @@
-"""The backends that run a network's own module as it is: all cells under vmap, or one cell after another."""
+"""The backends that run the unchanged module: all cells under vmap, or one cell after another."""
 
 import copy
 from collections.abc import Mapping
@@ -32,10 +32,11 @@ class Mapped:
 
 
 class Looped:
-    """A cell at a time: an ordinary module each, whose parameters and buffers are rows of the [K, …] storage.
+    """The one-by-one backend: one module per cell, whose parameters and buffers are rows of the [K, …] storage.
 
-    Nothing is called for a step that a plain loop does not call, but one copy of the gradients. If the network draws,
-    each cell starts from where the generators stood, in its backward pass, too, for a user's own may draw.
+    Apart from one copy of the gradients, a step calls only what a plain loop calls. If the network draws random
+    numbers, each cell starts from the same generator states, also in the backward pass, where a user's own code may
+    draw.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class Looped:
         self._random = random
         self._modules = [copy.deepcopy(module).train() for _ in range(len(next(iter(parameters.values()))))]
         self._trained: list[list[nn.Parameter]] = []
-        self._rows: list[list[Tensor]] = []  # where their gradients go
-        self._places: list[list[tuple[dict[str, Tensor | None], str, Tensor]]] = []  # of buffers, and what was there
+        self._rows: list[list[Tensor]] = []  # where the parameters' gradients are written
+        self._places: list[list[tuple[dict[str, Tensor | None], str, Tensor]]] = []  # of buffers, with their tensors
         for k, own in enumerate(self._modules):
             named = dict(own.named_parameters())
             for name, tensor in (*named.items(), *own.named_buffers()):
@@ -70,7 +71,7 @@ class Looped:
             logits.append(module(x))
             self._states.append(states(of))
             for holder, name, buffer in self._places[k]:
-                if (other := holder[name]) is not buffer and other is not None:  # the network put another in its place
+                if (other := holder[name]) is not buffer and other is not None:  # the network replaced the tensor
                     holder[name] = buffer.copy_(other.detach())
         return torch.stack(logits) if len(logits) > 1 else logits[0][None]
 
@@ -95,7 +96,7 @@ def _place(module: nn.Module, name: str) -> tuple[dict[str, Tensor | None], str]
 
 
 def _takes_channels_innermost(module: nn.Module, x: Tensor) -> bool:
-    """Whether a network of convolutions runs on images whose channels are innermost in memory; a view may refuse."""
+    """Whether a convolutional network runs on images with channels innermost in memory; `view` may raise there."""
     if x.device.type != "cpu" or x.dim() != 4 or not any(type(m) is nn.Conv2d for m in module.modules()):
         return False
     try:

@@ -24,16 +24,16 @@ from wdgrid.optim.variants import Decay
 
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = {torch.float32: (), torch.float64: ("-DDOUBLE",)}
-LINEAR, NORM, RELU = range(3)  # as native.c has them
+LINEAR, NORM, RELU = range(3)  # as in native.c
 SGD, ADAM, KALMAN = range(3)
-# The updates that native.c has: its kind, whether the rate is inside of the momentum, and where β1 is.
+# The updates that native.c implements: its kind, whether the learning rate is inside the momentum, and where β1 is.
 COMPILED = {
     fused.MOMENTUM: (SGD, True, "momentum"),
     fused.LIBRARY_MOMENTUM: (SGD, False, "momentum"),
     fused.ADAM: (ADAM, True, "beta1"),
     fused.KALMAN: (KALMAN, True, "none"),
 }
-BLOCK_BYTES = 1024**2  # images per call: they stay in the cache while one cell after another is trained on them
+BLOCK_BYTES = 1024**2  # of images per call; they stay in the cache while one cell after another is trained on them
 TEST_ROWS = 48  # least number of images that a test passes through the network together
 
 
@@ -107,7 +107,7 @@ class Native:
         self._network, self._rule = network, rule
         compiled = code(network.theta.dtype)
         if compiled is None:
-            raise RuntimeError("native.c can no longer be compiled")  # it could when the network was matched
+            raise RuntimeError("native.c can no longer be compiled")  # it was compiled when the network was matched
         self._code = compiled
         self._etas, self._decays = (torch.tensor(numbers, dtype=torch.float64) for numbers in (etas, decays))
         self._alive = torch.ones(network.cells, dtype=torch.bool)
@@ -141,7 +141,7 @@ class Native:
         return torch.cat(losses)
 
     def _step(self, x: Tensor, y: Tensor, t: int) -> Tensor:
-        """Step t (from 0) with the update in torch, for one that native.c does not have; the losses [1, K]."""
+        """Step t (from 0) with the update in torch, if native.c does not implement it; the losses [1, K]."""
         before, gradient = self._alive.clone(), self._network.gradient
         losses = self._call(x[None], y[None], t, gradient)
         if (frozen := before & ~self._alive).any():
@@ -224,8 +224,8 @@ class Native:
     def _update_rule(self) -> _Rule:
         """The update rule as native.c's struct."""
         rule, decay = self._rule, self._rule.variant.decay
-        # Where native.c has no such update it only computes gradients, and sets what it takes for moments to zero in a
-        # cell that diverged.
+        # If native.c has no such update, it computes gradients only, and sets the tensors passed as moments to zero in
+        # a cell that diverged.
         kind, inside, beta1 = COMPILED.get(rule.update, (SGD, True, "momentum"))
         moments = [moment.data_ptr() for moment in rule.state[:2] or (rule.theta,)]
         nothing = torch.zeros(self._network.cells, dtype=torch.float64)

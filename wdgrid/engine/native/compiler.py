@@ -1,8 +1,8 @@
 """Compiles a C file with the machine's own compiler when it is first used, and caches the library.
 
-The code is compiled for the processor at hand, so that it uses the widest vectors. If there is no compiler, or
-compilation fails, `library` returns None and the caller uses PyTorch. A cached library is loaded only from a folder of
-this user alone, and only if its SHA-256 is the one in its name.
+The code is compiled for the machine's processor, so that it uses the widest vectors. If there is no compiler, or if
+compilation fails, `library` returns None and the caller uses PyTorch. A cached library is loaded only from a folder
+that only this user can write, and only if its SHA-256 is the one in its name.
 """
 
 import ctypes
@@ -24,8 +24,8 @@ from wdgrid.data.own import cache_folder, is_own, private_folder
 # The first set of flags that the compiler accepts is used; the first one is for GCC and Clang on x86.
 PROCESSORS = (["-march=native", "-mprefer-vector-width=512"], ["-march=native"], ["-mcpu=native"])
 FLAGS = ["-O3", "-fno-math-errno", "-shared", "-fPIC", "-w"]
-IDLE_S = 10.0  # without any use of the processor: the compiler hangs
-BUSY_S = 30.0  # of the processor's time: it does not end
+IDLE_S = 10.0  # without processor time: the compiler is considered hung
+BUSY_S = 30.0  # of processor time: the compilation is considered endless
 WALL_S = 120.0
 
 
@@ -60,7 +60,7 @@ def library(source: Path, *flags: str) -> ctypes.CDLL | None:
 
 
 def _stored(folder: Path, stem: str) -> ctypes.CDLL | None:
-    """A library built earlier; one that is damaged is deleted."""
+    """A library built earlier; a damaged one is deleted."""
     for path in folder.glob(f"{stem}-*.so"):
         if is_own(path) and path.name == _name(stem, path):
             with suppress(OSError):
@@ -74,7 +74,7 @@ def _name(stem: str, content: Path) -> str:
 
 
 def _built(folder: Path, stem: str, source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
-    """The library, built into the folder whole or not at all. Of several processes each builds its own."""
+    """The library, written to the folder completely or not at all. Several processes build one each."""
     handle, name = tempfile.mkstemp(".part", stem, folder)
     part = Path(name)
     try:
@@ -90,7 +90,7 @@ def _built(folder: Path, stem: str, source: Path, flags: tuple[str, ...]) -> cty
 
 
 def _build(target: Path, source: Path, flags: tuple[str, ...]) -> None:
-    """Raises CalledProcessError where the compiler takes none of PROCESSORS, TimeoutExpired where it hangs."""
+    """Raises CalledProcessError if the compiler accepts none of PROCESSORS, TimeoutExpired if it hangs."""
     commands = [[*compiler(), *FLAGS, *each, *flags, str(source), "-o", str(target), "-lm"] for each in PROCESSORS]
     for command in commands:
         try:
@@ -102,7 +102,7 @@ def _build(target: Path, source: Path, flags: tuple[str, ...]) -> None:
 
 
 def _run(command: list[str]) -> bytes:
-    """What a command prints. Raises CalledProcessError, or TimeoutExpired for one that hangs; its children end, too."""
+    """A command's output. Raises CalledProcessError, or TimeoutExpired if it hangs; its children are ended, too."""
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL, start_new_session=True
@@ -129,7 +129,7 @@ def _run(command: list[str]) -> bytes:
 
 
 def _processor_seconds(group: int) -> float | None:
-    """Processor time that the processes of a group have used; None where the system does not say."""
+    """Processor time that the processes of a group have used; None if the system does not report it."""
     if not Path("/proc/self/stat").exists():
         return None
     ticks = 0

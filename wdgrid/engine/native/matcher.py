@@ -17,7 +17,7 @@ from wdgrid.engine.fused.verification import CELLS, SECOND, close, parallel
 from wdgrid.engine.native.backend import Chain, Native
 from wdgrid.optim.fused import Rule
 
-# With more, a cell's weights and moments do not fit into a core's cache, and PyTorch's products are as fast or faster.
+# With more parameters, a cell's weights and moments do not fit into a core's cache, and PyTorch is as fast or faster.
 # Measured (2 MiB of cache, three hidden layers, time of the stacked backend over that of compiled code): 4.4 with 5 000
 # parameters, 3.2 with 14 000, 1.5 with 140 000, 1.2 with 330 000, 1.0 with 930 000, 0.4 with 2.9 million.
 MOST_PARAMETERS = 250_000

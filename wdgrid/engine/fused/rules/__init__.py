@@ -1,7 +1,7 @@
-"""What each layer, function and method of a traced network becomes for K cells: one table of layers, one of functions.
+"""The rules that compute a traced network's layers, functions and methods for K cells, in two tables.
 
-A rule has the arguments of what it stands for, with `Value`s for tensors, and `Run` before them (and, of a layer,
-`Layer`). It raises UnknownLayerError for a case that it does not cover.
+A rule takes `Run` (and `Layer`, for a layer), then the arguments of the original with `Value`s for tensors. It raises
+UnknownLayerError for a case that it does not cover.
 """
 
 import operator
@@ -35,7 +35,7 @@ _INPLACE = {
 
 
 def without_inplace(node: fx.Node) -> object:
-    """What a node calls; for what works in place, the same out of place (the trace has the readers)."""
+    """What a node calls; an in-place function becomes its out-of-place form (the trace redirects the readers)."""
     target = node.target
     if node.op == "call_method":
         name = str(target)

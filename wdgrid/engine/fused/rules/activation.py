@@ -13,7 +13,7 @@ from wdgrid.engine.fused.kernels import elementwise
 from wdgrid.engine.fused.layouts import Run, UnknownLayerError, Value, cells
 from wdgrid.engine.fused.trace import Layer
 
-# Of one rounding at most, the same in vector and scalar code.
+# They round at most once, so vector and scalar code give the same bits.
 EXACT = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Threshold, nn.Identity)
 SMOOTH = (
     nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.ELU, nn.CELU, nn.SELU, nn.Softplus, nn.Softsign, nn.LogSigmoid,
@@ -29,7 +29,7 @@ SMOOTH_METHODS = "sigmoid", "tanh", "exp", "log", "log1p", "expm1", "sin", "cos"
 
 
 def _unary(function: Callable[..., Tensor], *, smooth: bool) -> Any:
-    """A function of one tensor; the others of its arguments are numbers."""
+    """A function of one tensor; its other arguments are numbers."""
 
     def run_unary(run: Run, input: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Value:
         if not isinstance(input, Value) or any(isinstance(a, Value) for a in (*args, *kwargs.values())):
@@ -87,5 +87,5 @@ FUNCTIONS: dict[Any, Any] = {
     **dict.fromkeys((torch.log_softmax, F.log_softmax, "log_softmax"), softmax(torch.log_softmax)),
     operator.pow: _unary(torch.pow, smooth=True),
     F.glu: glu,
-    "contiguous": lambda run, x, **_: x,  # a matter of memory alone
+    "contiguous": lambda run, x, **_: x,  # changes the memory layout only
 }

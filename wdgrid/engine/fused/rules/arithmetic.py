@@ -1,4 +1,4 @@
-"""Functions of several values, number by number: sums, products, comparisons, choices."""
+"""Elementwise functions of several values: sums, products, comparisons, selections."""
 
 import operator
 from collections.abc import Callable
@@ -23,8 +23,8 @@ OPERATORS = (
 class Expand(torch.autograd.Function):
     """`apply(x, shape)`: x [K, …] expanded to a shape [K, …].
 
-    Its gradient is summed cell by cell: over numbers that lie side by side for all cells, torch.sum would round the
-    last few in another way.
+    The gradient is summed cell by cell: torch.sum over the adjacent numbers of all cells would round the last few
+    differently.
     """
 
     @staticmethod
@@ -35,12 +35,12 @@ class Expand(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Sums over what was expanded."""
+        """Sums over the expanded dimensions."""
         return g.contiguous().sum_to_size(ctx.shape), None
 
 
 def numberwise(function: Callable[..., Tensor]) -> Any:
-    """A function of values and numbers, with the broadcasting of the plain network; of one rounding at most."""
+    """A function of values and numbers that rounds at most once, with the broadcasting of the plain network."""
 
     def run_numberwise(run: Run, *given: Any, **options: Any) -> Value:
         values = [v for v in (*given, *options.values()) if isinstance(v, Value)]
@@ -80,7 +80,7 @@ def expand(run: Run, input: Value, *sizes: Any) -> Value:
 
 
 def addcmul(run: Run, input: Value, tensor1: Value, tensor2: Value, *, value: float = 1.0) -> Value:
-    """torch.addcmul, in steps of one rounding each."""
+    """torch.addcmul, in steps that round once each."""
     return _ADD(run, input, _MULTIPLY(run, _MULTIPLY(run, tensor1, tensor2), value))
 
 

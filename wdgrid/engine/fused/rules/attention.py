@@ -1,4 +1,4 @@
-"""Attention, with the cells among the examples of a batch."""
+"""Attention; cells and examples form one batch dimension."""
 
 import math
 from typing import Any
@@ -10,9 +10,9 @@ from torch import Tensor
 from wdgrid.engine.fused.layouts import Run, UnknownLayerError, Value, cells
 from wdgrid.engine.fused.transformer import attend, attention_weights, visible
 
-# Above so many scores of a head, torch's own kernel, which keeps none of them, is taken. With 64 tokens it took 0.5 to
-# 0.7 of the time of two products and a softmax, forward and backward; in a ViT of 16 tokens the products were faster
-# (AMD EPYC, a loaded machine).
+# Above this number of scores per head, PyTorch's own kernel is used, which does not store the scores. With 64 tokens it
+# took 0.5 to 0.7 of the time of two products and a softmax, forward and backward; in a ViT of 16 tokens the products
+# were faster (AMD EPYC, a loaded machine).
 FEW_SCORES = 32 * 32
 
 
@@ -56,7 +56,7 @@ def _attend(run: Run, q: Value, k: Value, v: Value, mask: Value | None, dropout:
 
 
 def _weights(run: Run, q: Value, k: Value, mask: Value | None, average: bool) -> Value:
-    """`transformer.attention_weights`, with the cells among the examples."""
+    """`transformer.attention_weights`; cells and examples form one batch dimension."""
     if mask is not None and mask.layout != "shared":
         raise UnknownLayerError("a mask that differs between cells")
     flat = [run.by_cell(x).flatten(0, 1) for x in (q, k)]

@@ -1,4 +1,4 @@
-"""Convolutions, and what else treats each channel's map by itself: pooling, padding, interpolation."""
+"""Convolutions, and functions of each channel's map: pooling, padding, interpolation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +43,7 @@ def _convolution(function: Callable[..., Tensor], dimensions: int) -> Any:
         offset = None if bias is None else run.by_cell(bias).flatten()
         together = run.cells * groups
         if input.layout == "shared":
-            # One product serves all cells; in float64 on a CPU, its rows are rounded by their place.
+            # One product computes all cells; in float64 on a CPU, the rounding of a row depends on its position.
             inputs = input.tensor
             if groups == 1 and not (inputs.device.type == "cpu" and inputs.dtype == torch.float64):
                 together = 1
@@ -82,7 +82,7 @@ def _transposed_layer(run: Run, layer: Layer, input: Value) -> Value:
 
 
 def _each_map(function: Callable[..., Any], least: int = 3) -> Any:
-    """A function that does the same to each map by itself."""
+    """A function that treats each map separately and alike."""
 
     def run_each_map(run: Run, input: Value, *args: Any, **kwargs: Any) -> Value:
         if len(run.shape(input)) < least:
@@ -106,8 +106,9 @@ def _each_map_layer(run: Run, layer: Layer, input: Value) -> Value:
 def adaptive_pool(run: Run, input: Value, output_size: Any) -> Value:
     """F.adaptive_avg_pool2d with the same bits in every channel.
 
-    Of channels innermost, torch sums those beyond a multiple of LANES in another way: planes then. For one number a map
-    it would take the mean instead, whose rounding depends on a channel's place among the K·C.
+    With channels innermost, torch sums the channels beyond a multiple of LANES differently, so planes are used then.
+    For an output of one number per map torch computes a mean, whose rounding depends on a channel's position among the
+    K·C.
     """
     if output_size in (1, (1, 1)):
         return _each_map(lambda x: torch.ops.aten._adaptive_avg_pool2d(even_channels(x), [1, 1]), 4)(run, input)
@@ -115,7 +116,7 @@ def adaptive_pool(run: Run, input: Value, output_size: Any) -> Value:
 
 
 def interpolate(run: Run, input: Value, size: Any = None, scale_factor: Any = None, mode: str = "nearest") -> Value:
-    """F.interpolate. Weighted means are rounded by a channel's place among the K·C: those have no rule."""
+    """F.interpolate. Modes with weighted means have no rule: their rounding depends on a channel's position."""
     if mode != "nearest":
         raise UnknownLayerError(f"interpolation ({mode})")
     return _each_map(F.interpolate)(run, input, size, scale_factor)

@@ -16,7 +16,7 @@ from wdgrid.engine.fused.trace import Layer
 
 
 def parameter(run: Run, layer: Layer, name: str) -> Value | None:
-    """A layer's own parameter, [K, …]; None where it has none of that name."""
+    """A layer's own parameter, [K, …]; None if it has none of that name."""
     return Value(run.own(layer.names[name]), "cells", layer.names[name]) if name in layer.names else None
 
 
@@ -42,7 +42,7 @@ def _linear_layer(run: Run, layer: Layer, input: Value) -> Value:
 
 
 class Embedding(torch.autograd.Function):
-    """Rows of tables [K, V, D] for whole numbers [M]. `apply(numbers, table, padding, sink)` → [K, M, D]."""
+    """Rows of tables [K, V, D] for indices [M]. `apply(numbers, table, padding, sink)` → [K, M, D]."""
 
     @staticmethod
     def forward(ctx: Any, numbers: Tensor, table: Tensor, padding: int | None, sink: Tensor | None) -> Tensor:  # noqa: D102
@@ -53,7 +53,7 @@ class Embedding(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The gradient of the table; its row for padding gets none."""
+        """The gradient of the table; zero in its row for padding."""
         (numbers,) = ctx.saved_tensors
         cells, rows, _ = ctx.shape
         padding = -1 if ctx.padding is None else ctx.padding % rows
@@ -96,7 +96,7 @@ def matmul(run: Run, input: Value, other: Value) -> Value:
 
 
 def einsum(run: Run, equation: str, *operands: Any) -> Value:
-    """torch.einsum, with a letter of its own for the cells."""
+    """torch.einsum, with an additional letter for the cells."""
     values: list[Value] = list(operands[0] if isinstance(operands[0], tuple | list) else operands)
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     if not arrow:

@@ -1,4 +1,4 @@
-"""Dropout and shake for K cells at once: all cells share the noise that a plain layer draws for one."""
+"""Dropout and shake for K cells at once; all cells share the noise that a plain layer draws for one cell."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from wdgrid.models.shake import Shake, shaken
 
 
 def dropped(run: Run, x: Value, p: float, drop: Any) -> Value:
-    """One mask for all cells, drawn by `drop` (F.dropout or its kin) as in the plain layer: for one cell's shape."""
+    """One mask for all cells; `drop` (F.dropout or similar) draws it for one cell's shape, as in the plain layer."""
     whole_maps = drop is not F.dropout
     if whole_maps and (x.layout == "features" or len(run.shape(x)) < 3):
         raise UnknownLayerError("dropout of whole maps on features")
@@ -41,14 +41,14 @@ def _dropout_function(drop: Any) -> Any:
 
 
 def _shake(run: Run, layer: Layer, a: Value, b: Value) -> Value:
-    """α, β of an image are the same for all cells, so channels need not be told apart."""
+    """An image's α and β are the same for all cells, so one call computes the channels of all cells."""
     if (a.layout, b.layout) != ("maps", "maps"):
         raise UnknownLayerError(f"shake of {a.layout} and {b.layout}")
     return Value(shaken(a.tensor, b.tensor, layer.module.level, layer.module.training), "maps")  # type: ignore[arg-type]
 
 
 def _like(function: Any) -> Any:
-    """torch.rand_like and its kin: once, for all cells."""
+    """torch.rand_like and similar functions, called once for all cells."""
 
     def like(run: Run, x: Value, **options: Any) -> Value:
         return Value(function(x.tensor.new_empty(run.shape(x)), **options), "shared")
@@ -57,7 +57,7 @@ def _like(function: Any) -> Any:
 
 
 def _new(name: str) -> Any:
-    """Tensor.new_zeros and its kin: once, for all cells."""
+    """Tensor.new_zeros and similar methods, called once for all cells."""
 
     def new(run: Run, x: Value, *size: Any, **options: Any) -> Value:
         tensor: Tensor = x.tensor

@@ -1,4 +1,4 @@
-"""Batch, layer, group and instance norm, and others of their kind."""
+"""Batch, layer, group, instance and RMS norm, local response normalisation and F.normalize."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def batch_norm(
     run: Run, input: Value, running_mean: Value | None, running_var: Value | None, weight: Value | None = None,
     bias: Value | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5, *, relu: bool = False,
 ) -> Value:  # fmt: skip
-    """F.batch_norm; its running statistics are buffers of the network, or there are none."""
+    """F.batch_norm; its running statistics, if any, are buffers of the network."""
     if input.layout == "shared":
         raise UnknownLayerError("batch norm of the input")
     maps = run.maps(input)
@@ -36,7 +36,7 @@ def batch_norm(
 def _plain_batch_norm(
     run: Run, maps: Tensor, given: tuple[Value | None, ...], training: bool, momentum: float, eps: float, relu: bool
 ) -> Value:  # fmt: skip
-    """Batch norm of K·C channels without statistics or scale, in planes, where a channel's place does not matter."""
+    """Batch norm of K·C channels without statistics or scale, in planes, so that a channel's slot does not matter."""
     if any(v is not None and v.layout == "shared" for v in given):
         raise UnknownLayerError("batch norm with statistics from elsewhere")
     planes = maps[..., None].contiguous() if maps.dim() < 4 else maps.contiguous()
@@ -74,7 +74,7 @@ def layer_norm(
 
 
 def size_of(shape: tuple[int, ...]) -> int:
-    """The numbers of a shape."""
+    """The sizes of a shape, as numbers."""
     return torch.Size(shape).numel()
 
 
@@ -128,7 +128,7 @@ def normalize(run: Run, input: Value, p: float = 2.0, dim: int = 1, eps: float =
 
 
 def _local_response_norm(run: Run, layer: Layer, x: Value) -> Value:
-    """Over each cell's own channels: a cell's maps become an image of their own."""
+    """A function over each cell's own channels; each cell's maps become a separate image."""
     if len(run.shape(x)) != 4:
         raise UnknownLayerError("local response norm of features")
     maps = run.maps(x)

@@ -14,7 +14,7 @@ NAMES = "sum", "mean", "amax", "amin", "logsumexp", "var", "std"
 def _reduction(function: Callable[..., Tensor]) -> Any:
     def run_reduction(run: Run, input: Value, dim: Any = None, *args: Any, **options: Any) -> Value:
         dims = tuple(range(len(run.shape(input)))) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-        # In one row a cell: where the numbers of all cells are side by side, torch rounds the last few differently.
+        # One row per cell: if the numbers of all cells are adjacent, torch rounds the last few differently.
         own = run.by_cell(input).contiguous()
         return cells(function(own, tuple(d if d < 0 else d + 1 for d in dims), *args, **options))
 

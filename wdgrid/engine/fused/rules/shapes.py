@@ -1,4 +1,4 @@
-"""Shapes: what moves, cuts and joins numbers, and asks how many there are."""
+"""Functions that reorder, split and join tensors, and functions that return sizes."""
 
 import operator
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def reshape_as(run: Run, input: Value, other: Value) -> Value:
 
 
 def flatten(run: Run, input: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
-    """torch.flatten; of whole images, features."""
+    """torch.flatten; the result for whole images is features."""
     dims = len(run.shape(input))
     if input.layout in ("maps", "features") and start_dim == 1 and end_dim in (-1, dims - 1):
         return Value(input.tensor.reshape(len(input.tensor), -1), "features")  # [B, K·C·H·W], planes again
@@ -74,7 +74,7 @@ def squeeze(run: Run, input: Value, dim: Any = None) -> Value:
 
 
 def _cut(name: str) -> Any:
-    """split, chunk and their kin: a tensor becomes several."""
+    """split, chunk and similar functions, which return several tensors."""
 
     def run_cut(run: Run, input: Value, size: Any, dim: int = 0, **named: Any) -> tuple[Value, ...]:
         return tuple(map(cells, getattr(run.by_cell(input), name)(size, dim=_after(dim), **named)))
@@ -88,7 +88,7 @@ def unbind(run: Run, input: Value, dim: int = 0) -> tuple[Value, ...]:
 
 
 def concatenation(run: Run, tensors: Any, dim: int = 0) -> Value:
-    """torch.cat; along channels, each cell's own side by side."""
+    """torch.cat; along channels, it joins each cell's own channels."""
     values: list[Value] = list(tensors)
     layout = values[0].layout
     if dim == 1 and layout in ("maps", "features") and all(v.layout == layout for v in values):
@@ -118,7 +118,7 @@ def item(run: Run, of: Any, index: Any) -> Any:
 
 
 def attribute(run: Run, of: Any, name: str) -> Any:
-    """x.shape and the like."""
+    """x.shape and similar attributes."""
     if not isinstance(of, Value):
         return getattr(of, name)
     if name == "shape":
