@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_safely(run: Callable[[], int]) -> int:
-    """What `run` returns; the exit status of what it raises, whose message goes to stderr, a line a fault."""
+    """Returns the value of `run`, or the exit status of its exception, whose message goes to stderr."""
     if not sys.warnoptions:
         warnings.showwarning = _show_warning  # one line, as for faults
     try:

@@ -111,7 +111,7 @@ def name_and_panel(what: str) -> tuple[str, str]:
 
 
 def chosen_panels(what: str, panel: str, found: "Mapping[str, Panel]") -> "dict[str, Panel]":
-    """The panels that a user's word names, all if it names none. Raises UsageError if there is no such panel."""
+    """The panels that the user names; all if none is named. Raises UsageError if there is no such panel."""
     from wdgrid.analysis.compare import plain_name
 
     if not panel:
@@ -124,7 +124,7 @@ def chosen_panels(what: str, panel: str, found: "Mapping[str, Panel]") -> "dict[
 
 
 def width() -> int:
-    """The number of columns of the terminal; 120 if stdout is none."""
+    """The number of columns of the terminal; 120 if stdout is not a terminal."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120).width

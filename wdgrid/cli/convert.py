@@ -73,7 +73,7 @@ def convert(
 
 
 def _needs(steps_known: bool, epochs_known: bool) -> dict[str, str]:
-    """Targets that need options which are not given, and which; left out without `--to`, else an error."""
+    """Targets whose required options are missing, with these options; left out without `--to`, else an error."""
     steps = [] if steps_known else ["--batch and --train-size (or --steps-per-epoch)"]
     lacking = {"normalised": steps + ([] if epochs_known else ["--epochs"]), "tau": steps}
     return {name: " and ".join(options) for name, options in lacking.items() if options}

@@ -23,7 +23,7 @@ class Preparation:
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        """Begins, unless it has."""
+        """Starts the import, unless it has started."""
         from wdgrid.report import prepare
 
         if self._thread is None:
@@ -31,7 +31,7 @@ class Preparation:
             self._thread.start()
 
     def join(self) -> None:
-        """Waits until it is done."""
+        """Waits for the end of the import."""
         if self._thread is not None:
             self._thread.join()
 
@@ -71,7 +71,7 @@ def drawn(
 def print_report(
     store: "Store", name: str, written: "Written", as_json: bool, quiet: bool, command: SweepCommand
 ) -> None:
-    """A report's summary, where its files are, and what to add where the best cells lie on an edge."""
+    """Prints a report's summary, the paths of its files, and values to add if the best cells lie on an edge."""
     from wdgrid.report.findings import wrapped
     from wdgrid.runner.naming import stored_study
 

@@ -52,7 +52,7 @@ def _held(until: float | None) -> str:
 
 
 def ended(event: SweepEnded) -> str:
-    """How many cells are finished at the end, and what to do for those that are not."""
+    """How many cells are finished at the end, and what to do about the others."""
     parts = [
         (1, f"{event.finished} of {event.cells} cells are finished"),
         (event.failed, f"{event.failed} failed (to train them again: --retry, in Python retry=True)"),

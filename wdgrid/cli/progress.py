@@ -61,7 +61,7 @@ def show(quiet: bool, command: str | None = None) -> Generator[Listener]:
 
 @contextmanager
 def show_preparing() -> Generator[TellPreparing]:
-    """Yields the function to be called with the kind of work on the data, how much is done, and of how much."""
+    """Yields the function that shows work on the data, called with its kind, how much is done, and of how much."""
     if sys.stderr.isatty():
         with _new_bar() as bar:
             yield _preparing_bar(bar)

@@ -1,4 +1,4 @@
-"""`wdgrid submit` and `wdgrid queue`: studies that are trained one after the other."""
+"""`wdgrid submit` and `wdgrid queue`: submit studies, which are trained one after the other, and manage them."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wdgrid.runner.events import Event
     from wdgrid.store import Entry, Store, Worker
 
-SERVED = "wdgrid"  # the database of the service, where no storage is given
+SERVED = "wdgrid"  # the database of the service, if no storage is given
 CHILD = [sys.executable, "-c", "import sys; from wdgrid.cli.queue import sweep_entry; sys.exit(sweep_entry())"]
 REPORT_S = 1.0  # between two reports of the progress inside a chunk
 ServedStorage = Annotated[
@@ -34,7 +34,7 @@ ServedStorage = Annotated[
 
 
 def served_url(storage: str | None) -> str:
-    """The storage given, else that of the service."""
+    """The given storage, else that of the service."""
     from wdgrid.runner.naming import database_folder, storage_url
 
     return storage_url(storage, database_folder(SERVED, SERVED), SERVED)
@@ -145,7 +145,7 @@ def _print_queue(store: "Store") -> None:
 
 
 def _progress(entry: "Entry", worker: "Worker | None") -> str:
-    """How far the entry in training is."""
+    """The progress of the entry in training."""
     told = worker.progress if worker and worker.alive else {}
     if entry.state != "running" or told.get("entry") != entry.id or "cells" not in told:
         return ""
@@ -153,7 +153,7 @@ def _progress(entry: "Entry", worker: "Worker | None") -> str:
 
 
 def _work(url: str, ray: str | None) -> None:
-    """The queue's worker, until Ctrl-C, SIGTERM or, where another process started it, the end of standard input."""
+    """Runs the queue's worker until Ctrl-C, SIGTERM or, if another process started it, the end of standard input."""
     from wdgrid.runner.queue import work
 
     stopping = threading.Event()
@@ -169,7 +169,7 @@ def _work(url: str, ray: str | None) -> None:
 
 
 def _at_end_of_input(call: "Callable[[], object]") -> None:
-    """Calls a function once the other end of standard input is closed, as it is when that process dies."""
+    """Calls a function when the other end of standard input is closed, which also happens when that process dies."""
 
     def wait() -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -234,7 +234,7 @@ class _Reporter:
         self.last = 0.0
 
     def hear(self, event: "Event") -> None:
-        """Writes what there is to write of an event."""
+        """Writes an event, if it is one that is reported."""
         from wdgrid.runner.events import ChunkFinished, Preparing, Progress
 
         told: dict[str, Any] | None = None

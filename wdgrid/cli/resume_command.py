@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepCommand:
-    """The `wdgrid sweep` that made a study or resumes it, printed as it can be typed; a password is printed as ***."""
+    """The `wdgrid sweep` that created a study or resumes it, printed as it is typed; a password is printed as ***."""
 
     study: str  # a file or a name
     overrides: tuple[str, ...] = ()
     storage: str | None = None
     name: str | None = None
     coarse: bool = False
-    options: tuple[str, ...] = ()  # that say where it trains
+    options: tuple[str, ...] = ()  # about where it trains
 
     def __str__(self) -> str:
         storage = self.storage and without_password(self.storage)
@@ -44,7 +44,7 @@ class SweepCommand:
 
 
 def sweep_of(store: "Store", name: str, url: str, study: str) -> SweepCommand:
-    """The sweep that made the study `name`, found in `store` at `url`, as a command that works in this folder.
+    """The sweep that created the study `name`, found in `store` at `url`, as a command that works in this folder.
 
     `study` is the name or file that the user gave; it is used if the storage does not have the command. For a coarse
     pass it is the sweep of its study.
@@ -64,7 +64,7 @@ def sweep_of(store: "Store", name: str, url: str, study: str) -> SweepCommand:
 
 
 def _from_here(word: str, folder: Path) -> str:
-    """A file or a name typed in `folder`: as it was typed if it means the same here, else as an absolute path."""
+    """A file or a name typed in `folder`: unchanged if it means the same here, else as an absolute path."""
     if Path.cwd() == folder:
         return word
     places = [folder / word, folder / "studies" / f"{word}.toml"]
@@ -124,7 +124,7 @@ def alarm_lines(
     lines += [] if command.coarse else [f"{panel}: to decide: {one.text}" for panel, one in advices(numbers)]
     if not lines:
         return []
-    if command.coarse:  # its axes are its study's, at another spacing and in another unit
+    if command.coarse:  # its axes are those of its study, with another spacing and unit
         place = ["--storage", command.storage] if command.storage else []
         whole = shlex.join(["wdgrid", "show", command.name or command.study, *place])
         where = [f"{panel}: {alarm.where}" for panel, alarm in alarms(numbers)]

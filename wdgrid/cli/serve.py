@@ -1,4 +1,4 @@
-"""`wdgrid serve`: studies in a browser."""
+"""`wdgrid serve`: serves studies to browsers."""
 
 import ipaddress
 import os
@@ -85,7 +85,7 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{port}/"
     say(f"wdgrid serves {address}")
-    if secret is not None and is_new:  # after the #: browsers send it nowhere
+    if secret is not None and is_new:  # after the #, which browsers do not send
         say(f"log in at {address}login#{secret}\nthe token is shown once, and another one is made at the next start")
     sys.stderr.flush()
     raise typer.Exit(run(settings))
@@ -104,7 +104,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _token(host: str, made: bool, file: Path | None) -> tuple[str | None, bool]:
-    """The token, and whether it is new. Raises UsageError where one is needed, or its file is not safe."""
+    """The token, and whether it is new. Raises UsageError if one is required, or if its file is not safe."""
     if file is not None:
         return _token_of(file), False
     if made:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a sweep as Ctrl-C does."""
+"""Makes SIGTERM and SIGHUP end a sweep as Ctrl-C does."""
 
 import signal
 import threading
@@ -23,9 +23,9 @@ def exit_status(interrupt: KeyboardInterrupt) -> int:
 
 @contextmanager
 def as_interrupts() -> Generator[None]:
-    """Within it, SIGTERM and SIGHUP raise Terminated, once: while the sweep ends, further ones are ignored.
+    """Within the block, the first SIGTERM or SIGHUP raises Terminated; further ones are ignored while the sweep ends.
 
-    A signal that is ignored already (by nohup) stays ignored.
+    A signal that was already ignored (by nohup) stays ignored.
     """
     numbers = [number for name in NAMES if (number := getattr(signal, name, None)) is not None]
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in that thread only

@@ -1,4 +1,4 @@
-"""`wdgrid studies` and `wdgrid fields`: the study files that ship with wdgrid, and what may stand in one."""
+"""`wdgrid studies` and `wdgrid fields`: list the study files that ship with wdgrid, and the fields of a study file."""
 
 import sys
 from dataclasses import asdict
@@ -35,7 +35,7 @@ def studies(as_json: AsJson = False) -> None:
 
 
 def _row(name: str, study: "Study") -> dict[str, Any]:
-    """What a study file says of its size; `images` is None for all training images."""
+    """The size of a study file's study; `images` is None for all training images."""
     return {
         "name": name,
         "title": study.title,
@@ -72,7 +72,7 @@ def fields(
         from rich.markdown import Markdown
         from rich.theme import Theme
 
-        # rich prints code on black, whatever the terminal's own background is
+        # by default, rich prints code on black, also on a light terminal
         Console(theme=Theme({"markdown.code": "bold"})).print(Markdown(text))
     else:
         typer.echo(text, nl=False)

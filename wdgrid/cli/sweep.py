@@ -10,14 +10,14 @@ from typer.core import TyperCommand
 from wdgrid.cli.common import AsJson, NoCode, Out, Quiet, Storage, StudyWord, Style
 from wdgrid.cli.resume_command import SweepCommand
 
-MISSING = 3  # exit status where cells have no result at the end
+MISSING = 3  # exit status if cells have no result at the end
 
 
 class WithRay(TyperCommand):
-    """A command whose option --ray may stand without an address."""
+    """A command whose option --ray may be given without an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Gives a --ray that no address follows the address "auto"."""
+        """Inserts the address "auto" after a --ray without an address."""
         from wdgrid.runner.cluster.address import AUTO, looks_like_address
 
         for i in reversed(range(len(args))):

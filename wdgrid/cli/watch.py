@@ -1,4 +1,4 @@
-"""`wdgrid report --watch`: draw again whenever cells were finished, until none is left to come."""
+"""`wdgrid report --watch`: redraws whenever cells were finished, until none is waiting or running."""
 
 import time
 from collections.abc import Callable
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def watch(
     store: "Store", name: str, every: float, redraw: "Callable[[], Written]", quiet: bool
 ) -> "tuple[Written, str | None]":
-    """Calls `redraw` at once and whenever the number of complete cells changed; its last answer, when nothing comes.
+    """Calls `redraw` at once and whenever the number of complete cells changed; returns its last result at the end.
 
-    Looks at the store every `every` seconds, and ends when no cell is waiting or running; or when all that run were
-    left by a sweep that died, which is then told as the second answer. Ctrl-C ends it with status 130; the last report
-    stays whole.
+    Checks the store every `every` seconds, and ends when no cell is waiting or running, or when all running cells were
+    left by a sweep that died; the second result then says so. Ctrl-C ends it with status 130; the last report stays
+    complete.
     """
     from wdgrid.runner.naming import summary
 

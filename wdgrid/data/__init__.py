@@ -1,7 +1,7 @@
 """Loads datasets as tensors and makes the minibatches of an epoch.
 
-The minibatches of an epoch are a function of (seed, epoch) alone, so a run can start at any epoch, and all chunks with
-the same seed see the same minibatches.
+The minibatches of an epoch depend only on (seed, epoch), so a run can start at any epoch, and all chunks with the same
+seed get the same minibatches.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 PERMUTATION, AUGMENTATION, NOISE = 1, 2, 3  # streams of random numbers
-BLOCK_BYTES = 16 * 1024**2  # augmented images at a time: several minibatches, but never a whole big dataset
+BLOCK_BYTES = 16 * 1024**2  # of images augmented at a time: several minibatches, but not a whole large dataset
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -45,11 +45,11 @@ Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 class Dataset:
     """Training, test and validation images or features, and their classes.
 
-    `train_x` [N, …] and `test_x` [M, …] are as stored, floating point (also integers such as tokens, which `integers`
-    says: the network gets them as int64) or uint8 images [N, C, H, W]; `train_y` [N] and
-    `test_y` [M] are int64 classes from 0 to `classes` − 1. `val_x` [V, …] and `val_y` [V] are the validation images,
-    None without a validation split. `mean` and `std` [C, 1, 1] normalise uint8 images; both None: nothing to do.
-    `content` is the SHA-256 of the files behind the training and the test images, None if a function made them.
+    `train_x` [N, …] and `test_x` [M, …] are floating point numbers or uint8 images [N, C, H, W]. Integers such as
+    tokens are stored in floating point; with `integers`, the network gets them as int64. `train_y` [N] and `test_y` [M]
+    are int64 classes from 0 to `classes` − 1. `val_x` [V, …] and `val_y` [V] are the validation images, None without a
+    validation split. `mean` and `std` [C, 1, 1] normalise uint8 images; both None: no normalisation. `content` is the
+    SHA-256 of the files of the training and the test images, None if a function made them.
     """
 
     train_x: Tensor
@@ -103,12 +103,12 @@ def load(task: Task, device: torch.device, dtype: torch.dtype, tell: Tell = sile
 
 
 def examples(x: Tensor) -> str:
-    """What a user calls the rows of x: images [N, C, H, W], else examples."""
+    """The word for the rows of x in messages: images if x is [N, C, H, W], else examples."""
     return "images" if x.dim() == 4 else "examples"
 
 
 def _own(task: Task) -> Tensors:
-    """What the user's own function returned, as four tensors that were checked."""
+    """The checked tensors returned by the user's own function."""
     function = load_object(task.dataset)
     place = defined_at(function)
     name = f"{place}: {task.dataset}" if place else task.dataset

@@ -72,7 +72,7 @@ def prepared(path: Path, identity: str, build: Callable[[Create], Content]) -> P
 
 
 def _trusted(path: Path) -> Path:
-    """`path`, or where another user can write to the file there, the same name in this user's own cache."""
+    """`path`, or, if another user can write to that file, the same name in this user's own cache."""
     if not path.exists() or is_own(path):
         return path
     try:
@@ -162,7 +162,7 @@ def _lay_out(part: Path, identity: str, n: int, m: int, image: tuple[int, int, i
     text += b" " * (-(8 + len(text)) % 64)
     start = 8 + len(text)
     with part.open("wb") as file:
-        part.chmod(0o644)  # whatever the umask: a file that others can write to is not read again
+        part.chmod(0o644)  # independent of the umask, because a file that others can write to is not read again
         file.write(len(text).to_bytes(8, "little") + text)
         file.flush()
         if hasattr(os, "posix_fallocate"):  # without this, a full disk would kill a process that writes

@@ -25,7 +25,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _file() -> Path:
-    """The table in scikit-learn's own folder; to import scikit-learn takes longer than to read it."""
+    """The table in scikit-learn's own folder; importing scikit-learn takes longer than reading the table."""
     package = find_spec("sklearn")
     assert package and package.submodule_search_locations
     return Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")

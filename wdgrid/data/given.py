@@ -1,4 +1,4 @@
-"""Makes four checked tensors of what a user's dataset function returned: tensors, NumPy arrays or torch Datasets."""
+"""Converts the result of a user's dataset function (tensors, NumPy arrays or torch Datasets) to four tensors."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ MAX_INTEGER = 2**24  # integers up to here are exact in float32, in which inputs
 
 
 def four_tensors(name: str, returned: Any, verb: str = "returned") -> Tensors:
-    """(train_x, train_y, test_x, test_y) of what `name` returned, or is. Raises DataError with what it is instead."""
+    """(train_x, train_y, test_x, test_y) from the value of `name`. Raises DataError that describes any other value."""
     if isinstance(returned, tuple | list) and len(returned) == 2:
         train, test = (_pair(name, part, kind) for part, kind in zip(returned, ("train", "test"), strict=True))
         return *train, *test
@@ -30,7 +30,7 @@ def four_tensors(name: str, returned: Any, verb: str = "returned") -> Tensors:
 
 
 def described(thing: Any) -> str:
-    """What an object is, in words: `a dict with keys a, b`, `a tuple of 3 (Tensor [5, 2], …)`."""
+    """A description of an object: `a dict with keys a, b`, `a tuple of 3 (Tensor [5, 2], …)`."""
     if isinstance(thing, Mapping):
         return f"a dict with keys {', '.join(map(str, list(thing)[:8]))}"
     if isinstance(thing, tuple | list):
@@ -96,7 +96,7 @@ def _tensor(name: str, part: Any, title: str) -> Tensor:
 
 
 def checked(name: str, tensors: Tensors) -> Tensors:
-    """The four tensors, x in floating point, uint8 images or int64, y in int64. Raises DataError for what is wrong."""
+    """The four tensors, x in floating point, uint8 images or int64, y in int64. Raises DataError if they do not fit."""
     train_x, train_y, test_x, test_y = tensors
     fault = next(_faults(*tensors), None)
     if fault is None:
@@ -110,7 +110,7 @@ def checked(name: str, tensors: Tensors) -> Tensors:
 
 
 def _faults(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> Iterator[str]:
-    """What is wrong with one part, in words."""
+    """The fault of one part, as text."""
     for part, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
         if x.dim() < 2 and len(x) == len(y) > 0:
             yield f"{part}_x is {list(x.shape)}: one number an example; give it a dimension: {part}_x[:, None]"
@@ -137,7 +137,7 @@ def _label_faults(part: str, y: Tensor) -> Iterator[str]:
 
 
 def _odd(y: Tensor) -> float:
-    """The first label that is not whole, else the first."""
+    """The first label that is not an integer, else the first label."""
     real = y.real.double()
     return float(real[int((real != real.round()).int().argmax())])
 
@@ -163,7 +163,7 @@ def _input_faults(part: str, x: Tensor) -> Iterator[str]:
 
 
 def _kind(x: Tensor) -> str:
-    """What decides how an input is stored."""
+    """The type of an input, which decides how it is stored."""
     return "floating point" if x.is_floating_point() else "uint8" if x.dtype == torch.uint8 else "integers"
 
 

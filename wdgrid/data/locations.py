@@ -49,13 +49,13 @@ def _cache() -> Path:
 
 
 def places(root: str) -> list[Path]:
-    """What `root` may mean: itself if absolute; else in the working directory, $WDGRID_DATA, ~/.cache/wdgrid."""
+    """The folders that `root` may mean: itself if absolute, else in the working directory, $WDGRID_DATA or cache."""
     path = Path(root).expanduser()
     return list(dict.fromkeys((base / path).absolute() for base in (Path(), home(), _cache())))
 
 
 def locate(root: str, needed: str, holds: Callable[[Path], bool]) -> Path:
-    """The first folder that `root` may mean and that has what is needed. Raises DataError that names all of them."""
+    """The first folder that `root` may mean and that has the needed files. Raises DataError that names all of them."""
     for place in places(root):
         if holds(place):
             return place

@@ -8,14 +8,14 @@ PRIVATE = 0o700
 
 
 def cache_folder() -> Path:
-    """The user's own cache: $XDG_CACHE_HOME/wdgrid, or ~/.cache/wdgrid. Raises RuntimeError where there is no home."""
+    """The user's own cache: $XDG_CACHE_HOME/wdgrid, or ~/.cache/wdgrid. Raises RuntimeError without a home folder."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(given) if Path(given).is_absolute() else Path("~/.cache").expanduser()
     return base / "wdgrid"
 
 
 def private_folder(folder: Path) -> Path:
-    """Makes `folder`, with mode 0700, and checks it. Raises PermissionError unless it is this user's alone."""
+    """Makes `folder` with mode 0700. Raises PermissionError if it exists and is not a folder of this user."""
     folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     if not is_own(folder, private=True):
         found = folder.lstat()
@@ -27,7 +27,7 @@ def private_folder(folder: Path) -> Path:
 
 def is_own(path: Path, *, private: bool = False) -> bool:
     """Whether a file or folder (no link) belongs to this user and no other may write to it; `private`: nor read it."""
-    if not hasattr(os, "getuid"):  # Windows: a profile's folders are the user's own
+    if not hasattr(os, "getuid"):  # on Windows, the folders of a profile are private
         return path.exists()
     try:
         found = path.lstat()

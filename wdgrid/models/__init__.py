@@ -47,7 +47,7 @@ def _own(task: Task) -> nn.Module:
 
 
 def place(task: Task, thing: object, called: str = "") -> str:
-    """What a fault of the user's network begins with: where `thing`, or else its factory, is defined, and its name."""
+    """The start of a message about the user's network: where `thing`, or else its factory, is defined, and its name."""
     if at := defined_at(thing):
         return f"{at}: {called or task.model}"
     at = None if task.model in BUILT_IN_MODELS else defined_at(load_object(task.model))

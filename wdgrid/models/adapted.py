@@ -1,4 +1,4 @@
-"""Fits a user's network to the engine: integers for tokens at its input, the logits picked from its output."""
+"""Adapts a user's network to the engine: casts tokens at its input to integers and selects the logits of its output."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def adapted(module: nn.Module, *, integers: bool, output: str | int | None) -> n
 
 
 def picked(returned: Any, output: str | int) -> Any:
-    """The part of a network's output that `output` names. Raises LookupError or AttributeError where there is none."""
+    """The part of a network's output that `output` names. Raises LookupError or AttributeError if there is none."""
     if isinstance(output, str) and not isinstance(returned, Mapping):
         return getattr(returned, output)  # named tuples and dataclasses
     return returned[output]

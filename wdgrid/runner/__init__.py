@@ -1,1 +1,1 @@
-"""A sweep: pending cells are trained by worker processes and stored."""
+"""Runs a sweep: worker processes train the pending cells, and their outcomes are stored."""

@@ -12,11 +12,11 @@ from wdgrid.study.import_by_name import failed_at, in_words
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found: a study that can be trained.
+    """The result of a check: a study that can be trained.
 
-    `inputs` is the shape of one example, `kind` what its numbers are (float32, uint8, integers). `outputs` may be more
-    than the `classes` of the labels. `chunk` cells train together; `cell_seconds` is the training time of a cell of the
-    first panel, and `seconds` that of the whole study, by one process alone. `remarks` are lines for the user.
+    `inputs` is the shape of one example, `kind` the type of its numbers (float32, uint8, integers). `outputs` may be
+    more than the `classes` of the labels. `chunk` cells train together; `cell_seconds` is the training time of a cell
+    of the first panel, and `seconds` that of the whole study, in one process. `remarks` are lines for the user.
     """
 
     inputs: tuple[int, ...]
@@ -45,16 +45,16 @@ class Checked:
 
 
 def check_code(study: Study) -> None:
-    """Raises StudyFileError, a line a fault, where a function that the study names does not exist or fit.
+    """Raises StudyFileError, with one line per fault, if a function that the study names does not exist or fit.
 
-    The functions' source is read; torch is not imported, and nothing is run.
+    Only reads the functions' source; torch is not imported, and nothing is run.
     """
     if faults := list(code_faults(study.task)):
         raise StudyFileError(faults)
 
 
 def check(study: Study, tell: Callable[[str, int, int], None] = lambda what, done, of: None) -> Checked:
-    """Tries a study in this process; nothing is planned or stored. `tell` gets work on the data: what, done, of.
+    """Tries a study in this process; nothing is planned or stored. `tell` is called with progress on the data.
 
     Raises StudyFileError, DataError, ModelError, LoadingError or UsersFaultError, which name the user's file and line.
     """

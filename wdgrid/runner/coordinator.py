@@ -1,4 +1,4 @@
-"""Trains the pending cells of a planned study: chunks go to workers, their outcomes to the store."""
+"""Trains the pending cells of a planned study: sends chunks to workers and stores their outcomes."""
 
 import contextlib
 import math
@@ -43,10 +43,10 @@ RENEW_S = 30.0
 
 @dataclass(frozen=True)
 class Means:
-    """With what a sweep trains, and where long chunks are saved.
+    """The workers of a sweep, and the folder for its checkpoints.
 
-    So many `workers` here, or one in this process, or those of a `cluster` (`workers` None: as many as there is room
-    for).
+    Either a number of `workers` on this machine, or one in this process, or those of a `cluster` (`workers` None: as
+    many as fit on it).
     """
 
     workers: int | None
@@ -57,7 +57,7 @@ class Means:
 
 
 class Coordinator:
-    """One run over a study's pending cells. `only` names the cells meant, by panel their multiples; None: all."""
+    """One run over a study's pending cells. `only` restricts it to these multiples, by panel; None: all cells."""
 
     def __init__(
         self, store: Store, name: str, study: Study, means: Means, listen: Listener, only: Only = None
@@ -71,21 +71,21 @@ class Coordinator:
         self.size: int | None = attributes.get("chunk")  # K; the first worker chooses it
         most = self._chunks() if self.cluster else min(self._chunks(), memory_for_workers())
         self.workers = 1 if means.in_process else max(1, min(self._wanted(), most))
-        self.backend: str | None = attributes.get("backend")  # where it was measured
+        self.backend: str | None = attributes.get("backend")  # if it was measured
         self.measuring: Member | None = None
-        self.ready: list[tuple[Ready, Member]] = []  # workers that wait for what is measured
+        self.ready: list[tuple[Ready, Member]] = []  # workers that wait for the measurement
         self.done = 0
         self.began = 0.0
-        self.pace: Pace | None = None  # from the first worker that is ready
+        self.pace: Pace | None = None  # set when the first worker is ready
         self.facts: dict[str, Any] = {}  # the environment of the first worker that was ready
-        self.content: Content = None  # what its images came from
+        self.content: Content = None  # the hashes of its images' files
         self.failures: list[str] = []
         self.warnings: set[str] = set()
 
     def run(self) -> None:
-        """Trains what is pending. Raises UsersFaultError, StudyFileError or MachineError; finished cells are stored.
+        """Trains the pending cells. Raises UsersFaultError, StudyFileError or MachineError; finished cells are stored.
 
-        An interrupt (Ctrl-C) passes through; the claimed cells are put back first.
+        An interrupt (Ctrl-C) passes through, after the claimed cells were put back.
         """
         wait = self.cluster.wait if self.cluster else wait_for_piped
         crew = Crew(self._start_worker, self._release, self._finish, wait)
@@ -162,7 +162,7 @@ class Coordinator:
             case Alive():
                 self._note_part(member, message.done)
                 self.listen(self._progress(crew))
-            case Stopped():  # somebody else sent SIGTERM to the worker
+            case Stopped():  # another process sent SIGTERM to the worker
                 self._replace(member, crew)
             case Done():
                 self._store(message, member, crew)
@@ -177,18 +177,18 @@ class Coordinator:
                 self._assign(member, crew)
 
     def _warn(self, text: str) -> None:
-        """Passes a worker's warning on, once where several chunks or workers give the same."""
+        """Reports a worker's warning, once if several chunks or workers give the same."""
         if text not in self.warnings:
             self.warnings.add(text)
             self.listen(Notice(text))
 
-    # A cluster, whose nodes come and go
+    # A cluster with a changing number of nodes
 
     def _wanted(self) -> int:
         return self.cluster.wanted(self.means.workers) if self.cluster else self.means.workers or 1
 
     def _follow(self, cluster: Cluster, crew: Crew) -> None:
-        """Has as many workers as the cluster has room for, while there are cells for them."""
+        """Starts as many workers as fit on the cluster, while there are cells for them."""
         busy = sum(bool(member.claims) for member in crew.members)
         for _ in range(len(crew.members), min(self._wanted(), busy + self._chunks())):
             crew.hire()
@@ -198,14 +198,14 @@ class Coordinator:
             self._warn(text)
         for member in crew.members:
             if isinstance(member.worker, ClusterWorker) and not member.worker.placed:
-                member.heard()  # who waits for a place does not hang
+                member.heard()  # a worker without a place is not hung
         if self.pace:
             self.pace.workers = max(1, busy)
 
     # A worker is ready
 
     def _meet(self, ready: Ready, member: Member, crew: Crew) -> None:
-        """Has the first worker of a long new study measure the backends; the others wait for it."""
+        """Lets the first worker of a long new study measure the backends; the others wait for it."""
         if self.size is not None or not (self.measuring or self._repays(ready)):
             self._welcome(ready, member, crew)
             return
@@ -229,7 +229,7 @@ class Coordinator:
         return repays_measuring(steps, ready.pass_seconds, self.workers)
 
     def _choose(self, measured: Measured, crew: Crew) -> None:
-        """Keeps the fastest backend and K with the study; workers that started with others start again."""
+        """Stores the fastest backend and K with the study; workers that started with others are restarted."""
         self.measuring, waiting = None, self.ready
         self.ready = []
         choice = {"backend": measured.backend, "chunk": measured.chunk}
@@ -244,12 +244,12 @@ class Coordinator:
             for ready, member in waiting:
                 self._welcome(ready, member, crew)
             return
-        for member in list(crew.members):  # none of them trains yet
+        for member in list(crew.members):  # none of them is training yet
             crew.dismiss(member)
             crew.hire()
 
     def _welcome(self, ready: Ready, member: Member, crew: Crew) -> None:
-        """Gives a worker that is ready its first chunk, or dismisses it: one feeds a GPU, and all must round alike."""
+        """Gives a worker that is ready its first chunk, or dismisses it: a GPU needs only one; all must round alike."""
         member.content = ready.content
         at_work = any(other.claims for other in crew.members)
         must_be = (self.facts if at_work else {}) | environment.own_version()
@@ -266,14 +266,14 @@ class Coordinator:
         crew.dismiss_surplus(self._chunks())
 
     def _chunks(self) -> int:
-        """How many chunks wait; at most, where nothing is known of K."""
+        """The number of waiting chunks; an upper bound if K is unknown."""
         return sum(math.ceil(n / (self.size or 1)) for n in self.pending.values())
 
     def _take_over(self, ready: Ready) -> None:
-        """Stores what the study is trained on and its chunk size, once a study; the environment, once a run."""
+        """Stores the data's hashes and the chunk size, once per study, and the environment, once per run."""
         alike = ready.content == self.content and not environment.changes(self.facts, ready.environment)
         if self.facts and alike:
-            return  # each of these calls reads every cell: not once more for each of a thousand workers
+            return  # each of these calls reads every cell, which would be slow for a thousand workers
         keep_content(self.store, self.name, self.study, ready.content)
         self.content = ready.content
         if ready.remark and not self.facts:
@@ -296,7 +296,7 @@ class Coordinator:
     # Chunks
 
     def _assign(self, member: Member, crew: Crew) -> None:
-        """Gives a worker the next chunk, or dismisses it where none is left."""
+        """Gives a worker the next chunk, or dismisses it if none is left."""
         size = self.size or 1
         for panel_name, seed in list(self.pending):
             claims = self.store.claim(self.name, panel_name, seed, size, self.owner, LEASE_S, self.only)
@@ -325,7 +325,7 @@ class Coordinator:
         crew.dismiss(member)
 
     def _replace(self, member: Member, crew: Crew) -> None:
-        """Starts a worker in the place of one that died; its cells wait again."""
+        """Replaces a worker that died; its cells are pending again."""
         self._wait_again(member)
         self.ready = [(ready, other) for ready, other in self.ready if other is not member]
         if self.measuring is member:
@@ -333,7 +333,7 @@ class Coordinator:
         crew.replace_dead(member)
 
     def _wait_again(self, member: Member) -> None:
-        """Counts the cells of a worker that is gone as pending, also where none were left to claim."""
+        """Counts the cells of a lost worker as pending, also if none were left to claim."""
         if member.claims:
             cell = member.claims[0].cell
             self.pending.setdefault((cell.panel, cell.seed), len(member.claims))
@@ -355,13 +355,13 @@ class Coordinator:
         member.claims = []
 
     def _halve(self, member: Member, why: str, crew: Crew) -> None:
-        """Memory ran out: the cells are put back, and chunks are half as large from now on. One cell alone fails."""
+        """Handles a lack of memory: puts the cells back and halves the chunk size. A chunk of one cell fails."""
         if member.size == 1:
             self._fail(member, why)
             return
         crew.put_back(member)
         self.pending = self.store.pending(self.name, self.only)
-        if self.size == member.size:  # the first to run out; others may still train chunks of the old size
+        if self.size == member.size:  # the first worker without memory; others may still train chunks of the old size
             self.size = math.ceil(member.size / 2)
             note = f"memory ran out with {member.size} cells at once: {self.size} from here on"
             self.store.set_attrs(self.name, {"chunk": self.size})
@@ -371,7 +371,7 @@ class Coordinator:
     # Progress
 
     def _note_epoch(self, member: Member, done: int) -> None:
-        """Follows the pace. Epochs that a checkpoint saved count as done, and not for the pace."""
+        """Updates progress and pace. Epochs restored from a checkpoint count as done, but not for the pace."""
         now, new = time.monotonic(), done - member.epochs_done
         member.epochs_done, member.part = done, 0.0
         if self.pace and new == 1:
@@ -381,7 +381,7 @@ class Coordinator:
         member.epoch_ended = now
 
     def _note_part(self, member: Member, done: float) -> None:
-        """Within an epoch. The first part is not for the pace: before it, the worker set up its chunk."""
+        """Updates progress within an epoch. The first report includes the set-up and does not count for the pace."""
         now, member.part = time.monotonic(), done - member.epochs_done
         since, before = member.first_part or (now, done)
         member.first_part = since, before
@@ -394,7 +394,7 @@ class Coordinator:
         return Progress(self.done + done, self.total, self.pace and self.pace.left, self.done, held)
 
     def _remember_pace(self) -> None:
-        """Stores for the report how far off the first estimate was."""
+        """Stores the error of the first estimate, for the report."""
         if self.pace is None or self.pace.first is None:
             return
         expected, took = self.pace.first, time.monotonic() - self.began

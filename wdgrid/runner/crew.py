@@ -1,4 +1,4 @@
-"""The workers of a sweep and the cells that each of them holds."""
+"""Manages the workers of a sweep and the cells that each of them holds."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,45 +11,45 @@ from wdgrid.runner.messages import Done, Message, Order, Stopped
 from wdgrid.runner.reconcile import Content
 from wdgrid.store import Claim
 
-MAX_DEATHS = 3  # workers that may die, with no chunk finished in between, before the sweep gives up
-IDLE_S = 60.0  # without a message and any use of the processor: a worker hangs; five times as long in preparation
-SILENT_S = 3600.0  # without a message: a worker hangs, whatever it does; in each step of a chunk it may send one
-WATCH_S = 15.0  # at most between two looks at the workers
+MAX_DEATHS = 3  # workers that may die without a finished chunk in between, before the sweep ends
+IDLE_S = 60.0  # a worker without messages and processor time for this long hangs; five times as long in preparation
+SILENT_S = 3600.0  # a worker without messages for this long hangs, even if it uses the processor
+WATCH_S = 15.0  # at most, between two checks of the workers
 Start = Callable[[Mapping[str, str]], Worker]  # starts a worker with these environment variables
-Wait = Callable[[Sequence[Worker], float], Iterable[Worker]]  # those that sent something within so many seconds
+Wait = Callable[[Sequence[Worker], float], Iterable[Worker]]  # the workers that sent a message within this many seconds
 
 
 @dataclass(eq=False)
 class Member:
-    """A worker, the cells it holds, and how far it is with them."""
+    """A worker, the cells it holds, and its progress."""
 
     worker: Worker
     claims: list[Claim] = field(default_factory=list[Claim])
     size: int = 1  # K of its chunk
     epochs: int = 1
     epochs_done: int = 0
-    part: float = 0.0  # of the epoch that it trains
-    first_part: tuple[float, float] | None = None  # the first time it told of a part of an epoch, and the part
+    part: float = 0.0  # of the current epoch
+    first_part: tuple[float, float] | None = None  # time of its first report within an epoch, and the part
     started: float = 0.0
     epoch_ended: float = 0.0
-    content: Content = None  # what its images came from
+    content: Content = None  # the hashes of its images' files
     silent_s: float = 0.0  # since its last message
     idle_s: float = 0.0  # the same, or since it last used the processor
     used_s: float | None = None  # of the processor
 
     def train(self, order: Order, claims: list[Claim]) -> None:
-        """Sends a chunk. Raises OSError if the worker is gone; it holds the claims all the same."""
+        """Sends a chunk. Raises OSError if the worker is gone; it still holds the claims then."""
         self.claims, self.size, self.epochs, self.epochs_done = claims, order.size, order.epochs, 0
         self.part, self.first_part = 0.0, None
         self.started = self.epoch_ended = time.monotonic()
         self.worker.send(order)
 
     def heard(self) -> None:
-        """It sent a message."""
+        """Notes that the worker sent a message."""
         self.silent_s = self.idle_s = 0.0
 
     def watched(self, seconds: float) -> str | None:
-        """So many seconds passed in which this process watched it. Why it is taken to hang, None where it is not."""
+        """Adds `seconds` of observation. Returns why the worker is considered hung; None if it is not."""
         used = self.worker.processor_seconds()
         self.idle_s = self.idle_s + seconds if used is not None and used == self.used_s else 0.0
         self.silent_s, self.used_s = self.silent_s + seconds, used
@@ -59,15 +59,15 @@ class Member:
 
     @property
     def cells_done(self) -> float:
-        """Its part of the sweep's progress: an epoch of a cell counts as a fraction of it."""
+        """The worker's part of the sweep's progress; an epoch of a cell counts as a fraction of the cell."""
         return len(self.claims) * (self.epochs_done + self.part) / self.epochs
 
 
 class Crew:
-    """The workers at work. As a context manager it ends them; cells that nobody finished are put back.
+    """The running workers. A context manager: at its end the workers end, and unfinished cells are put back.
 
-    `finish` is called with a chunk that a worker finishes while it is asked to end. `saved` are the cells whose
-    training is kept in a checkpoint then.
+    `finish` is called with a chunk that a worker finishes after it was asked to end. `saved` is the number of cells
+    whose training was then saved in a checkpoint.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         with signals_deferred():
             for member in self.members:
-                member.worker.ask_to_end()  # all at once, so that several take no longer than one
+                member.worker.ask_to_end()  # at the same time, so that several take no longer than one
             try:
                 self._last_messages()
             finally:
@@ -99,7 +99,7 @@ class Crew:
                 self.put_back(member)
 
     def _last_messages(self) -> None:
-        """Reads what workers that were asked to end still send, for END_S seconds at most."""
+        """Reads the last messages of workers that were asked to end, for at most END_S seconds."""
         ends = time.monotonic() + END_S
         members = {member.worker: member for member in self.members}
         while members and (left := ends - time.monotonic()) > 0:
@@ -121,7 +121,7 @@ class Crew:
             self.members.append(Member(self._start(environment or {})))
 
     def messages(self, timeout: float) -> Iterator[tuple[Member, Message | None]]:
-        """What workers send within `timeout` seconds; None stands for the death of one."""
+        """The workers' messages within `timeout` seconds; None: the worker died."""
         by_worker = {member.worker: member for member in self.members}
         for worker in self._wait(list(by_worker), timeout):
             if not any(member.worker is worker for member in self.members):
@@ -131,9 +131,9 @@ class Crew:
                 yield by_worker[worker], message
 
     def hanging(self) -> Iterator[tuple[Member, str]]:
-        """The workers that are taken to hang, with the reason. To be called every few seconds.
+        """The workers that are considered hung, with the reason. Call it every few seconds.
 
-        Time in which this process was stopped itself counts as one such call.
+        Time in which this process itself was stopped counts as one call.
         """
         seconds, self._watched = time.monotonic() - self._watched, time.monotonic()
         for member in list(self.members):
@@ -141,7 +141,7 @@ class Crew:
                 yield member, why
 
     def chunk_finished(self) -> None:
-        """Workers that died before count no longer."""
+        """Resets the count of workers that died."""
         self._deaths = 0
 
     def put_back(self, member: Member) -> None:
@@ -157,7 +157,7 @@ class Crew:
         self.put_back(member)
 
     def dismiss_surplus(self, chunks: int) -> None:
-        """Stops workers that hold no cells where more of them start than there are chunks."""
+        """Stops workers without cells if there are more of them than chunks."""
         surplus = [member for member in self.members if not member.claims][chunks:]
         for member in surplus:
             member.worker.ask_to_end()
@@ -165,7 +165,7 @@ class Crew:
             self.dismiss(member)
 
     def replace_dead(self, member: Member) -> None:
-        """Starts a worker in the place of one that died or hangs. Raises MachineError when too many have."""
+        """Replaces a worker that died or hangs. Raises MachineError after MAX_DEATHS of them."""
         self._deaths += 1
         self.members.remove(member)
         member.worker.kill()

@@ -1,9 +1,10 @@
-"""The environment stored with a study: versions and times, and what a cell's result depends on beside its study.
+"""Describes the environment stored with a study: versions, times, and the facts that change a cell's result.
 
-That is the device, torch, and the backend in which it is computed.
+These facts are the device, torch and the backend.
 
-Another environment rounds differently, and training amplifies that: one cell may end a point of error away, though the
-map stays the same. So one run's workers must be alike, and a study that was resumed elsewhere says so.
+Another environment rounds differently, and training amplifies the difference: the error of one cell may change by a
+point, while the map as a whole stays the same. So the workers of one run must have the same environment, and the
+report names the environments of a study that was resumed elsewhere.
 """
 
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 from wdgrid.store import Store
 
 FACTS, THEN = ("device", "torch", "backend", "mkl_mode", "products"), ", then "
-OURS = "wdgrid"  # the version, which the start of a run stores
+OURS = "wdgrid"  # wdgrid's version, stored at the start of a run
 
 
 def stored_environment(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def now() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the working directory's repository, with + where it has changes; None outside of one."""
+    """The commit of the working directory's repository, with + if it has changes; None outside a repository."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
@@ -59,12 +60,12 @@ def _commit() -> str | None:
 
 
 def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is other now than in all that there was earlier, as a line; empty if nothing is."""
+    """The facts that differ from all earlier environments, as a line; empty if none does."""
     new = [fact for fact in (*FACTS, OURS) if earlier.get(fact) and now[fact] not in earlier[fact].split(THEN)]
     return "; ".join(f"{fact}: {earlier[fact]}{THEN}{now[fact]}" for fact in new)
 
 
 def merged(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """The facts of all that there was, in order."""
+    """The facts of all environments, in order."""
     seen: dict[str, list[str]] = {fact: earlier[fact].split(THEN) if earlier.get(fact) else [] for fact in FACTS}
     return {fact: THEN.join(dict.fromkeys([*seen[fact], str(now[fact])])) for fact in FACTS}

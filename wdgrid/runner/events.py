@@ -32,7 +32,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class SlowSearch:
-    """A search of this study takes the share `share` of the whole grid's time, more than its share of the cells."""
+    """A search of this study takes `share` of the whole grid's time, which is more than its share of the cells."""
 
     study: str
     share: float
@@ -61,7 +61,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """Workers start, to train `cells` cells; of the study, `finished` are stored already."""
+    """Workers start to train `cells` cells; `finished` cells of the study are already stored."""
 
     study: str
     cells: int
@@ -79,7 +79,7 @@ class Preparing:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is, of the cells that `TrainingStarted` named.
+    """The progress of training, for the cells of `TrainingStarted`.
 
     In `cells_done`, an epoch of a cell counts as a fraction of it. `finished` are stored, and workers train
     `training` at the moment. `seconds_left` is None while unknown.

@@ -1,4 +1,4 @@
-"""The parent's handles of workers: a process of its own, or a thread of this process."""
+"""The parent's handles of workers, which are processes or threads of this process."""
 
 import contextlib
 import multiprocessing
@@ -19,39 +19,39 @@ from wdgrid.runner.messages import Measure, Message, Order
 from wdgrid.runner.worker import Ending, Pipe, serve_process, serve_thread
 from wdgrid.study.sections import Task
 
-# glibc gives large blocks back to the system after every step otherwise, and asks for them again in the next.
+# Otherwise glibc returns large blocks to the system after every step and requests them again in the next.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "67108864"}
-# Otherwise Python looks in the working directory first, even for its own modules; any file there may have such a name.
+# Otherwise Python searches the working directory first, also for its own modules; any file there may have their name.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-WORKER_BYTES = 850_000_000  # that a worker process takes at least: twelve took 9.9 GB
-END_S = 6.0  # for a worker that is asked to end: it saves a checkpoint, or removes what it was preparing
+WORKER_BYTES = 850_000_000  # least memory of a worker process: twelve took 9.9 GB
+END_S = 6.0  # in which a worker that is asked to end saves a checkpoint, or removes unfinished data
 
 
 class Worker(Protocol):
-    """A worker as its parent sees it."""
+    """The parent's interface to a worker."""
 
     def send(self, order: Order) -> None:
         """Sends a chunk to train. Raises OSError if the worker is gone."""
         ...
 
     def receive(self) -> Sequence[Message | None]:
-        """What the worker has sent, once there is something; None stands for its death."""
+        """The worker's messages; waits until there is one. None: the worker died."""
         ...
 
     def ask_to_end(self) -> None:
-        """Asks the worker to save what it is training and to end; returns at once. Its last messages can be read."""
+        """Asks the worker to save its training and to end; returns at once. Its last messages can still be read."""
         ...
 
     def stop(self) -> None:
-        """Ends the worker, by force END_S seconds after it was first asked to, and closes the connection."""
+        """Ends the worker, by force END_S seconds after the first request, and closes the connection."""
         ...
 
     def kill(self) -> None:
-        """Ends the worker by force, and closes the connection; what it was training is lost."""
+        """Ends the worker by force and closes the connection; its training is lost."""
         ...
 
     def processor_seconds(self) -> float | None:
-        """Processor time that the worker has used; None where that is unknown."""
+        """Processor time that the worker has used; None if unknown."""
         ...
 
 
@@ -65,7 +65,7 @@ class _Piped:
         self.connection.send(order)
 
     def measure(self, order: Measure) -> None:
-        """Has the worker measure its backends. Raises OSError if the worker is gone."""
+        """Asks the worker to measure its backends. Raises OSError if the worker is gone."""
         self.connection.send(order)
 
     def receive(self) -> Sequence[Message | None]:
@@ -77,7 +77,7 @@ class _Piped:
 
 
 def wait_for_piped(workers: Sequence[Worker], timeout: float) -> list[Worker]:
-    """The workers of this machine that have sent something, once one has, or after `timeout` seconds."""
+    """The workers of this machine that have sent a message; waits for one, at most `timeout` seconds."""
     by_connection = {cast(_Piped, worker).connection: worker for worker in workers}
     return [by_connection[cast(Pipe, ready)] for ready in wait(list(by_connection), timeout)]
 
@@ -85,8 +85,8 @@ def wait_for_piped(workers: Sequence[Worker], timeout: float) -> list[Worker]:
 class ProcessWorker(_Piped):
     """A worker process, which trains chunks of K cells.
 
-    K is `chunk`; where that is None, the worker chooses a K that suits device and network and divides the `cells` of a
-    panel and seed evenly. `backend` computes them, where it can; None: the fastest by rule.
+    K is `chunk`; if that is None, the worker chooses K by device and network, and so that it divides the `cells` of a
+    panel and seed evenly. `backend` computes them if it can; None: the fastest by rule.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ProcessWorker(_Piped):
         backend: str | None = None,
     ) -> None:
         self.connection, self._process = _early.pop() if _early and not environment else _started(environment or {})
-        with contextlib.suppress(OSError):  # it died already: `receive` says so
+        with contextlib.suppress(OSError):  # it died already; `receive` returns that
             self.connection.send((task, cells, chunk, backend))
         self._asked: float | None = None
 
@@ -117,7 +117,7 @@ class ProcessWorker(_Piped):
     def kill(self) -> None:
         """As in Worker."""
         self._process.kill()
-        self._process.join(END_S)  # a process that waits for a disk for ever cannot be ended
+        self._process.join(END_S)  # a process that waits endlessly for a disk cannot be ended
         self.connection.close()
         if not self._process.is_alive():
             self._process.close()
@@ -136,9 +136,9 @@ _early: list[tuple[Pipe, SpawnProcess]] = []
 
 @contextlib.contextmanager
 def started_early(number: int) -> Generator[None]:
-    """Starts processes that import torch while the caller prepares; workers that start meanwhile take them.
+    """Starts processes that import torch while the caller prepares; workers started within the block use them.
 
-    Those that nobody took are ended.
+    Ends unused processes afterwards.
     """
     with signals_deferred():
         _early.extend(_started({}) for _ in range(number))
@@ -149,7 +149,7 @@ def started_early(number: int) -> Generator[None]:
 
 
 def end_early() -> None:
-    """Ends the processes of `started_early` that nobody took."""
+    """Ends the unused processes of `started_early`."""
     while _early:
         connection, process = _early.pop()
         process.kill()
@@ -158,7 +158,7 @@ def end_early() -> None:
 
 
 def _started(environment: Mapping[str, str]) -> tuple[Pipe, SpawnProcess]:
-    """A process that waits for what it is to work on."""
+    """A process that waits for its task."""
     context = multiprocessing.get_context("spawn")
     connection, child = context.Pipe()
     process = context.Process(target=serve_process, args=(child,), daemon=True)
@@ -169,7 +169,7 @@ def _started(environment: Mapping[str, str]) -> tuple[Pipe, SpawnProcess]:
 
 
 class ThreadWorker(_Piped):
-    """A worker in a thread of this process, for a network or data that no other process can import."""
+    """A worker in a thread of this process, for a network or data that other processes cannot import."""
 
     def __init__(self, task: Task, cells: int, chunk: int | None = None, backend: str | None = None) -> None:
         self.connection, child = multiprocessing.Pipe()
@@ -186,7 +186,7 @@ class ThreadWorker(_Piped):
                 self.connection.send(None)
 
     def stop(self) -> None:
-        """Ends the thread after its current step, however long that takes: a thread cannot be ended by force."""
+        """Ends the thread after its current step, because a thread cannot be ended by force."""
         self.ask_to_end()
         self.connection.close()
         self._thread.join()
@@ -196,20 +196,20 @@ class ThreadWorker(_Piped):
         self.stop()
 
     def processor_seconds(self) -> float | None:
-        """As in Worker: that of the whole process."""
+        """As in Worker, but of the whole process."""
         return time.process_time()
 
 
 @contextlib.contextmanager
 def bare_child(variables: Mapping[str, str]) -> Generator[None]:
-    """A child that starts meanwhile has these variables, and takes nothing else from how this process was started."""
+    """Within the block, child processes start with these variables and without this process' other start settings."""
     with _child_environment(SAFE_PATH | dict(variables)), _without_main(), _without_working_directory():
         yield
 
 
 @contextlib.contextmanager
 def _child_environment(wanted: Mapping[str, str]) -> Generator[None]:
-    """What a child inherits: these variables, unless the user set them."""
+    """Within the block, child processes inherit these variables, unless the user set them."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
     try:
@@ -222,9 +222,10 @@ def _child_environment(wanted: Mapping[str, str]) -> Generator[None]:
 
 @contextlib.contextmanager
 def signals_deferred() -> Generator[None]:
-    """SIGINT, SIGTERM and SIGHUP reach this process' own handlers afterwards.
+    """Defers SIGINT, SIGTERM and SIGHUP: this process' own handlers run after the block.
 
-    In a child that starts meanwhile SIGINT is blocked from its first moment: a terminal sends it to every process.
+    Child processes started within the block have SIGINT blocked from the start, because a terminal sends it to every
+    process.
     """
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in that thread only
         yield
@@ -248,7 +249,7 @@ def signals_deferred() -> Generator[None]:
 
 @contextlib.contextmanager
 def _without_main() -> Generator[None]:
-    """A child that starts meanwhile does not run the caller's script: all it needs is imported by name."""
+    """Within the block, child processes do not run the caller's script; they import all they need by name."""
     main: Any = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -259,7 +260,7 @@ def _without_main() -> Generator[None]:
 
 @contextlib.contextmanager
 def _without_working_directory() -> Generator[None]:
-    """A child that starts meanwhile does not search the working directory ("" on the path that it inherits)."""
+    """Within the block, child processes start without the working directory ("") on their module path."""
     path = sys.path[:]
     sys.path[:] = [place for place in path if place]
     try:
@@ -269,12 +270,12 @@ def _without_working_directory() -> Generator[None]:
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_for_workers() -> int:
-    """How many worker processes the free memory has room for, at least one; many where it is not known."""
+    """How many worker processes fit into the free memory, at least one; a large number if that is unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

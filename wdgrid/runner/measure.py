@@ -1,4 +1,4 @@
-"""What a study will cost on this machine, from a few measured steps; nothing is trained or stored."""
+"""Measures what a study will cost on this machine, from a few steps; nothing is stored."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PanelCost:
-    """One panel: `cells` over all seeds, their `steps`, model floating point operations in 10¹², and wall time.
+    """The cost of a panel: `cells` over all seeds, their `steps`, model FLOPs in 10¹², and wall time.
 
     `state_mib` is the memory of weights, gradients and moments of a worker's chunk.
     """
@@ -31,10 +31,10 @@ class PanelCost:
 
 @dataclass(frozen=True)
 class StudyCost:
-    """A study: its device, backend and parameters, the cells of a chunk, the workers, and the wall time of them all.
+    """The cost of a study: device, backend, parameters, cells of a chunk, workers, and wall time with all workers.
 
-    `coarse_seconds` is the wall time of a search (`--coarse`) instead; None where the grid is too small for one.
-    `measured` has µs a step of a cell by backend and K, where the study is long enough for the fastest to be measured.
+    `coarse_seconds` is the wall time of a search (`--coarse`) instead; None if the grid is too small for one.
+    `measured` has µs a step of a cell by backend and K, if the study is long enough for backends to be measured.
     """
 
     device: str
@@ -49,9 +49,9 @@ class StudyCost:
 
 
 def measure(study: Study, workers: int | None, tell: Callable[[str, int, int], None]) -> StudyCost:
-    """Measures a study with one process; `workers` None: one a core. `tell` gets work on the data: what, done, of.
+    """Measures a study with one process; `workers` None: one per core. `tell` is called with progress on the data.
 
-    Raises DataError, ModelError or LoadingError where the study's data or network cannot be had.
+    Raises DataError, ModelError or LoadingError if the study's data or network cannot be loaded.
     """
     from wdgrid.engine import Job, Workbench, chunk_size, one_thread
     from wdgrid.engine.choice import fastest
@@ -93,7 +93,7 @@ def measure(study: Study, workers: int | None, tell: Callable[[str, int, int], N
 
 
 def _repays(bench: "Workbench", study: Study, size: int, processes: int) -> bool:
-    """Whether a sweep would measure which backend is the fastest."""
+    """Whether a sweep would measure the backends."""
     passed = bench.probe(size).seconds if bench.device.type == "cpu" else None
     per_seed = math.prod(len(axis.values) for axis in study.axes.values())
     epochs = sum(study.panel_epochs(panel) for panel in study.panel_names().values()) * len(study.seeds)

@@ -1,4 +1,4 @@
-"""What the coordinator and a worker send each other."""
+"""Defines the messages between the coordinator and a worker."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ class Order:
 
     @property
     def stem(self) -> str:
-        """The first part of the names of this chunk's checkpoints: of the study and of every cell in it."""
+        """The first part of this chunk's checkpoint names: panel, seed, and a hash of the study and every cell."""
         first = self.cells[0]
         chunk = [f"{c.multiples[0]} {c.multiples[1]}" for c in self.cells]
         facts = json.dumps([self.digest, first.panel, first.seed, self.size, chunk])
@@ -37,7 +37,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Measure:
-    """To a worker that trains nothing yet: find out by what backend and with what K such cells are trained fastest."""
+    """To a worker that has no chunk yet: measure the backend and K that train such cells fastest."""
 
     optimizer: str
     schedule: Schedule
@@ -57,7 +57,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Restart:
-    """From a worker: it must be started again with these environment variables, to compute equal cells equally."""
+    """From a worker: restart it with these environment variables, so that it computes equal cells equally."""
 
     environment: dict[str, str]
 
@@ -66,9 +66,9 @@ class Restart:
 class Ready:
     """From a worker: data and network are loaded. `chunk` is K, the cells that it trains together.
 
-    `remark` is for the user. `pass_seconds` is roughly what one pass of training and one of test took the K cells; None
-    where there was none.
-    `content` is the SHA-256 of the files that training and test images came from; None where a program makes them.
+    `remark` is for the user. `pass_seconds` is roughly the time of one training pass and one test pass of the K cells;
+    None if there was none. `content` is the SHA-256 of the files of the training and test images; None if a program
+    makes them.
     """
 
     environment: dict[str, Any]
@@ -80,21 +80,21 @@ class Ready:
 
 @dataclass(frozen=True)
 class Epoch:
-    """From a worker: so many epochs of the chunk are done."""
+    """From a worker: `done` epochs of the chunk are finished."""
 
     done: int
 
 
 @dataclass(frozen=True)
 class Alive:
-    """From a worker, every few seconds within an epoch: `done` epochs of the chunk are done, the last one in part."""
+    """From a worker, every few seconds within an epoch: `done` epochs, with a fraction for the current one."""
 
     done: float
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """From a worker that was asked to end: it left its chunk. `saved`: a checkpoint has what was done."""
+    """From a worker that was asked to end: it stopped its chunk. `saved`: a checkpoint holds the progress."""
 
     saved: bool
 
@@ -108,7 +108,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Fault:
-    """From a worker: it failed. `users` if the study is at fault rather than the machine."""
+    """From a worker: it failed. `users`: the study is at fault, not the machine."""
 
     why: str
     users: bool
@@ -116,14 +116,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """From a worker: the chunk did not fit into memory; only its time is lost."""
+    """From a worker: the chunk did not fit into memory."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Lost:
-    """From a cluster: the worker's node is gone, and the worker with it. `node` is its address, None if not known."""
+    """From a cluster: the worker was lost with its node. `node` is the node's address, None if unknown."""
 
     node: str | None
 

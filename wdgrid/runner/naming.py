@@ -1,4 +1,4 @@
-"""A study's name and storage, from what a user calls it."""
+"""Derives a study's name and storage from the name or file that a user gives."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from wdgrid.study.sections import MAX_NAME_BYTES
 if TYPE_CHECKING:
     from wdgrid.store import Store, StudySummary
 
-COMMAND = "command"  # the study's attribute that holds the words of the sweep that made it
+COMMAND = "command"  # the study's attribute that holds the command that created it
 SQLITE = "sqlite:///"
 
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"\w[\w .,+=()@-]*")
 
 
 def checked_name(name: str, *, new: bool = True) -> str:
-    """A study's name, which becomes part of file names. Raises UsageError for one that could leave their folders."""
+    """A study's name, which becomes part of file names. Raises UsageError for one that could lead to other folders."""
     what = f"name {printable(name)[:60]!r}"
     if not _NAME.fullmatch(name) or len(name.encode()) > MAX_NAME_BYTES:
         raise UsageError(
@@ -36,17 +36,17 @@ def checked_name(name: str, *, new: bool = True) -> str:
 
 
 def is_file(study: str) -> bool:
-    """Whether a word stands for a study file rather than a name."""
+    """Whether a word means a study file, not a name."""
     return Path(study).suffix == ".toml" or Path(study).is_file()
 
 
 def study_name(study: str) -> str:
-    """The name of what a user calls a study: its name or its file."""
+    """The study's name, from the name or file that a user gives."""
     return Path(study).stem if is_file(study) else study
 
 
 def database_folder(study: str, name: str) -> Path:
-    """Where NAME.db lies, or will: beside the study file if that is what the user gave, else in studies/, else here."""
+    """The folder of NAME.db: beside the study file if the user gave one, else studies/, else the working directory."""
     if is_file(study):
         return Path(study).parent
     places = [place for place in (Path("studies"), Path()) if place.is_dir()]
@@ -59,14 +59,14 @@ def storage_url(storage: str | None, folder: Path, name: str) -> str:
 
 
 def stored(study: str, storage: str | None) -> tuple[str, str]:
-    """Name and storage URL of what a user calls a stored study: its name or its file."""
+    """Name and storage URL of a stored study, from the name or file that a user gives."""
     name = checked_name(study_name(study), new=False)
-    database = name.removesuffix(SUFFIX)  # a coarse pass is kept beside its study
+    database = name.removesuffix(SUFFIX)  # a coarse pass is stored in its study's database
     return name, storage_url(storage, database_folder(study, database), database)
 
 
 def existing(study: str, storage: str | None) -> tuple[str, str]:
-    """The same. Raises UsageError, naming the stored ones, if the study's own database is meant and does not exist."""
+    """As `stored`. Raises UsageError, naming the stored studies, if the study's own database is meant and missing."""
     name, url = stored(study, storage)
     if storage is None and (path := sqlite_path(url)) and not path.exists():
         known = ", ".join(dict.fromkeys(path.stem for path in databases())) or "none"
@@ -75,13 +75,13 @@ def existing(study: str, storage: str | None) -> tuple[str, str]:
 
 
 def databases() -> list[Path]:
-    """The databases in studies/ and here, one for each study that was stored without a storage of its own."""
+    """The databases in studies/ and the working directory, one for each study stored without --storage."""
     return [*sorted(Path("studies").glob("*.db")), *sorted(Path().glob("*.db"))]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Under which name and in which storage a study is kept, and the folder for its checkpoints."""
+    """The name and the storage of a study, and the folder for its checkpoints."""
 
     name: str
     url: str
@@ -89,7 +89,7 @@ class Place:
 
 
 def place_of(study: str | None, name: str | None, storage: str | Path | None, *, new: bool = False) -> Place:
-    """Where Python's API keeps a study, from the file or name that a user gave (None: none), as absolute paths.
+    """Where the Python API stores a study, from the file or name that a user gave (None: none), as absolute paths.
 
     `storage` is a URL or the path of an SQLite file. `new`: the name may not be that of a coarse pass. Raises
     UsageError if there is no name, or for one that is not allowed.
@@ -108,18 +108,18 @@ def place_of(study: str | None, name: str | None, storage: str | Path | None, *,
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file of an SQLite storage; None for another one."""
+    """The file of an SQLite storage; None for any other storage."""
     return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
 
 
 def checkpoint_folder(url: str, folder: Path) -> Path:
-    """The folder for checkpoints: that of an SQLite storage's file, else `folder`."""
+    """The folder for checkpoints: the folder of an SQLite storage's file, else `folder`."""
     path = sqlite_path(url)
     return path.parent if path else folder
 
 
 def open_store(url: str, *, create: bool = False) -> "Store":
-    """The store at `url`. Raises UsageError if the URL is no storage, or its file no database."""
+    """The store at `url`. Raises UsageError if the URL is not a storage, or its file is not a database."""
     from wdgrid.store import Store
 
     if create and (path := sqlite_path(url)):
@@ -131,7 +131,7 @@ def open_store(url: str, *, create: bool = False) -> "Store":
 
 
 def stored_study(store: "Store", name: str) -> Study:
-    """The study that is stored under a name. Raises UsageError, naming those that are, where there is none."""
+    """The study that is stored under a name. Raises UsageError, naming the stored studies, if there is none."""
     definition = store.definition(name)
     if definition is None:
         known = ", ".join(s.name for s in store.studies()) or "none"
@@ -145,5 +145,5 @@ def summary(store: "Store", name: str) -> "StudySummary":
 
 
 def command_attributes(word: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a study keeps of the words that made it; no storage, which may hold a password."""
+    """The stored part of the command that created a study, without the storage, which may hold a password."""
     return {COMMAND: {"study_file": word, "folder": str(Path.cwd()), "overrides": list(overrides)}}

@@ -1,8 +1,8 @@
 """Handles networks and data that are given as Python objects instead of names.
 
-While a sweep runs, they are found here by name, so that a study names them like any function of a module:
-`wdgrid.runner.objects:NAME`. The study's definition holds digests of them, so that another object of the same name is
-refused as a changed study. No other process can find them.
+During a sweep, they are attributes of this module, so that a study names them like any function of a module:
+`wdgrid.runner.objects:NAME`. The study's definition holds their digests, so that another object of the same name is
+refused as a changed study. Other processes cannot find them.
 """
 
 # torch's own types are not complete.
@@ -39,9 +39,9 @@ def __getattr__(name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def named(study: Study, model: object, data: object) -> Generator[Study]:
-    """The study with these objects as its network and dataset (None: its own); the block can find them by name.
+    """The study with these objects as its network and dataset (None: its own), which can be imported within the block.
 
-    Raises UsageError where an object cannot be used, UsersFaultError where a function given raises.
+    Raises UsageError if an object cannot be used, UsersFaultError if a given function raises.
     """
     if model is None and data is None:
         yield study
@@ -121,7 +121,7 @@ def _constant(tensors: object) -> Callable[..., Any]:
 
 
 def _own_arguments(arguments: Mapping[str, Any], built_in: bool) -> dict[str, Any]:
-    """The study's arguments for the user's own function; those of a built-in have no meaning for an object."""
+    """The study's arguments for the user's own function; arguments of a built-in do not apply to an object."""
     return {} if built_in else {key: value for key, value in arguments.items() if key != DIGEST}
 
 
@@ -151,7 +151,7 @@ def _structure(network: Any) -> str:
     layers = [f"{name} {type(layer).__qualname__} {layer.extra_repr()}" for name, layer in network.named_modules()]
     tensors = [*network.named_parameters(), *network.named_buffers()]
     shapes = [f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors]
-    text = re.sub(r" at 0x[0-9a-f]+", "", "\n".join([*layers, *shapes]))  # of functions among the settings
+    text = re.sub(r" at 0x[0-9a-f]+", "", "\n".join([*layers, *shapes]))  # addresses of functions in the settings
     return hashlib.sha256(text.encode()).hexdigest()
 
 

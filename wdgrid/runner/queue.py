@@ -1,7 +1,7 @@
-"""The queue's worker: trains submitted studies one after the other, each sweep in a process of its own.
+"""Runs the queue's worker, which trains submitted studies one after the other, each in a separate sweep process.
 
-The queue is in the storage, so that nothing is lost with this process: whoever takes its lease next goes on. A sweep
-ends when this process ends, and its finished cells stay.
+The queue is in the storage, so the next process that takes its lease continues it. A sweep ends when this process
+ends, and its finished cells stay.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from wdgrid.study import Study
 
 POLL_S = 1.0
 RENEW_S = 5.0
-KILL_S = 30.0  # a sweep that was asked to stop and has not
-ATTEMPTS = 3  # sweeps of an entry that a fault of the machine may end
-MISSING = 3  # exit status of a sweep that misses cells at its end
+KILL_S = 30.0  # until a sweep that was asked to stop is killed
+ATTEMPTS = 3  # sweeps of an entry that may end by a fault of the machine
+MISSING = 3  # exit status of a sweep that ends with missing cells
 USERS_FAULT = 2
 Say = Callable[[str], None]
 
@@ -34,8 +34,8 @@ Say = Callable[[str], None]
 def submit(store: Store, name: str, study: Study, options: dict[str, Any]) -> Entry:
     """Adds a study to the queue of its storage.
 
-    Raises StudyFileError where another study with trained cells is stored under its name, UsageError where the name is
-    in the queue already.
+    Raises StudyFileError if another study with trained cells is stored under its name, UsageError if the name is
+    already in the queue.
     """
     definition = store.definition(name)
     if definition is not None and definition[1] != study.digest() and store.begun(name):
@@ -47,8 +47,8 @@ def work(url: str, command: Sequence[str], stopping: threading.Event, say: Say, 
     """Trains the queue of a storage until `stopping` is set; waits while another process holds its lease.
 
     `command` starts a process that reads `{"url": …, "entry": …, "ray": …}` from a line on its standard input, sweeps
-    the entry (on a Ray cluster, where `ray` is its address), ends by SIGTERM or with its standard input, and writes its
-    progress as JSON lines. Raises StoreError where the storage fails.
+    the entry (on a Ray cluster, if `ray` is its address), ends by SIGTERM or with its standard input, and writes its
+    progress as JSON lines. Raises StoreError if the storage fails.
     """
     owner = owner_name()
     with open_store(url, create=True) as store:
@@ -79,7 +79,7 @@ class _Sweep:
         self.last: deque[str] = deque(maxlen=5)  # lines that the sweep wrote
 
     def run(self, command: Sequence[str], stopping: threading.Event) -> None:
-        """Sweeps the entry and stores how it ended. Where it was paused or cancelled meanwhile, that stays."""
+        """Sweeps the entry and stores how it ended, unless it was paused or cancelled meanwhile."""
         self.say(f"{self.entry.study}: begins (queue entry {self.entry.id})")
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace")
@@ -99,7 +99,7 @@ class _Sweep:
         self._finish(process.returncode, stopped)
 
     def _follow(self, process: "subprocess.Popen[str]", stopping: threading.Event) -> bool:
-        """Waits for the sweep's end, which comes early if it is to stop. Returns whether it was asked to."""
+        """Waits for the sweep's end, and stops it early if requested. Returns whether it was asked to stop."""
         renewed, asked = 0.0, None
         while True:
             try:
@@ -146,7 +146,7 @@ class _Sweep:
             try:
                 found = json.loads(line)
             except ValueError:
-                self.say(f"{self.entry.study}: {line.rstrip()}")  # what a network of the user's prints
+                self.say(f"{self.entry.study}: {line.rstrip()}")  # output of the user's own network
                 continue
             if isinstance(found, dict):
                 self.progress |= found
@@ -154,13 +154,13 @@ class _Sweep:
 
 def _send(process: "subprocess.Popen[str]", order: dict[str, Any]) -> None:
     if process.stdin is not None:
-        with contextlib.suppress(OSError):  # it died; its exit status tells
+        with contextlib.suppress(OSError):  # it died; its exit status says why
             process.stdin.write(f"{json.dumps(order)}\n")
             process.stdin.flush()
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """Ends a process that still runs; by closing its standard input, too, so that it does not outlive this one."""
+    """Ends a process that still runs, also by closing its standard input, so that it does not outlive this process."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
@@ -179,7 +179,7 @@ def ended_words(status: int) -> str:
 
 
 def memory_mib(pid: int) -> float | None:
-    """Resident memory of a process and its children in MiB; None where /proc does not say."""
+    """Resident memory of a process and its children in MiB; None without /proc."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         pages = [int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in (pid, *children)]
@@ -189,14 +189,14 @@ def memory_mib(pid: int) -> float | None:
 
 
 def command_of(entry: Entry) -> dict[str, Any]:
-    """What a study keeps of the words that submitted it; empty where it was submitted as text."""
+    """The stored part of the command that submitted a study; empty if it was submitted as text."""
     return {COMMAND: entry.options[COMMAND]} if COMMAND in entry.options else {}
 
 
 def entry_number(word: str, store: Store) -> int:
-    """The number of the entry that a user means: its number, or the name of a study in the queue.
+    """The number of an entry, from its number or the name of its study.
 
-    Raises UsageError where there is none.
+    Raises UsageError if there is none.
     """
     if word.isdigit() and len(word) < 10:
         return int(word)

@@ -1,4 +1,4 @@
-"""Compares a study with what is stored under its name: planned anew, resumed, or refused.
+"""Compares a study with the one stored under its name, and plans it anew, resumes it or refuses it.
 
 Cells of one stored study must have one definition and be trained on the same data.
 """
@@ -12,11 +12,11 @@ from wdgrid.study.coarse import coarse_name
 from wdgrid.study.file import differences, only_adds
 
 CONTENT = "data"  # the study's attribute that holds the SHA-256 of the files its images came from, by part
-Content = tuple[str, str] | None  # the same of training and of test images; None where a program makes them
+Content = tuple[str, str] | None  # for training and test images; None if a program makes them
 
 
 def panel_attrs(study: Study) -> dict[str, dict[str, Any]]:
-    """What the table says of each panel."""
+    """The columns of the table that describe each panel."""
     return {
         name: {"optimizer": p.optimizer, "schedule": p.schedule.kind, "epochs": study.panel_epochs(p)}
         for name, p in study.panel_names().items()
@@ -24,7 +24,7 @@ def panel_attrs(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def plan(store: Store, name: str, study: Study) -> int:
-    """Plans a study, or adds to it the cells that it does not have yet; how many were added."""
+    """Plans a study, or adds its missing cells to the stored one; returns how many were added."""
     cells, axes = study.cells(), (study.row, study.column)
     return store.create(name, cells, study.canonical(), study.digest(), {}, panel_attrs(study), axes)
 
@@ -43,7 +43,7 @@ def replace_or_refuse(store: Store, name: str, study: Study, extend: bool) -> bo
     adds = only_adds(stored, study)
     if extend and adds:
         return False
-    store.reclaim()  # of a run that died, nothing is left but its claims
+    store.reclaim()  # releases the claims of runs that died
     both = coarse_name(name), name
     if not any(map(store.begun, both)) and all(map(store.withdraw, both)):
         return True
@@ -54,9 +54,9 @@ def replace_or_refuse(store: Store, name: str, study: Study, extend: bool) -> bo
 
 
 def keep_content(store: Store, name: str, study: Study, content: Content) -> None:
-    """Keeps what a study's images came from, or raises StudyFileError where cells were trained on others.
+    """Stores the hashes of a study's image files, or raises StudyFileError if cells were trained on others.
 
-    A study whose cells are older than this rule takes the images that it finds.
+    A study stored before wdgrid kept these hashes adopts those of the present images.
     """
     if content is None:
         return
@@ -75,7 +75,7 @@ def keep_content(store: Store, name: str, study: Study, content: Content) -> Non
 def must_be_as_planned(store: Store, name: str, study: Study, content: Content) -> None:
     """Raises StudyFileError if another process changed the stored study or its images before cells were claimed.
 
-    Call it while holding claims: from then on nothing can change.
+    Call it while holding claims, because the study cannot change from then on.
     """
     definition = store.definition(name)
     same = definition is not None and (

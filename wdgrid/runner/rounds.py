@@ -1,4 +1,4 @@
-"""The sizes of a search's rounds, and what share of the whole grid's time a search takes."""
+"""Computes the sizes of a search's rounds, and its share of the whole grid's time."""
 
 import math
 
@@ -10,7 +10,7 @@ ROUNDS = 3
 
 
 def search_share(study: Study, chunk: int, *, one_by_one: bool) -> float | None:
-    """What a search (`--coarse`) takes of the whole grid's time; None where the grid is too small for one."""
+    """A search's (`--coarse`) share of the whole grid's time; None if the grid is too small for a search."""
     if any(places < 1 for places in full_places(study).values()):
         return None
     return time_share(study, 1 if one_by_one else chunk)
@@ -35,7 +35,7 @@ def _padded(cells: int, size: int) -> int:
 
 
 def round_sizes(places: int, chunk: int) -> list[int]:
-    """Sizes of a panel's rounds: first a third of its places; then as much, or what a chunk holds."""
+    """Sizes of a panel's rounds: first a third of its places; then as many, or as many as a chunk holds."""
     third = math.ceil(places / ROUNDS)
     sizes = [third]
     while sum(sizes) < places:

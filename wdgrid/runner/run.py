@@ -1,6 +1,6 @@
-"""A sweep from beginning to end: it plans a study, puts back what earlier runs left, and trains what is missing.
+"""Runs a sweep: plans a study, puts back the cells of runs that died, and trains the missing cells.
 
-With `coarse` it searches for the best cells first. The caller gets events and decides how to show them.
+With `coarse` it searches for the best cells only. The caller gets events and decides how to show them.
 """
 
 import contextlib
@@ -37,19 +37,18 @@ from wdgrid.study import Study
 from wdgrid.study.coarse import coarse_name
 
 NOTABLE_SHARE = 0.4  # a search that takes more of the whole grid's time is reported as slow
-POLL_S = 2.0  # between two looks at the cells that other processes hold
+POLL_S = 2.0  # between two checks of the cells that other processes hold
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a study is swept. `attributes` and `environment` are stored with it.
 
-    `workers` None: one a core. `extend`: the stored study may grow. `coarse`: search for the best cells only.
-    `retry`: cells that failed are trained again however often they did. `wait`: the sweep stays until no other process
-    holds cells, and takes over what they drop.
-    `in_process`: one worker, in this process. `ray`: the workers are on a Ray cluster; `workers` None: as many as it
-    has room for. `checkpoints` is the folder for checkpoints of all studies; `shared`: every node of the cluster has
-    it.
+    `workers` None: one per core. `extend`: the stored study may grow. `coarse`: search for the best cells only.
+    `retry`: failed cells are trained again, however often they failed. `wait`: the sweep continues until no other
+    process holds cells, and takes over cells that they release. `in_process`: one worker, in this process. `ray`: the
+    workers are on a Ray cluster; `workers` None: as many as fit on it. `checkpoints` is the folder for checkpoints of
+    all studies; `shared`: every node of the cluster has this folder.
     """
 
     checkpoints: Path
@@ -68,25 +67,25 @@ class Settings:
 
 @contextlib.contextmanager
 def sweep_store(url: str) -> Generator[Store]:
-    """The store for a sweep; it is created if needed, and removed if the study cannot be trained as it is written."""
+    """The store for a sweep; it is created if needed, and removed again if the study cannot be trained."""
     path = sqlite_path(url)
     is_new = path is None or not path.exists()
     with open_store(url, create=True) as store:
         try:
             yield store
         except (UsersFaultError, StudyFileError):
-            if is_new:  # there is nothing in it
+            if is_new:  # it is empty
                 store.discard()
             raise
 
 
 def sweep(store: Store, name: str, study: Study, settings: Settings, listen: Listener) -> SweepEnded:
-    """Trains what a study has not trained yet, and stores it under `name`. Returns how many cells are finished.
+    """Trains the missing cells of a study and stores them under `name`. Returns how many cells are finished.
 
-    Of a search whose coarse pass misses cells, that is the coarse pass' count. Raises StudyFileError where another
-    study is stored under that name, UsersFaultError where this one cannot be trained, UsageError where it has grown
-    since its coarse pass, and MachineError where chunks failed. An interrupt (Ctrl-C) is reported and passes through.
-    In every case finished cells are stored and claimed ones put back.
+    For a search whose coarse pass has missing cells, that is the coarse pass' count. Raises StudyFileError if another
+    study is stored under that name, UsersFaultError if this one cannot be trained, UsageError if it has grown since its
+    coarse pass, and MachineError if chunks failed. An interrupt (Ctrl-C) is reported and passes through. In every case
+    finished cells are stored and claimed ones are put back.
     """
     run = _Run(store, settings, listen)
     coarse = coarse_pass(name, study) if settings.coarse else None
@@ -100,7 +99,7 @@ def sweep(store: Store, name: str, study: Study, settings: Settings, listen: Lis
     except MachineError:
         listen(_ended(store, name))
         raise
-    except UsersFaultError:  # found by the first worker's check: nothing stays planned
+    except UsersFaultError:  # the first worker's check failed: the plan is removed
         if added:
             store.withdraw(name)
         raise
@@ -121,7 +120,7 @@ class _Run:
     listen: Listener
 
     def whole(self, name: str, study: Study, added: int) -> SweepEnded:
-        """Trains all that is missing of a planned study, to which so many cells were just added."""
+        """Trains the missing cells of a planned study, to which `added` cells were just added."""
         put_back, retried = self.store.reclaim(), self._retry(name)
         now = self.store.count(name)
         self.listen(Planned(name, now.n_cells, now.n_waiting, added, put_back, retried, now.n_complete))
@@ -129,7 +128,7 @@ class _Run:
         return _ended(self.store, name)
 
     def search(self, name: str, study: Study, coarse: Study) -> SweepEnded:
-        """Trains the coarse pass of a planned study, then in rounds the cells where the best may be."""
+        """Trains the coarse pass of a planned study, then the most promising cells, in rounds."""
         small_name = coarse_name(name)
         definition = self.store.definition(small_name)
         if definition is not None and definition[1] != coarse.digest():
@@ -151,7 +150,7 @@ class _Run:
         return small if small.missing and not ended.missing else ended
 
     def train(self, name: str, study: Study, only: Only = None) -> None:
-        """Trains the waiting cells of a planned study, all or those in `only`; then waits for others where asked to."""
+        """Trains the waiting cells of a planned study, all or those in `only`; then waits for others if requested."""
         try:
             self._train(name, study, only)
             if self.settings.wait:
@@ -182,7 +181,7 @@ class _Run:
         remember(self.store, name, finished=environment.now())
 
     def _wait(self, name: str, study: Study, only: Only) -> None:
-        """Stays until other processes have finished the cells that they hold; trains those that they drop."""
+        """Waits until other processes have finished the cells that they hold; trains those that they release."""
         before = 0
         while (now := self.store.count(name, only)).n_running or now.n_waiting:
             if now.n_running != before:
@@ -193,5 +192,5 @@ class _Run:
             self._train(name, study, only)
 
     def _retry(self, name: str) -> int:
-        """Puts failed cells back: those that failed fewer than three times, or all where asked to."""
+        """Puts failed cells back: those that failed fewer than three times, or all if requested."""
         return self.store.retry_failed(name, None) if self.settings.retry else self.store.retry_failed(name)

@@ -1,7 +1,7 @@
 """Searches with a quarter of a grid's budget: a coarse pass, then rounds of the most promising cells.
 
 All cells trained in full are cells of the whole grid, so a later sweep trains only the others. Each choice is stored
-before it is trained, so a search that was killed continues with it.
+before its cells are trained, so a search that was killed continues with it.
 """
 
 # pandas has no type stubs.
@@ -21,8 +21,8 @@ from wdgrid.store import Store
 from wdgrid.study import Study
 from wdgrid.study.coarse import coarse_name, coarse_study, full_places
 
-APART = 2  # the first round's cells stand two steps apart, as the coarse pass' do
-CHOSEN = "searched"  # the study's attribute that holds what was chosen so far, by panel
+APART = 2  # the first round's cells are two steps apart, like those of the coarse pass
+CHOSEN = "searched"  # the study's attribute that holds the chosen cells, by panel
 Places = dict[str, list[tuple[str, str]]]  # by panel, as multiples in axis order
 
 
@@ -42,8 +42,8 @@ def coarse_pass(name: str, study: Study) -> Study:
 def rounds(store: Store, name: str, study: Study) -> Iterator[Places]:
     """The cells to train in full, in rounds, until the budget is spent. Each round includes those of earlier ones.
 
-    The coarse pass must be finished. Train each round before asking for the next. If some of it is not finished by
-    then, because another process holds it, there is no further round.
+    The coarse pass must be finished. Train each round before asking for the next. If some of its cells are then not
+    finished, because another process holds them, there is no further round.
     """
     allowed = full_places(study)
     while True:
@@ -61,7 +61,7 @@ def rounds(store: Store, name: str, study: Study) -> Iterator[Places]:
 
 
 def chosen_places(store: Store, name: str) -> Places:
-    """What the rounds chose so far."""
+    """The cells chosen by the rounds so far."""
     kept = store.attrs(name).get(CHOSEN, {})
     return {panel: [(row, col) for row, col in places] for panel, places in kept.items()}
 
@@ -76,9 +76,9 @@ def _open(table: pd.DataFrame, chosen: Places) -> bool:
 def _choose(
     store: Store, name: str, study: Study, table: pd.DataFrame, chosen: Places, allowed: dict[str, int]
 ) -> Places:
-    """The next round's places: first a third of the budget, spread; then as many, or a chunk, near the best cells.
+    """The next round's places: first a third of the budget, spread out; then as many, or a chunk, near the best cells.
 
-    All cells that are trained in full count towards the budget, also those of other sweeps.
+    All cells trained in full count towards the budget, also those of other sweeps.
     """
     attrs = store.attrs(coarse_name(name))
     chance = 100 * (1 - 1 / attrs.get("environment", {}).get("classes", 10))
@@ -88,7 +88,7 @@ def _choose(
     fresh: Places = {}
     for panel, surface in full.items():
         left = allowed[panel] - max(len(chosen.get(panel, [])), math.ceil(trained.get(panel, 0) / len(study.seeds)))
-        before = chosen.get(panel, [])  # one that failed for good has no result, and is not to be chosen again
+        before = chosen.get(panel, [])  # a cell that failed for good has no result and is not chosen again
         sizes = round_sizes(allowed[panel], attrs.get("chunk", 1))
         n = min(left, sizes[1 if before and len(sizes) > 1 else 0])
         printed = surface.as_printed()

@@ -1,6 +1,6 @@
-"""A worker: it loads a task's data and network, then trains one chunk after another.
+"""Runs a worker, which loads a task's data and network, then trains one chunk after another.
 
-It runs in a process of its own, or in a thread of the caller's process. It computes with one thread: on a CPU,
+It runs in a separate process, or in a thread of the caller's process. It computes with one thread: on a CPU,
 processes of one thread each are faster than threads (13 600 against 10 400 cell-steps a second in a prototype on two
 Zen 4 cores).
 """
@@ -50,7 +50,7 @@ else:
     Pipe = Connection
 
 GRAPHS = "WDGRID_CUDA_GRAPHS"  # as in wdgrid.engine.cuda.graph, which imports torch
-# As CUDA's libraries say that memory ran out.
+# The messages of CUDA's libraries when memory runs out.
 NO_MEMORY = "can't allocate memory", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 ALIVE_S = 5.0  # between two signs of life
@@ -58,34 +58,33 @@ ALIVE_S = 5.0  # between two signs of life
 
 @dataclass
 class Ending:
-    """Whether a worker was asked to end. A plain attribute: a signal's handler must not wait for a lock."""
+    """Whether a worker was asked to end. A plain attribute, because a signal handler must not wait for a lock."""
 
     asked: bool = False
 
     def ask(self, _signal: int, _frame: object) -> None:
-        """Asks it, as a signal's handler."""
+        """Sets the request; a signal handler."""
         self.asked = True
 
     def leave(self, _signal: int, _frame: object) -> None:
-        """Ends the process by an exception: what was half downloaded or half prepared is removed on the way out."""
+        """Ends the process by an exception, so that unfinished downloads and data are removed."""
         self.asked = True
         sys.exit(1)
 
 
 def serve_process(connection: Pipe) -> None:
-    """Works as the only job of a process, until the pipe closes; on Linux, no longer than its parent lives.
+    """Runs a worker as a process' main function, until the pipe closes; on Linux, it ends with its parent.
 
-    The first message to it is a task, the number of cells of a panel and seed, K and the backend,
-    both None where it chooses.
-    SIGTERM asks it to end: within a chunk it saves a checkpoint first.
+    The first message is a task, the number of cells of a panel and seed, K and the backend (both None: the worker
+    chooses). SIGTERM asks the worker to end; within a chunk it saves a checkpoint first.
     """
     end_with_parent()
-    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to every process; the parent decides what they mean
+    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to every process; the parent handles them
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    os.dup2(2, 1)  # stdout carries results only, and a user's own code may print
-    with contextlib.suppress(Exception):  # what is wrong shows again where the task is set up
+    os.dup2(2, 1)  # stdout is for results only, and a user's own code may print
+    with contextlib.suppress(Exception):  # the same fault is raised again during set-up
         import wdgrid.engine  # noqa: F401  # pyright: ignore[reportUnusedImport]
     with contextlib.suppress(EOFError):
         task, cells, chunk, backend = connection.recv()
@@ -93,28 +92,28 @@ def serve_process(connection: Pipe) -> None:
 
 
 def end_with_parent() -> None:
-    """Has Linux kill this process when its parent dies; elsewhere it ends when it next uses the pipe."""
+    """On Linux, this process is killed when its parent dies; elsewhere it ends when it next uses the pipe."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     parent = multiprocessing.parent_process()
-    if parent and parent.pid != os.getppid():  # it died before
+    if parent and parent.pid != os.getppid():  # the parent died before
         os._exit(1)
 
 
 def serve_thread(
     connection: Pipe, task: Task, cells: int, chunk: int | None, backend: str | None, ending: Ending
 ) -> None:
-    """Works in a thread of the caller's process, until it is asked to end; restores torch's settings then.
+    """Runs a worker in a thread of the caller's process, until it is asked to end; then restores torch's settings.
 
-    Whoever asks sets `ending` and sends None in the place of an order.
+    To end it, set `ending` and send None instead of an order.
     """
     with connection, _settings_restored():
         _serve(connection, task, cells, chunk, backend, ending, own_process=False)
 
 
 def serve_actor(connection: Pipe, task: Task, cells: int, chunk: int | None, ending: Ending) -> None:
-    """Works in a thread of a process that computes nothing else, until it is asked to end, as in `serve_thread`."""
+    """Runs a worker in a thread of a process that computes nothing else; it ends as in `serve_thread`."""
     with connection:
         _serve(connection, task, cells, chunk, None, ending, own_process=True)
 
@@ -123,7 +122,7 @@ def _serve(
     connection: Pipe, task: Task, cells: int, chunk: int | None, backend: str | None, ending: Ending, *,
     own_process: bool,
 ) -> None:  # fmt: skip
-    # A parent that was killed shows as a closed pipe, at the next epoch's end at the latest.
+    # If the parent was killed, the pipe is closed; this is noticed by the end of the next epoch.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             with _on_sigterm(ending.leave) if own_process else contextlib.nullcontext():
@@ -131,7 +130,7 @@ def _serve(
                 ready = _probe(bench, cells, chunk)
             restart = _restart(bench, ready.chunk) if own_process else None
         except Exception as error:
-            if not ending.asked:  # an import that was cut off may end in any error
+            if not ending.asked:  # an interrupted import may end in any error
                 connection.send(_fault(error, task, setting_up=True))
             return
         connection.send(restart or ready)
@@ -144,7 +143,7 @@ def _serve(
                 connection.send(_measured(bench, order, ready))
                 continue
             if finished:
-                finished.clear()  # its outcomes are stored: the parent asks for more only then
+                finished.clear()  # its outcomes are stored, because the parent asks for more only then
             finished = _checkpoint(bench, order, lambda text: connection.send(Notice(text)))
             with _on_sigterm(ending.ask) if own_process else contextlib.nullcontext():
                 answer = _trained(bench, order, task, connection, finished, ending, own_process=own_process)
@@ -152,12 +151,12 @@ def _serve(
             if isinstance(answer, Restart) or (
                 isinstance(answer, Fault) and own_process and bench.device.type == "cuda"
             ):
-                return  # after an error of CUDA's every further call fails: a new process goes on
+                return  # after a CUDA error every further call fails, so a new process continues
 
 
 @contextlib.contextmanager
 def _on_sigterm(handler: Callable[[int, object], None]) -> Generator[None]:
-    """Within it, SIGTERM does not end the process at once."""
+    """Within the block, SIGTERM calls `handler` instead of ending the process."""
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in that thread only
         yield
         return
@@ -170,7 +169,7 @@ def _on_sigterm(handler: Callable[[int, object], None]) -> Generator[None]:
 
 @contextlib.contextmanager
 def _settings_restored() -> Generator[None]:
-    """What a worker changes in torch is set back: threads, number formats, random numbers."""
+    """Restores the torch settings that a worker changes: threads, number formats, random numbers."""
     import torch
 
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
@@ -193,7 +192,7 @@ def _workbench(task: Task, tell: Callable[[str, int, int], None], backend: str |
 
 
 def _probe(bench: "Workbench", cells: int, chunk: int | None) -> Ready:
-    """Picks K, finds how K cells are computed, and reports both."""
+    """Chooses K, finds the backend for K cells, and reports both."""
     import torch
 
     from wdgrid.engine import chunk_size, processor
@@ -226,7 +225,7 @@ def _probe(bench: "Workbench", cells: int, chunk: int | None) -> Ready:
 
 
 def _measured(bench: "Workbench", order: Measure, ready: Ready) -> Measured:
-    """The fastest backend and K, in chunks alike; the rule's where measuring fails."""
+    """The fastest backend and K, for equal chunks; the rule's choice if measuring fails."""
     from wdgrid.engine import Job
     from wdgrid.engine.choice import fastest
 
@@ -242,7 +241,7 @@ def _measured(bench: "Workbench", order: Measure, ready: Ready) -> Measured:
 
 
 def _restart(bench: "Workbench", size: int) -> Restart | None:
-    """What a new process must have set, so that the faster backend computes equal cells equally; None if nothing."""
+    """The variables with which a new process computes equal cells equally in the faster backend; None if none."""
     from wdgrid.engine import processor
 
     if bench.probe(size).slots_differ and bench.device.type == "cpu" and (mode := processor.strict_mode()):
@@ -260,7 +259,7 @@ def _trained(
     *,
     own_process: bool,
 ) -> Done | Stopped | OutOfMemory | Fault | Restart:
-    """Trains a chunk. What became of it. Raises OSError where the parent is gone."""
+    """Trains a chunk and returns the message about it. Raises OSError if the parent is gone."""
     from wdgrid.engine import StoppedError
 
     try:
@@ -296,7 +295,7 @@ def _train(bench: "Workbench", order: Order, connection: Pipe, checkpoint: "Chec
 
 
 def _checkpoint(bench: "Workbench", order: Order, warn: Callable[[str], None]) -> "Checkpoint":
-    """A chunk's checkpoints are known by the chunk, by the study's data, and by how it is computed."""
+    """A chunk's checkpoints, identified by the chunk, the study's data and the backend."""
     from wdgrid.engine import Checkpoint
 
     identity = [order.stem, *(bench.data.content or ()), bench.device.type, bench.probe(order.size).backend]
@@ -304,11 +303,11 @@ def _checkpoint(bench: "Workbench", order: Order, warn: Callable[[str], None]) -
 
 
 def _fault(error: Exception, task: Task, *, setting_up: bool) -> Fault:
-    """Who is at fault: while setting up, whoever wrote the study (unless memory ran out); later, the machine."""
+    """The fault of an error: during set-up the study's (unless memory ran out), later the machine's."""
     line = " ".join(str(error).split()) or type(error).__name__
     machine = _is_memory(error) or isinstance(error, OSError)
     if not type(error).__module__.startswith("wdgrid."):
-        # Somebody else's code: where in the user's own files, and what it was.
+        # Code outside wdgrid: the place in the user's own files, and the error.
         last = traceback.extract_tb(error.__traceback__)[-1]
         own = f"{task.model}, {task.dataset} ({last.filename}, line {last.lineno})"
         line = f"{failed_at(error) or own}: {type(error).__name__}: {line}"
@@ -325,9 +324,9 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _free_gpu_memory(error: Exception) -> None:
-    """Gives back what a GPU still holds of the chunk that failed."""
+    """Frees the GPU memory of the chunk that failed."""
     import torch
 
     if torch.cuda.is_available():
-        traceback.clear_frames(error.__traceback__)  # they hold the chunk
+        traceback.clear_frames(error.__traceback__)  # the frames hold the chunk
         torch.cuda.empty_cache()

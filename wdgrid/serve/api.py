@@ -1,4 +1,4 @@
-"""The JSON API: studies, maps, events, analyses, exports; `queueing` has the rest."""
+"""Defines the JSON API for studies, maps, events, analyses and exports; `queueing` has the other routes."""
 
 import base64
 import tempfile
@@ -84,7 +84,7 @@ def _add_studies(routes: APIRouter, service: Service) -> None:
     ) -> Response:
         """Server-sent events: `status`, and `cells` that changed since a `version` of the map."""
         service.need(name)
-        # A browser that connects again has no newer version than that of its page: it loads the map again.
+        # A browser that reconnects has no newer version than its page has, so it loads the map again.
         again = request.headers.get("last-event-id")
         return events_of(service.hub, name, None if again else version)
 
@@ -129,14 +129,14 @@ def _add_results(routes: APIRouter, service: Service) -> None:
 
 
 def _side(service: Service, side: str) -> str:
-    """A side of a comparison, which names a stored study or published figure, and no file."""
+    """A side of a comparison; it must name a stored study or a published figure, not a file."""
     if not side.startswith("paper:"):
         service.need(side.partition("/")[0])
     return side
 
 
 async def _made(service: Service, out: str, words: list[str], file: str) -> bytes:
-    """The content of the file that a command writes into a folder of its own."""
+    """The content of the file that a command writes into a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         ended_well(await service.jobs.run([*words, str(Path(folder, out))]))
         return Path(folder, file).read_bytes()

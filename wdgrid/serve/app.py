@@ -1,4 +1,4 @@
-"""Puts the application together: API, pages, problem details, and the doors around them."""
+"""Assembles the application: API, pages, problem details and access control."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -29,7 +29,7 @@ def make_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Submit, watch and compare grid searches over learning rate and weight decay",
         openapi_url="/api/openapi.json",
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # its page loads scripts from other servers
         redoc_url=None,
         lifespan=lifespan,
     )

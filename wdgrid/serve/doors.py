@@ -1,4 +1,4 @@
-"""Who may come in: host, origin, token, sizes and rates of requests are checked before the application sees them."""
+"""Controls access: checks host, origin, token, size and rate of each request before the application handles it."""
 
 import hashlib
 import hmac
@@ -25,13 +25,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "wdgrid_session"
 SESSION_S = 30 * 86400
-MOST_BYTES = 2**20 + 2**16  # a study file of the most bytes, and the JSON around it
+MOST_BYTES = 2**20 + 2**16  # the largest study file, and the JSON around it
 SAFE = ("GET", "HEAD", "OPTIONS")
 OPEN = ("/healthz", "/login", "/static/")  # paths that need no token
 LOGIN = "/login"
 LOG = logging.getLogger("wdgrid.serve.access")
 HEADERS = {
-    # Plotly and the map set styles by script; no script but the service's own files runs.
+    # Plotly and the map set styles by script; only scripts from the service's own files may run.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -43,14 +43,14 @@ HEADERS = {
 
 
 class Buckets:
-    """So many events a second for each client, and `burst` at once; old clients are forgotten."""
+    """Limits the events per second of each client, with `burst` at once; old clients are removed."""
 
     def __init__(self, per_second: float, burst: float) -> None:
         self.per_second, self.burst = per_second, burst
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> bool:
-        """Whether the client may go on; that counts as one event."""
+        """Whether the client is within its limit; each call counts as one event."""
         now = time.monotonic()
         left, at = self._left.pop(client, (self.burst, now))
         left = min(self.burst, left + (now - at) * self.per_second)
@@ -95,7 +95,7 @@ class Doors:
             else:
                 await refusal(scope, receive, sending)
         finally:
-            # Never the query: and no token is ever in a path.
+            # The query is never logged, and no path contains a token.
             LOG.info(
                 "%s",
                 json.dumps(
@@ -110,7 +110,7 @@ class Doors:
             )
 
     def _refusal(self, scope: Scope) -> Any:
-        """The response to a request that is not let in; None for one that is."""
+        """The response to a refused request; None for an accepted one."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         path, method = scope["path"], scope["method"]
         client = _client(scope)
@@ -146,7 +146,7 @@ class Doors:
         return True
 
     def _knows(self, headers: dict[str, str]) -> bool:
-        """Whether a request has the token, or the cookie that stands for it."""
+        """Whether a request has the token, or a valid cookie in its place."""
         token = self.settings.token or ""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and equal(given.strip(), token):
@@ -159,12 +159,12 @@ class Doors:
 
 
 def equal(given: str, token: str) -> bool:
-    """Whether two texts are the same, in a time that does not tell where they differ."""
+    """Whether two texts are equal, compared in a time that does not reveal where they differ."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), token.encode())
 
 
 def new_session(token: str) -> str:
-    """A cookie's value that stands for the token for SESSION_S seconds, without holding it."""
+    """A cookie's value that replaces the token for SESSION_S seconds, without containing it."""
     until = f"{int(time.time()) + SESSION_S}.{secrets.token_urlsafe(12)}"
     return f"{until}.{_signed(until, token)}"
 
@@ -181,7 +181,7 @@ def _signed(text: str, token: str) -> str:
 
 
 def _same_origin(headers: dict[str, str]) -> bool:
-    """Whether a request that changes something comes from the service's own pages, or not from a page at all."""
+    """Whether a request that changes something comes from the service's own pages, or from no page at all."""
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return False
     origin = headers.get("origin")
@@ -199,7 +199,7 @@ def _redirect(to: str) -> Any:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Reads a request's body, of at most MOST_BYTES: the rest of a longer one is not read."""
+    """Reads a request's body, up to MOST_BYTES; the rest of a longer body is not read."""
     seen = 0
 
     async def bounded() -> Message:

@@ -1,7 +1,7 @@
-"""Server-sent events: one poller reads the storage for all who watch, and each change is encoded once.
+"""Sends server-sent events: one poller reads the storage for all watchers, and each change is encoded once.
 
-A watcher reads from a short list of the last events at its own pace; one that is too far behind is told to load the
-map again. So neither memory nor the number of reads grows with the number of watchers.
+Each watcher reads a short list of the latest events at its own pace; one that is too far behind gets an event to load
+the map again. So neither memory nor the number of reads grows with the number of watchers.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from wdgrid.serve.reading import Maps, Reader, map_version, queue, status
 POLL_S = 0.5
 KEEP_ALIVE_S = 15.0
 MOST_EVENTS = 64  # kept for watchers that are behind
-SHARE = 0.1  # of one core for reading the map of a study that changes all the time
+SHARE = 0.1  # of one core, for reading the map of a study that changes continuously
 QUEUE = ""  # the topic of the queue; studies have their names
 LOG = logging.getLogger("wdgrid.serve")
 CELLS = ("spread", "done", "diverged", "diverged_at", "trials")
 
 
 class Topic:
-    """What is watched: a study, or the queue. `events` are (number, bytes) in order."""
+    """A watched study, or the queue. `events` are (number, bytes) in order."""
 
     def __init__(self) -> None:
         self.watchers = 0
@@ -38,7 +38,7 @@ class Topic:
         self.not_before = 0.0
 
     def publish(self, kind: str, data: object) -> None:
-        """Gives an event to all watchers."""
+        """Sends an event to all watchers."""
         self.number += 1
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
         self.events.append((self.number, f"event: {kind}\ndata: {text}\n\n".encode()))
@@ -85,7 +85,7 @@ class Hub:
                 del self._topics[name]
 
     async def _poll(self) -> None:
-        """Reads what is watched, until nobody watches."""
+        """Reads the watched topics until there are no watchers."""
         while self._topics and not self.stopped.is_set():
             for name, topic in list(self._topics.items()):
                 try:
@@ -123,10 +123,10 @@ class Hub:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """What changed between two maps of a study: all that is small, and of the cells those that changed.
+    """The difference between two maps of a study: all small parts, and those cells that changed.
 
-    `panels` has for each panel `cells`: a list of [row, column, {field: value}, {measure: value}]. Where axes,
-    panels or measures were added, `reload` is true.
+    `panels` has for each panel `cells`: a list of [row, column, {field: value}, {measure: value}]. `reload` is true
+    if axes, panels or measures were added.
     """
     if _shape(old) != _shape(new):
         return {"reload": True}
@@ -145,7 +145,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shape(drawn: dict[str, Any]) -> object:
-    """What must be the same for cells to be compared one by one."""
+    """The parts of a map that must be equal so that cells can be compared one by one."""
     return [
         [measure["key"] for measure in drawn["measures"]],
         [(p["name"], p["row_labels"], p["col_labels"], sorted(p["measures"])) for p in drawn["panels"]],
@@ -157,7 +157,7 @@ def _event(kind: str, data: object) -> bytes:
 
 
 async def _first(a: asyncio.Event, b: asyncio.Event, seconds: float) -> bool:
-    """Waits for one of two events, at most so long; whether one came."""
+    """Waits for one of two events, for a limited time; returns whether one occurred."""
     waiting = [asyncio.ensure_future(one.wait()) for one in (a, b)]
     try:
         done, _ = await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
-"""Runs wdgrid's own commands in processes of their own: what takes seconds, or needs torch, or draws.
+"""Runs wdgrid's own commands in separate processes, for work that takes seconds, needs torch or draws.
 
-The service does so nothing a second time that a command does, and stays quick beside it. The words of a command go
-through standard input, so that no list of processes shows a storage's password.
+So the service does not implement a second time what a command does, and stays responsive. The arguments of a command
+are passed through standard input, so that no list of processes shows a storage's password.
 """
 
 import asyncio
@@ -35,20 +35,20 @@ class Ended:
 
     @property
     def message(self) -> str:
-        """What the command said was wrong."""
+        """The command's error message."""
         lines = [line.removeprefix("wdgrid: ") for line in self.err.splitlines() if line.startswith("wdgrid: ")]
         return "\n".join(lines) or f"the command ended with status {self.status}"
 
 
 class Jobs:
-    """So many commands at once; others wait, and if too many do, BusyError is raised."""
+    """Runs a limited number of commands at once; others wait, and BusyError is raised if too many wait."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
 
     async def run(self, words: Sequence[str], timeout_s: float = TIMEOUT_S) -> Ended:
-        """Runs a command. Raises BusyError where too many wait, or it takes longer than `timeout_s`."""
+        """Runs a command. Raises BusyError if too many commands wait, or if it takes longer than `timeout_s`."""
         if self._waiting >= MOST_WAITING:
             raise BusyError("the service is busy; try again in a few seconds")
         with self._counted():
@@ -85,5 +85,5 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def json_of(ended: Ended) -> Any:
-    """What a command with --json wrote."""
+    """The JSON output of a command with --json."""
     return json.loads(ended.out)

@@ -1,4 +1,4 @@
-"""The pages: HTML from templates; all that changes while a page is open comes from the API."""
+"""Serves the HTML pages from templates; everything that changes while a page is open comes from the API."""
 
 import hashlib
 from functools import cache
@@ -33,7 +33,7 @@ class Login(BaseModel):
 
 @cache
 def static_file(name: str) -> bytes | None:
-    """One of the service's files, of the report's scripts and style, or Plotly; None for another name."""
+    """One of the service's files, the report's scripts and style, or Plotly; None for any other name."""
     if name == "plotly.js":
         from plotly.offline import get_plotlyjs  # pyright: ignore[reportMissingTypeStubs]
 
@@ -48,7 +48,7 @@ def static_file(name: str) -> bytes | None:
 
 @cache
 def static_url(name: str) -> str:
-    """The address of a static file, which changes with its content, so that browsers may keep it."""
+    """The address of a static file; it changes with the content, so that browsers may cache the file."""
     return f"/static/{name}?{hashlib.sha256(static_file(name) or b'').hexdigest()[:12]}"
 
 
@@ -60,7 +60,7 @@ def router(service: Service) -> APIRouter:
         trim_blocks=True,
     )
     pages.globals.update({"static": static_url, "version": __version__, "term": term, "terms": explained()})  # pyright: ignore[reportCallIssue, reportArgumentType]
-    for template in pages.list_templates(["html"]):  # now rather than with the first request
+    for template in pages.list_templates(["html"]):  # now, not at the first request
         pages.get_template(template)
     routes = APIRouter(include_in_schema=False)
     _add_pages(routes, service, pages)

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): one JSON object with type, title, status and detail."""
+"""Answers errors with problem details (RFC 9457): one JSON object with type, title, status and detail."""
 
 import logging
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ def problem(
 
 
 def status_of(error: WdgridError) -> int:
-    """The status of a response to a request that raised it."""
+    """The HTTP status of the response to a request that raised this exception."""
     match error:
         case NoSuchStudyError():
             return 404
@@ -74,7 +74,7 @@ def status_of(error: WdgridError) -> int:
 
 
 def install(app: FastAPI) -> None:
-    """Lets the application answer every exception with problem details; none shows a traceback."""
+    """Makes the application answer every exception with problem details, without a traceback."""
 
     async def ours(_request: Request, error: Exception) -> Response:
         assert isinstance(error, WdgridError)

@@ -1,4 +1,4 @@
-"""The API's routes that submit studies and change the queue."""
+"""Defines the API's routes that submit studies and change the queue."""
 
 import tempfile
 from pathlib import Path
@@ -31,7 +31,7 @@ class StudyText(BaseModel):
     overrides: list[Annotated[str, Field(max_length=2000)]] = Field(default_factory=list, max_length=50)
 
     def text(self) -> str:
-        """The text of the study file. Raises InvalidStudyError where there is none."""
+        """The text of the study file. Raises InvalidStudyError if there is none."""
         if self.toml is not None:
             return self.toml
         found = shipped_text(self.shipped) if self.shipped is not None else None

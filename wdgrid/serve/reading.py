@@ -1,4 +1,4 @@
-"""What the service reads of its storage: through connections that cannot write, in short transactions."""
+"""Reads the service's storage, through connections that cannot write, in short transactions."""
 
 import json
 import threading
@@ -19,18 +19,18 @@ from wdgrid.store import Entry, Store
 from wdgrid.study import Study
 
 T = TypeVar("T")
-RECENT_S = 600.0  # throughput is that of these last seconds
+RECENT_S = 600.0  # throughput is measured over these last seconds
 MOST_FAILURES = 100
 MOST_CACHED = 8  # maps in memory
 
 
 def load_libraries() -> None:
-    """Imports what the first map needs, so that it need not wait for that."""
+    """Imports the modules for the first map in advance."""
     import_module("matplotlib.colors")
 
 
 class Reader:
-    """A storage opened for reading only; opened again where its file was replaced."""
+    """A storage opened for reading only; it is reopened if its file was replaced."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -38,7 +38,7 @@ class Reader:
         self._store = Store(url, read_only=True)
 
     def call(self, function: Callable[[Store], T]) -> T:
-        """What `function` reads. Raises StoreError where the storage fails."""
+        """The result of `function`. Raises StoreError if the storage fails."""
         store = self._store
         try:
             return function(store)
@@ -66,13 +66,13 @@ def need_study(store: Store, name: str) -> Study:
 
 
 def map_version(store: Store, name: str) -> str:
-    """A text that changes whenever a study's map does."""
+    """A text that changes whenever a study's map changes."""
     now = store.count(name)
     return f"{now.n_cells}.{now.n_complete}.{now.n_failed}"
 
 
 def map_data(store: Store, name: str) -> dict[str, Any]:
-    """What the report's scripts draw of a study: panels, cells, trials (see `wdgrid.report.payload`)."""
+    """The data that the report's scripts draw: panels, cells, trials (see `wdgrid.report.payload`)."""
     study, attrs = need_study(store, name), store.attrs(name)
     table = store.table(name)
     steps = stored_environment(attrs).get("steps_per_epoch")
@@ -132,14 +132,14 @@ def status(store: Store, name: str) -> dict[str, Any]:
 
 
 def progress_of(store: Store, name: str) -> dict[str, Any]:
-    """What the queue's worker tells of a study that it trains; empty where it does not."""
+    """The progress that the queue's worker reports for a study; empty if it is not training the study."""
     worker = store.queue.worker()
     told = worker.progress if worker is not None and worker.alive else {}
     return told if told.get("study") == name else {}
 
 
 def _cells_per_minute(finished: Sequence[float]) -> float | None:
-    """How many cells are finished a minute, from when the latest ones were; None where too few were."""
+    """Finished cells per minute, from the times of the latest ones; None if there are too few."""
     if len(finished) < 2:
         return None
     return 60 * len(finished) / max(1.0, time.time() - finished[0])
@@ -172,5 +172,5 @@ def entry_row(entry: Entry) -> dict[str, Any]:
     """An entry of the queue, without its definition."""
     row = asdict(entry)
     del row["canonical"]
-    row["options"].pop("command", None)  # paths of who submitted it
+    row["options"].pop("command", None)  # holds paths of the user who submitted it
     return row

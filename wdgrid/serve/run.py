@@ -1,4 +1,4 @@
-"""Runs the service: the server, and beside it the queue's worker as a process that ends with it."""
+"""Runs the service: the server, and the queue's worker as a process that ends with the server."""
 
 import asyncio
 import json
@@ -18,14 +18,14 @@ from wdgrid.serve.app import make_app
 from wdgrid.serve.jobs import COMMAND, environment
 from wdgrid.serve.settings import Settings
 
-STOP_S = 5  # for requests that are being answered
-WORKER_STOP_S = 40.0  # for a sweep that puts its cells back
+STOP_S = 5  # to finish open requests
+WORKER_STOP_S = 40.0  # for a sweep to put its cells back
 MOST_CONNECTIONS = 2000
 LOG = logging.getLogger("wdgrid.serve")
 
 
 class Server(uvicorn.Server):
-    """A server whose event streams end when it is asked to stop."""
+    """A server that ends its event streams when it is asked to stop."""
 
     def __init__(self, config: uvicorn.Config, stopped: asyncio.Event) -> None:
         super().__init__(config)
@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
 
 
 class WorkerProcess:
-    """`wdgrid queue --work` beside the server, started again where it dies."""
+    """`wdgrid queue --work` beside the server; it is restarted if it dies."""
 
     def __init__(self, url: str, ray: str | None) -> None:
         self._words = ["queue", "--work", "--storage", url, *(["--ray", ray] if ray else [])]
@@ -50,7 +50,7 @@ class WorkerProcess:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask it to stop its sweep and itself, and wait until it has."""
+        """Ask it to stop its sweep and itself, and wait for its end."""
         self._stopping.set()
         self._thread.join(WORKER_STOP_S + 5)
 
@@ -65,7 +65,7 @@ class WorkerProcess:
                 self._stopping.wait(pause)
 
     def _run(self) -> int:
-        """One run of the worker, whose standard input stays open as long as this process lives."""
+        """One run of the worker, whose standard input is open until this process ends."""
         process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
@@ -73,7 +73,7 @@ class WorkerProcess:
             text=True,
             errors="replace",
             env=environment(WDGRID_STOP_WITH_STDIN="1"),
-            start_new_session=True,  # Ctrl-C reaches it through this process
+            start_new_session=True,  # this process passes Ctrl-C on to it
         )
         assert process.stdin is not None and process.stderr is not None
         process.stdin.write(f"{json.dumps(self._words)}\n")
@@ -97,12 +97,12 @@ def _log_lines(stream: Any) -> None:
 
 
 def _ignored(_number: int, _frame: FrameType | None) -> None:
-    """What a signal does once the server has stopped."""
+    """Ignores a signal, after the server has stopped."""
 
 
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """One JSON object a line."""
+        """Formats log records as one JSON object per line."""
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         line: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "logger": record.name}
         text = record.getMessage()
@@ -114,7 +114,7 @@ class _JsonLines(logging.Formatter):
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """One line in words."""
+        """Formats log records as one line of text."""
         if record.name.endswith(".access"):
             of = json.loads(record.getMessage())
             text = f"{of['client']} {of['method']} {of['path']} {of['status']} {of['ms']} ms"
@@ -127,7 +127,7 @@ class _Lines(logging.Formatter):
 
 
 def log_to_stderr(as_json: bool) -> None:
-    """Lets the service and its server log to standard error, as lines or as JSON."""
+    """Makes the service and its server log to standard error, as lines or as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if as_json else _Lines())
     for name in ("wdgrid.serve", "uvicorn.error"):
@@ -138,7 +138,7 @@ def log_to_stderr(as_json: bool) -> None:
 
 
 def serve(settings: Settings) -> int:
-    """Serves until SIGTERM or Ctrl-C; returns the exit status. Raises UsageError where the storage cannot be opened."""
+    """Serves until SIGTERM or Ctrl-C; returns the exit status. Raises UsageError if the storage cannot be opened."""
     log_to_stderr(settings.json_logs)
     open_store(settings.url, create=True).close()
     app = make_app(settings)
@@ -147,7 +147,7 @@ def serve(settings: Settings) -> int:
         host=settings.host,
         port=settings.port,
         log_config=None,
-        access_log=False,  # the doors write it
+        access_log=False,  # `doors` writes the access log
         server_header=False,
         proxy_headers=settings.behind_proxy,
         forwarded_allow_ips="127.0.0.1,::1",
@@ -159,11 +159,11 @@ def serve(settings: Settings) -> int:
     worker = WorkerProcess(settings.url, settings.ray) if settings.work else None
     if worker:
         worker.start()
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has stopped
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again after it has stopped
         signal.signal(number, _ignored)
     try:
         server.run()
-    except SystemExit:  # the port is taken, for one
+    except SystemExit:  # for example, the port is in use
         return 1
     finally:
         if worker:

@@ -1,4 +1,4 @@
-"""What the API's routes share: the parts of the service, the shape of answers, and the types of parameters."""
+"""Defines what the API's routes share: the parts of the service, the form of responses, and the parameter types."""
 
 import json
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ Number = Annotated[int, InPath(ge=1, le=2**31 - 1, description="an entry of the 
 
 
 class Service:
-    """What the routes work with."""
+    """The parts of the service that the routes use."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -38,16 +38,16 @@ class Service:
 
     @property
     def storage(self) -> tuple[str, str]:
-        """The option of a command that names the storage."""
+        """The command line option that names the storage."""
         return "--storage", self.settings.url
 
     def need(self, name: str) -> None:
-        """Raises NoSuchStudyError where the storage does not hold a study."""
+        """Raises NoSuchStudyError if the storage does not hold the study."""
         self.reader.call(lambda store: reading.need_study(store, name))
 
 
 def ended_well(ended: Ended) -> Ended:
-    """A command that succeeded. Raises UsageError with what it said where it did not."""
+    """The result of a command that succeeded. Raises UsageError with the command's message if it failed."""
     if ended.status == 0:
         return ended
     if ended.status == 2:

@@ -1,4 +1,4 @@
-"""How the service runs: the storage, the doors, and what a submitted study may name."""
+"""Defines the settings of the service: storage, access control, and what a submitted study may name."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the operator decides.
+    """The operator's settings.
 
-    `token` None: everyone who reaches the address is let in. `hosts` are names by which browsers reach the service,
-    beside localhost and addresses. `code` are the networks and datasets that a submitted study may name beside the
+    `token` None: everyone who reaches the address has access. `hosts` are host names of the service, in addition to
+    localhost and addresses. `code` are the networks and datasets that a submitted study may name in addition to the
     shipped ones, as `package.module:function` or `package.module`; `data` the folders that it may read. `most_cells`
-    bounds a submitted study. `work`: the queue is trained beside the server, on the Ray cluster at the address `ray`
-    if there is one. `behind_proxy`: the client's address is that which a proxy on this machine tells.
+    limits a submitted study. `work`: the queue is trained beside the server, on the Ray cluster at the address `ray`
+    if it is given. `behind_proxy`: the client's address is the one that a proxy on this machine reports.
     """
 
     url: str

@@ -1,4 +1,4 @@
-"""Studies that people submit: read, validated with the line of each fault, and held to what the operator allows."""
+"""Reads and validates submitted studies, finds the line of each fault, and applies the operator's limits."""
 
 import math
 import re
@@ -18,12 +18,12 @@ _KEY = re.compile(r"\s*([\w.\-]+)\s*=")
 
 
 def shipped_text(name: str) -> str | None:
-    """The study file of a shipped study; None where there is none of that name."""
+    """The study file of a shipped study; None if there is none of that name."""
     return (folder() / f"{name}.toml").read_text(encoding="utf-8") if name in names() else None
 
 
 def checked(text: str, overrides: Sequence[str], settings: Settings) -> Study:
-    """The study that a text stands for. Raises InvalidStudyError with every fault, and the line on which it is."""
+    """The study of a study file's text. Raises InvalidStudyError with every fault and its line."""
     try:
         study = study_of_text(text, overrides)
     except StudyFileError as error:
@@ -41,7 +41,7 @@ def _faults(error: StudyFileError, text: str) -> Iterator[Fault]:
 
 
 def _forbidden(study: Study, settings: Settings) -> Iterator[tuple[str, str]]:
-    """What a submitted study names and may not: code, and folders of this machine."""
+    """Code and folders of this machine that a submitted study names without permission."""
     for field, value in (("task.dataset", study.task.dataset), ("task.model", study.task.model)):
         if ":" in value and value not in settings.code and value.partition(":")[0] not in settings.code:
             yield field, f"names code ({value}), which this service does not allow; wdgrid serve --allow-code does"
@@ -56,7 +56,7 @@ def _forbidden(study: Study, settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _without_downloads(study: Study) -> Study:
-    """The same study, which uses data of this machine only: that is no part of a study's identity."""
+    """The same study, restricted to data on this machine, which does not change its identity."""
     if study.task.dataset_args.get("download") is not True:
         return study
     data: dict[str, Any] = study.model_dump(mode="json", exclude_unset=True)
@@ -71,7 +71,7 @@ class _Place:
 
 
 def line_of(text: str, field: str) -> int | None:
-    """The line (from 1) of a study file on which a field is, or else the section that it is in or belongs in."""
+    """The line (from 1) of a field in a study file, or else of the section to which the field belongs."""
     if not field:
         return None
     places = list(_places(text))
@@ -100,5 +100,5 @@ def _places(text: str) -> Iterator[_Place]:
 
 
 def number_of_cells(study: Study) -> int:
-    """The cells of all panels and seeds."""
+    """The number of cells of all panels and seeds."""
     return math.prod(len(axis.values) for axis in study.axes.values()) * len(study.seeds) * len(study.panels)

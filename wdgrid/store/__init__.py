@@ -41,7 +41,7 @@ __all__ = [
 class Store:
     """An open storage; a context manager, or closed by `close()`.
 
-    Every method raises StoreError if the database fails, and, unless it says otherwise, if there is no such study.
+    Every method raises StoreError if the database fails, and, unless stated otherwise, if there is no such study.
     """
 
     def __init__(self, url: str, *, create: bool = True, read_only: bool = False) -> None:
@@ -72,14 +72,14 @@ class Store:
     def backup(self, path: Path) -> None:
         """Copy an SQLite storage to a new file, as of one commit, while others write to it.
 
-        Raises OutputError where the file exists or cannot be written, StoreError for a PostgreSQL storage.
+        Raises OutputError if the file exists or cannot be written, StoreError for a PostgreSQL storage.
         """
         if self._database.dialect != "sqlite" or not self._database.url.database:
             raise StoreError(f"{self.url}: PostgreSQL's own pg_dump makes its backups")
         health.backup(Path(self._database.url.database), path)
 
     def problems(self) -> list[str]:
-        """One line for each kind of damage or left-over, with how to mend it; an empty list where there is none."""
+        """One line for each kind of damage or left-over, with its repair; an empty list if there is none."""
         return self._database.reading(health.problems)
 
     @property
@@ -121,7 +121,7 @@ class Store:
         return self._database.planning(lambda connection: plan.withdraw(connection, study))
 
     def keep(self, study: str, key: str, value: Any) -> Any:
-        """Set an attribute, unless the study has it and cells were begun. Returns the value that is stored then."""
+        """Set an attribute, unless the study has it and cells were begun. Returns the stored value."""
         _refuse_reserved({key: value})
         return self._database.planning(lambda connection: plan.keep(connection, study, key, value))
 
@@ -160,7 +160,7 @@ class Store:
 
         `only` as in `pending`.
         """
-        tried: list[int] = []  # what an attempt whose commit was not confirmed may have claimed
+        tried: list[int] = []  # trials possibly claimed by an attempt whose commit was not confirmed
         return self._database.writing(
             lambda connection: leases.claim(connection, study, panel, seed, k, owner, lease_s, only, tried)
         )
@@ -178,7 +178,7 @@ class Store:
         return self._database.writing(lambda connection: leases.reclaim(connection))
 
     def abandoned(self, study: str) -> int:
-        """Number of RUNNING cells that no process trains any more: those that `reclaim` would set back."""
+        """Number of RUNNING cells that no process trains any more and that `reclaim` would set back."""
         return self._database.reading(lambda connection: leases.abandoned(connection, study))
 
     def finish(self, results: Sequence[tuple[Claim, Outcome]], owner: str) -> int:
@@ -187,7 +187,7 @@ class Store:
         Raises ValueError, and stores nothing, if an error is NaN or -inf.
         """
         outcomes = {claim.trial_id: outcome for claim, outcome in results}
-        tried: list[int] = []  # what an attempt whose commit was not confirmed may have written
+        tried: list[int] = []  # trials possibly written by an attempt whose commit was not confirmed
         return self._database.writing(lambda connection: leases.finish(connection, outcomes, owner, tried))
 
     def fail(self, trial_ids: Sequence[int], why: str, owner: str | None = None) -> int:
@@ -205,7 +205,7 @@ class Store:
         return self._database.reading(lambda connection: read.summaries(connection))
 
     def page(self, first: int, at_most: int, containing: str = "") -> "Page":
-        """Some studies, those created last first, of the studies whose name contains a text; fast in large storages."""
+        """Some of the studies whose name contains a text, the newest first; fast in large storages."""
         return self._database.reading(lambda connection: overview.page(connection, first, at_most, containing))
 
     def overview(self, study: str) -> Overview:
@@ -213,11 +213,11 @@ class Store:
         return self._database.reading(lambda connection: overview.one(connection, study))
 
     def finished_at(self, study: str, since: float = 0.0) -> list[float]:
-        """When each complete cell was finished, in order: seconds since the epoch, those after `since`."""
+        """The times at which cells were finished, after `since`, in order, in seconds since the epoch."""
         return self._database.reading(lambda connection: overview.finished_at(connection, study, since))
 
     def failures(self, study: str) -> list[tuple[str, str, str, int, str]]:
-        """The failed cells: panel, multiples of both axes, seed, and why."""
+        """The failed cells: panel, multiples of both axes, seed, and reason."""
         return self._database.reading(lambda connection: overview.failures(connection, study))
 
     def table(self, study: str) -> "pd.DataFrame":

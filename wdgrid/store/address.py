@@ -11,20 +11,20 @@ from sqlalchemy.exc import ArgumentError
 from wdgrid.errors import StoreError
 from wdgrid.printable import printable, without_password
 
-# SQLite's write-ahead log needs memory that all processes share, and locks that work: neither crosses machines.
+# SQLite's write-ahead log needs shared memory and working locks, which several machines do not have.
 NETWORK = re.compile(r"(fuse\.)?(nfs\d?|cifs|smb\w*|lustre|gpfs|beegfs|ceph\w*|glusterfs|afs|sshfs|orangefs|pvfs2)")
-ANYWAY = "WDGRID_NETWORK_SQLITE"  # environment variable; 1: the user says that one machine alone uses the file
+ANYWAY = "WDGRID_NETWORK_SQLITE"  # environment variable; 1: the user declares that only one machine uses the file
 SHOWN = 300  # characters of a URL in a message
 
 
 def parsed(url: str, create: bool) -> tuple[sa.URL, str]:
-    """The URL, and its text without passwords. Raises StoreError unless it may be a storage of ours."""
+    """The URL, and its text without passwords. Raises StoreError unless it is a possible storage for wdgrid."""
     name = printable(without_password(url)).replace("\n", "\\n")[:SHOWN]
     try:
         url.encode()
         made = sa.make_url(url)
-    except (ArgumentError, ValueError):  # the latter for a port that is no number, and for half a surrogate pair
-        # What cannot be parsed may hold a password anywhere: only the scheme and what follows the last @ are shown.
+    except (ArgumentError, ValueError):  # ValueError for a port that is not a number, and for half a surrogate pair
+        # Invalid text may hold a password anywhere, so only the scheme and the text after the last @ are shown.
         scheme, colon, rest = name.partition(":")
         name = f"{scheme}{colon and ':***'}{''.join(rest.rpartition('@')[1:]) if '@' in rest else ''}"
         raise StoreError(f"not a storage URL: {name!r} (sqlite:///path/x.db or postgresql+psycopg://…)") from None
@@ -66,14 +66,14 @@ def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) 
     kind, deepest = None, -1
     for fields in map(str.split, lines):
         point = Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1]))
-        # Of several mounts at one place the last one counts.
+        # If there are several mounts at one place, the last one counts.
         if (place == point or point in place.parents) and len(point.parts) >= deepest:
             kind, deepest = fields[2], len(point.parts)
     return kind if kind and NETWORK.fullmatch(kind) else None
 
 
 def opened_read_only(url: sa.URL) -> sa.URL:
-    """The URL with which SQLite opens its file for reading only; any other as it is."""
+    """The URL with which SQLite opens its file for reading only; other URLs are unchanged."""
     if url.get_backend_name() != "sqlite" or not url.database:
         return url
     return url.set(database=f"file:{quote(url.database)}", query={"mode": "ro", "uri": "true"})

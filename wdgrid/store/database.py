@@ -1,4 +1,4 @@
-"""Opens the storage: its engine, its transactions, Optuna's schema, and wdgrid's own two small tables."""
+"""Opens the storage, with its transactions, Optuna's schema, and wdgrid's own two small tables."""
 
 import json
 import math
@@ -24,13 +24,13 @@ from wdgrid.store.address import opened_read_only, parsed
 from wdgrid.store.overwritten import OpenFile, never_write_again, watched
 
 T = TypeVar("T")
-# The schema with which the bulk writes were tested. Optuna's schema number has been 12 for long and later changes have
-# alembic revisions, so both must match. Optuna's public API is no alternative: its claims can execute a cell twice.
+# The schema with which the bulk writes were tested. Optuna's schema number has long been 12 and later changes have
+# alembic revisions, so both must match. Optuna's public API cannot be used: its claims can execute a cell twice.
 TESTED_SCHEMA = (12, "v3.2.0.a")
 BUSY_TIMEOUT_S = 60
 CONNECT_S = 10
-WAIT_S = 0.5  # the first wait between two attempts, doubled up to twenty times as long, drawn at random below that
-RETRY_S = 300.0  # how long a PostgreSQL server may be away, once the storage was opened
+WAIT_S = 0.5  # limit of the random wait before the second attempt; it doubles, up to twenty times this
+RETRY_S = 300.0  # how long a PostgreSQL server may be unreachable after the storage was opened
 _PLANNING_LOCK = 0x77646772  # "wdgr": PostgreSQL's advisory lock, held by one planning process at a time
 
 studies: sa.Table = models.StudyModel.__table__
@@ -77,7 +77,7 @@ class Database:
         self._read_only = read_only
         self.dialect = self.url.get_backend_name()
         try:
-            # A worker may train for hours without a query; PostgreSQL may close the connection meanwhile.
+            # A worker may train for hours without a query, and PostgreSQL may close the connection in that time.
             options = {} if self.dialect == "sqlite" else {"pool_pre_ping": True, "connect_args": _patience(self.url)}
             self._engine = sa.create_engine(opened_read_only(self.url) if read_only else self.url, **options)
         except (ImportError, ArgumentError, ValueError, TypeError) as error:
@@ -112,10 +112,10 @@ class Database:
             self._engine.dispose()
 
     def _must_be_the_same_file(self) -> None:
-        """Raises StoreError where the SQLite file was deleted, moved, replaced or overwritten since it was opened."""
+        """Raises StoreError if the SQLite file was deleted, moved, replaced or overwritten since it was opened."""
         if self._file and not self._lost and self._file.is_another():
             self._lost = True
-            closable = [never_write_again(connection) for connection in self._connections]  # each of them
+            closable = [never_write_again(connection) for connection in self._connections]  # for every connection
             self._may_close = all(closable)
             if not self._read_only:
                 self._file.set_aside_log()
@@ -148,7 +148,7 @@ class Database:
         return self._patiently(self.read, function)
 
     def writing(self, function: Callable[[sa.Connection], T]) -> T:
-        """Calls `function` in a writing transaction; calls it again if PostgreSQL went away meanwhile."""
+        """Calls `function` in a writing transaction; calls it again if PostgreSQL became unreachable meanwhile."""
         return self._patiently(self.write, function)
 
     def planning(self, function: Callable[[sa.Connection], T]) -> T:
@@ -156,7 +156,7 @@ class Database:
         return self._patiently(self.plan, function)
 
     def _patiently(self, begin: Callable[[], AbstractContextManager[sa.Connection]], call: Callable[..., T]) -> T:
-        """One transaction; on PostgreSQL again for RETRY_S seconds while the server is away or starting."""
+        """One transaction; on PostgreSQL repeated for RETRY_S seconds while the server is unreachable or starting."""
 
         def attempt() -> T:
             with begin() as connection:
@@ -191,7 +191,7 @@ class Database:
             raise StoreError(f"{self.name}: was opened for reading only")
         self._must_be_the_same_file()
         with self._errors(), self._writer.begin() as connection:
-            self._must_be_the_same_file()  # nobody else writes from here on
+            self._must_be_the_same_file()  # no other process writes from here on
             yield connection
 
     @contextmanager
@@ -241,7 +241,7 @@ class Database:
         self.ensure(_ours)
 
     def ensure(self, tables: sa.MetaData) -> None:
-        """Create those of these tables that are missing; nothing of a storage that was opened for reading only."""
+        """Create the missing ones of these tables; none in a storage that was opened for reading only."""
         with self.read() as connection:
             present = sa.inspect(connection).get_table_names()
         if not set(tables.tables) <= set(present) and not self._read_only:
@@ -289,7 +289,7 @@ def _patience(url: sa.URL) -> dict[str, Any]:
 
 
 def _is_away(error: BaseException) -> bool:
-    """Whether PostgreSQL went away, is starting, or chose this transaction to end a deadlock."""
+    """Whether PostgreSQL is unreachable, is starting, or chose this transaction to end a deadlock."""
     cause = error.__cause__
     if not isinstance(error, StoreError) or not isinstance(cause, OperationalError | InterfaceError):
         return False
@@ -304,14 +304,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def clock(connection: sa.Connection) -> float:
-    """Seconds since the epoch; PostgreSQL's own, so that the clocks of several machines need not agree."""
+    """Seconds since the epoch, by PostgreSQL's clock, so that the clocks of several machines need not agree."""
     if connection.dialect.name == "postgresql":
         return float(connection.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
     return time.time()
 
 
 def insert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert many rows at once. Without rows it does nothing, where SQLAlchemy would insert a row of defaults."""
+    """Insert many rows at once. Without rows it does nothing (SQLAlchemy would insert a row of defaults)."""
     if rows:
         connection.execute(sa.insert(table), rows)
 

@@ -64,9 +64,9 @@ def _content(connection: sa.Connection) -> Iterator[str]:
 
 
 def backup(source: Path, target: Path) -> None:
-    """Copies an SQLite database by SQLite's own backup, whole or not at all, as of one commit; others may write.
+    """Copies an SQLite database by SQLite's own backup, completely or not at all, as of one commit; others may write.
 
-    Raises OutputError where `target` exists or cannot be written, StoreError where the copy is not intact.
+    Raises OutputError if `target` exists or cannot be written, StoreError if the copy is not intact.
     """
     if os.path.lexists(target):
         raise OutputError(f"{target}: exists already; give the backup another name")
@@ -77,10 +77,10 @@ def backup(source: Path, target: Path) -> None:
             original.backup(copy)
             if copy.execute("PRAGMA integrity_check").fetchone() != ("ok",):
                 raise StoreError(f"{source}: the copy is not intact; wdgrid doctor --storage says more")
-            copy.execute("PRAGMA journal_mode = DELETE")  # one file
+            copy.execute("PRAGMA journal_mode = DELETE")  # so that the copy is one file
         with part.open("rb") as written:
             os.fsync(written.fileno())
-        os.link(part, target)  # fails where another process was faster
+        os.link(part, target)  # fails if another process was faster
     except (OSError, sqlite3.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise OutputError(f"{target}: the backup cannot be written: {why}; make room or give another place") from error

@@ -1,7 +1,7 @@
-"""The queue of cells: WAITING trials are claimed under a lease, then finished, failed, released or reclaimed.
+"""Manages the queue of cells: claims WAITING trials under a lease, then finishes, fails, releases or reclaims them.
 
-Every function works inside the caller's transaction. Only the owner of a trial's lease may write it. So if a process
-seems dead and its trials are claimed by another one, they are not written twice when the first one continues.
+Every function works inside the caller's transaction. Only the owner of a trial's lease may write it. If a process
+seems dead and another one claims its trials, they are therefore not written twice when the first one continues.
 """
 
 import json
@@ -36,7 +36,7 @@ SCALARS = ("test_loss", "train_loss", "l2_term", "weight_norm", "diverged_at", "
 DIVERGENCE = ("divergence", "divergence_step")  # missing in trials stored before wdgrid had these classes
 LOSS_CURVES = {"test_loss_curve": "test_loss", "train_loss_curve": "train_loss"}
 # A trial's value and intermediate values are the error by which cells are picked. If that is the validation error, the
-# test error and its curve are attributes with these names; a trial that has them had a validation split.
+# test error and its curve are attributes with these names; trials with these attributes had a validation split.
 TEST_ERROR, TEST_ERROR_CURVE = "test_error", "test_error_curve"
 
 Only = Mapping[str, Collection[tuple[str, str]]] | None  # multiples of some cells, by panel; None: all cells
@@ -85,7 +85,7 @@ def claim(
         .where(trials.c.state == TrialState.WAITING, among(only, panel))
         .order_by(trials.c.number)
         .limit(k)
-        .with_for_update(skip_locked=True, of=trials)  # PostgreSQL; on SQLite the transaction is alone anyway
+        .with_for_update(skip_locked=True, of=trials)  # for PostgreSQL; on SQLite no other transaction runs
     )
     taken = (
         sa.update(trials)
@@ -133,12 +133,12 @@ def reclaim(connection: sa.Connection) -> int:
     """Set every trial back to WAITING whose lease has expired or whose owner, on this machine, has died."""
     query = sa.select(leases.c.trial_id).where(_lost(connection)).with_for_update(skip_locked=True)
     lost = connection.execute(query).scalars().all()
-    unleased = connection.execute(sa.select(trials.c.trial_id).where(unowned())).scalars().all()  # a lease was deleted
+    unleased = connection.execute(sa.select(trials.c.trial_id).where(unowned())).scalars().all()  # lease deleted
     return _put_back(connection, [*lost, *unleased])
 
 
 def unowned() -> sa.ColumnElement[bool]:
-    """The condition that a trial of ours is RUNNING and nobody has a lease on it: no claim leaves it so."""
+    """The condition that one of wdgrid's trials is RUNNING without a lease, which no claim causes."""
     ours = sa.exists().where(cells.c.trial_id == trials.c.trial_id, cells.c.study_id == trials.c.study_id)
     return sa.and_(
         trials.c.state == TrialState.RUNNING, ours, ~sa.exists().where(leases.c.trial_id == trials.c.trial_id)
@@ -146,7 +146,7 @@ def unowned() -> sa.ColumnElement[bool]:
 
 
 def abandoned(connection: sa.Connection, study: str) -> int:
-    """Number of a study's RUNNING trials that no process trains any more: those that `reclaim` would set back."""
+    """Number of a study's RUNNING trials that no process trains any more and that `reclaim` would set back."""
     study_ids = [panel.study_id for panel in need_panels(connection, study)]
     query = (
         sa.select(sa.func.count())

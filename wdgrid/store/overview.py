@@ -1,4 +1,4 @@
-"""Reads what a list of studies and a running study show, by few rows: counts, best cells, times, failures.
+"""Reads counts, best cells, times and failures for a list of studies or a running study, from few rows.
 
 Every function works inside the caller's transaction. Unlike `read.summaries`, the time of `page` depends on the
 studies of the page and not on all trials of the storage.
@@ -66,7 +66,7 @@ class Page:
 
 
 def page(connection: sa.Connection, first: int, at_most: int, containing: str = "") -> Page:
-    """`at_most` studies from the `first` (0: the one created last), of those whose name contains a text."""
+    """At most `at_most` of the studies whose name contains a text, from number `first` (0: the newest)."""
     created: dict[int, str] = {}
     names: dict[int, str] = {}
     keys = PREFIX + "study", PREFIX + "created"
@@ -82,7 +82,7 @@ def page(connection: sa.Connection, first: int, at_most: int, containing: str = 
 
 
 def one(connection: sa.Connection, study: str) -> Overview:
-    """One study. Raises StoreError where there is none."""
+    """One study. Raises StoreError if there is none."""
     need_panels(connection, study)
     return _overviews(connection, [study])[0]
 
@@ -156,7 +156,7 @@ def _best(connection: sa.Connection, study_ids: Sequence[int]) -> dict[int, Any]
 
 
 def finished_at(connection: sa.Connection, study: str, since: float = 0.0) -> list[float]:
-    """When each complete cell was finished, in order: seconds since the epoch, those after `since`."""
+    """The times at which cells were finished, after `since`, in order, in seconds since the epoch."""
     ids = [panel.study_id for panel in need_panels(connection, study)]
     after = trials.c.datetime_complete > datetime.fromtimestamp(since, UTC).replace(tzinfo=None)
     complete = trials.c.study_id.in_(ids), trials.c.state == TrialState.COMPLETE, after
@@ -169,7 +169,7 @@ def _seconds(time: datetime) -> float:
 
 
 def failures(connection: sa.Connection, study: str) -> list[tuple[str, str, str, int, str]]:
-    """The failed cells: panel, multiples of both axes, seed, and why."""
+    """The failed cells: panel, multiples of both axes, seed, and reason."""
     panels = {panel.study_id: panel.name for panel in need_panels(connection, study)}
     query = (
         sa.select(trials.c.study_id, cells.c.row, cells.c.col, cells.c.seed, trial_attrs.c.value_json)

@@ -1,7 +1,7 @@
-"""Notices that an open SQLite file was deleted, replaced, cut short or overwritten by another one.
+"""Detects that an open SQLite file was deleted, replaced, truncated or overwritten by another one.
 
-SQLite trusts its caches and its write-ahead log, whatever becomes of the file: it would write pages of the old database
-into the new one, the last time when it is closed.
+SQLite uses its caches and its write-ahead log even if the file was replaced. It would write pages of the old database
+into the new one, the last time when the connection is closed.
 """
 
 import ctypes
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 MAGIC = b"SQLite format 3\0"
-WAL = b"\2\2"  # the file's write and read version in WAL mode, which nobody can leave while another has the file open
+WAL = b"\2\2"  # write and read version of a file in WAL mode; it cannot be left while another process has the file open
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What the file's first page says (sqlite.org/fileformat2.html, section 1.3), and the file's size in bytes."""
+    """Fields of the file's first page (sqlite.org/fileformat2.html, section 1.3), and the file's size in bytes."""
 
     magic: bytes
     versions: bytes
-    needed: int  # size that its pages take
+    needed: int  # size of all its pages
     changes: int
     stamp: int
     size: int
@@ -38,7 +38,7 @@ class OpenFile:
         self._last = self._header()
 
     def is_another(self) -> bool:
-        """Whether another file is at the path now, or other content in the file."""
+        """Whether there is now another file at the path, or other content in the file."""
         if _place(self._path) != self._place:
             return True
         last, self._last = self._last, self._header() or self._last
@@ -53,7 +53,7 @@ class OpenFile:
         )
 
     def _header(self) -> _Header | None:
-        """Read through SQLite's own descriptor: closing another one would release SQLite's locks on the file."""
+        """Reads through SQLite's own descriptor, because closing another one would release SQLite's locks."""
         for descriptor in [self._descriptor, *_descriptors()]:
             try:
                 status = os.fstat(-1 if descriptor is None else descriptor)
@@ -70,7 +70,7 @@ class OpenFile:
         return None
 
     def set_aside_log(self) -> None:
-        """Renames the write-ahead log, which does not belong to the file that is there now."""
+        """Renames the write-ahead log, which does not belong to the file now at the path."""
         for ending in ("-wal", "-shm"):
             log = self._path.with_name(self._path.name + ending)
             try:
@@ -80,13 +80,13 @@ class OpenFile:
 
 
 def watched(path: Path, connection: Any, *, may_write: bool) -> OpenFile:
-    """The file that an SQLite connection has open. It gets its random number here, if it has none and `may_write`."""
+    """The file that an SQLite connection has open. If it has no random number and `may_write`, it gets one here."""
     if may_write and not _stamp(connection):
         connection.execute("BEGIN IMMEDIATE")
         if not _stamp(connection):  # no other process was faster
             connection.execute(f"PRAGMA user_version = {1 + secrets.randbelow(2**31 - 1)}")
         connection.execute("COMMIT")
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # into the file itself, where nobody reads an older state
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # into the file itself, as far as no reader prevents it
     return OpenFile(path, _stamp(connection))
 
 
@@ -95,7 +95,7 @@ def _stamp(connection: Any) -> int:
 
 
 def _place(path: Path) -> tuple[int, int] | None:
-    """Device and inode; None where there is no file."""
+    """Device and inode; None if there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -104,7 +104,7 @@ def _place(path: Path) -> tuple[int, int] | None:
 
 
 def _descriptors() -> list[int]:
-    """What this process has open; empty where the system does not say."""
+    """The file descriptors that this process has open; empty if the system does not list them."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
             return [int(name) for name in os.listdir(folder)]  # noqa: PTH208
@@ -114,9 +114,9 @@ def _descriptors() -> list[int]:
 
 
 def never_write_again(connection: Any) -> bool:
-    """Prevents that an SQLite connection writes its log into the file when it is closed. Whether it may be closed.
+    """Prevents an SQLite connection from writing its log into the file when closed. Returns whether it may be closed.
 
-    Before Python 3.12 sqlite3 has no switch for that: the connection stays open until the process ends.
+    Before Python 3.12 sqlite3 has no option for that, so the connection stays open until the process ends.
     """
     if hasattr(connection, "setconfig"):
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # pyright: ignore

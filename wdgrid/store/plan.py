@@ -69,7 +69,7 @@ def panels_of(connection: sa.Connection, study: str | None = None) -> list[Panel
 
 
 def _damage(attrs: Mapping[str, Any]) -> str | None:
-    """What is wrong with the attributes of a panel; None where nothing is."""
+    """The fault of a panel's attributes; None if there is none."""
     kinds = {"position": int, "constants": dict}
     if missing := sorted(RESERVED - {"panel_attrs"} - set(attrs)):
         return f"it has no {', '.join(PREFIX + key for key in missing)}"
@@ -146,7 +146,7 @@ def withdraw(connection: sa.Connection, study: str) -> bool:
     """Delete a study if no trial was ever begun. Returns whether it is gone."""
     study_ids = [panel.study_id for panel in panels_of(connection, study)]
     of_study = sa.select(trials.c.trial_id).where(trials.c.study_id.in_(study_ids))
-    connection.execute(of_study.with_for_update())  # PostgreSQL: no process can claim one from here on
+    connection.execute(of_study.with_for_update())  # on PostgreSQL, no process can claim a trial from here on
     if begun(connection, study):
         return False
     connection.execute(sa.delete(cells).where(cells.c.study_id.in_(study_ids)))
@@ -159,7 +159,7 @@ def withdraw(connection: sa.Connection, study: str) -> bool:
 
 
 def keep(connection: sa.Connection, study: str, key: str, value: Any) -> Any:
-    """Set an attribute if there is none or no trial was begun. Returns the value that is stored then."""
+    """Set an attribute if there is none or no trial was begun. Returns the stored value."""
     panels = need_panels(connection, study)
     kept = panels[0].attrs.get(key)
     if kept is not None and begun(connection, study):

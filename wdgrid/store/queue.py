@@ -1,7 +1,7 @@
-"""The queue of submitted studies, and the lease of the one worker that trains them.
+"""Stores the queue of submitted studies, and the lease of the worker that trains them.
 
-Each method of `Queue` is one transaction. The two tables are created when a study is first submitted or a worker first
-begins; until then the queue is empty. Only the worker that holds the lease may start and end entries.
+Each method of `Queue` is one transaction. The two tables are created when a study is first submitted or a worker
+first starts; until then the queue is empty. Only the worker that holds the lease may start and end entries.
 """
 
 import json
@@ -49,9 +49,9 @@ _worker = sa.Table(
 
 @dataclass(frozen=True)
 class Entry:
-    """A submitted study: its definition as canonical JSON, and how it is to be swept (`options`).
+    """A submitted study: its definition as canonical JSON, and the options of its sweep (`options`).
 
-    Times are in seconds since the epoch. `attempts` counts sweeps that a fault ended. `note` says why it ended.
+    Times are in seconds since the epoch. `attempts` counts sweeps that ended by a fault. `note` says why it ended.
     """
 
     id: int
@@ -69,7 +69,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Worker:
-    """The process that trains the queue: `alive` is False where it died or its lease expired."""
+    """The process that trains the queue; `alive` is False if it died or its lease expired."""
 
     owner: str
     alive: bool
@@ -82,10 +82,10 @@ class Queue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # For everybody
+    # For all processes
 
     def submit(self, study: str, canonical: str, digest: str, options: Mapping[str, Any]) -> Entry:
-        """Add a study at the end. Raises UsageError where another study of that name is in the queue."""
+        """Add a study at the end. Raises UsageError if a study of that name is already in the queue."""
 
         def add(connection: sa.Connection) -> Entry:
             same = sa.select(_queue).where(_queue.c.study == study, _queue.c.state.in_(OPEN))
@@ -112,7 +112,7 @@ class Queue:
         return self._database.planning(add)
 
     def entries(self, at_most: int = 100) -> list[Entry]:
-        """The entries in the queue in the order of their turn, then those that ended, the latest first."""
+        """The entries in the queue in the order of training, then those that ended, the latest first."""
 
         def read(connection: sa.Connection) -> list[Entry]:
             if not self._exists(connection):
@@ -126,7 +126,7 @@ class Queue:
         return self._database.reading(read)
 
     def entry(self, number: int) -> Entry:
-        """One entry. Raises UsageError where there is none."""
+        """One entry. Raises UsageError if there is none."""
 
         def read(connection: sa.Connection) -> Entry:
             if not self._exists(connection):
@@ -136,7 +136,7 @@ class Queue:
         return self._database.reading(read)
 
     def move(self, number: int, to: int) -> Entry:
-        """Move an entry to a place among those that wait or are paused; 1 is the next one."""
+        """Move an entry to a place among the waiting and paused ones; 1 is the next one."""
 
         def change(connection: sa.Connection) -> Entry:
             _must_be(_one(connection, number), ("waiting", "paused"), "moved")
@@ -157,7 +157,7 @@ class Queue:
         return self._turn(number, ("waiting", "running"), "paused", "paused")
 
     def resume(self, number: int) -> Entry:
-        """Let an entry go on that is paused, cancelled or failed; it waits for its turn."""
+        """Resume an entry that is paused, cancelled or failed; it waits for its turn."""
         return self._turn(
             number, ("paused", "cancelled", "failed"), "waiting", "resumed", attempts=0, ended=None, note=""
         )
@@ -167,7 +167,7 @@ class Queue:
         return self._turn(number, OPEN, "cancelled", "cancelled", ended=True)
 
     def worker(self) -> Worker | None:
-        """The process that holds, or held, the lease; None where there never was one, or it left."""
+        """The process that holds, or held, the lease; None if there was none, or if it gave the lease back."""
 
         def read(connection: sa.Connection) -> Worker | None:
             if not self._exists(connection):
@@ -183,9 +183,9 @@ class Queue:
     # For the worker
 
     def hold(self, owner: str, progress: Mapping[str, Any] | None = None, lease_s: float = LEASE_S) -> bool:
-        """Take or renew the lease, and store what the worker tells of its progress. False: another worker holds it.
+        """Take or renew the lease, and store the worker's progress. False: another worker holds the lease.
 
-        Who takes the lease anew puts back what an earlier worker left running.
+        A worker that takes the lease anew puts back the entries that an earlier worker left running.
         """
 
         def take(connection: sa.Connection) -> bool:
@@ -215,7 +215,7 @@ class Queue:
         )
 
     def start_next(self, owner: str) -> Entry | None:
-        """The first entry that waits, which is running from now on; None where none does, or the lease is lost."""
+        """Start the first waiting entry and return it; None if there is none, or the lease is lost."""
 
         def start(connection: sa.Connection) -> Entry | None:
             if not _holds(connection, owner):
@@ -231,7 +231,7 @@ class Queue:
         return self._database.planning(start)
 
     def finish(self, number: int, owner: str, state: Literal["done", "failed", "waiting"], note: str = "") -> bool:
-        """End a running entry, or let it wait for another attempt; False where it is not running, or the lease lost."""
+        """End a running entry, or let it wait for another attempt. False: it is not running, or the lease is lost."""
 
         def end(connection: sa.Connection) -> bool:
             if not _holds(connection, owner):
@@ -252,7 +252,7 @@ class Queue:
         return set(_tables.tables) <= set(sa.inspect(connection).get_table_names())
 
     def _changed(self, number: int, change: Any) -> Entry:
-        self.entry(number)  # raises where there is none, before tables are created
+        self.entry(number)  # raises if there is none, before tables are created
         return self._database.planning(change)
 
     def _turn(self, number: int, allowed: tuple[str, ...], to: State, word: str, **values: Any) -> Entry:

@@ -29,7 +29,7 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
     TrialState.FAIL: "failed",
-    TrialState.PRUNED: "failed",  # wdgrid prunes no trial; another program did
+    TrialState.PRUNED: "failed",  # wdgrid prunes no trials, but other programs may
 }
 
 
@@ -69,10 +69,10 @@ class StudySummary:
 
 @dataclass(frozen=True)
 class CellCount:
-    """How many cells of a study, or of those asked for, are in each state.
+    """How many cells of a study, or of a selection, are in each state.
 
-    `leased_until` is when the last lease of a running one ends if it is not renewed: seconds since the epoch, by the
-    storage's clock; None where none runs.
+    `leased_until` is the end of the last lease of a running cell, unless it is renewed, in seconds since the epoch by
+    the storage's clock; None if no cell is running.
     """
 
     n_complete: int
@@ -83,7 +83,7 @@ class CellCount:
 
     @property
     def n_cells(self) -> int:
-        """All of them."""
+        """The number of all cells."""
         return self.n_complete + self.n_failed + self.n_running + self.n_waiting
 
 
@@ -214,7 +214,7 @@ def table(connection: sa.Connection, study: str) -> "pd.DataFrame":
 
 
 def _errors(value: float, attrs: Mapping[str, Any]) -> dict[str, float]:
-    """Both errors of a trial, from its value and its attributes (where null means infinity, which JSON lacks)."""
+    """Both errors of a trial, from its value and its attributes (there, null means infinity, which JSON lacks)."""
     if TEST_ERROR not in attrs:
         return {"test_error": value, "validation_error": math.nan}
     tested = attrs[TEST_ERROR]
@@ -287,7 +287,7 @@ def _hyperparameters(connection: sa.Connection, study_ids: Sequence[int]) -> dic
 
 
 def _attributes(connection: sa.Connection, study_ids: Sequence[int], names: Sequence[str]) -> dict[int, dict[str, Any]]:
-    """Attributes of trials; those that are null are left out, but for the test error's, which means infinity."""
+    """Attributes of trials, without null values, except for the test error, for which null means infinity."""
     query = (
         sa.select(trial_attrs.c.trial_id, trial_attrs.c.key, trial_attrs.c.value_json)
         .join(cells, cells.c.trial_id == trial_attrs.c.trial_id)

@@ -17,7 +17,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 def code_faults(task: Task) -> Iterator[str]:
     """One line for each fault of the functions that a task names: no such module or name, arguments that do not fit.
 
-    What the source does not show (a name that is assigned, a decorated function, a compiled module) is not judged.
+    Names that the source does not define as plain functions (assigned, decorated, compiled) are not checked.
     """
     for field in ("dataset", "model"):
         spec: str = getattr(task, field)
@@ -52,7 +52,7 @@ def _faults(field: str, spec: str, args: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _module(name: str) -> ModuleSpec | None:
-    """Where a module's source is; the working directory comes first, as when it is imported."""
+    """The path of a module's source; the working directory comes first, as in an import."""
     places: list[str] | None = [str(Path.cwd()), *(place for place in sys.path if place)]
     spec = None
     for depth in range(name.count(".") + 1):
@@ -64,7 +64,7 @@ def _module(name: str) -> ModuleSpec | None:
 
 
 def _may_have(tree: ast.Module, name: str) -> bool:
-    """Whether a module may have a name that is no top-level definition: imported, assigned, or made while it runs."""
+    """Whether a module may have a name without a top-level definition: imported, assigned, or created at run time."""
     return any(_bound(node) in (name, "*", "__getattr__", "globals") for node in ast.walk(tree))
 
 

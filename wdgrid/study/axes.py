@@ -42,7 +42,7 @@ class _TooFarError(ValueError):
 
 
 def _bounded(text: str) -> str:
-    """The text of a number that can be made a fraction at once: `Fraction("1e99999999")` takes gigabytes."""
+    """The text of a number, checked before it becomes a fraction, because `Fraction("1e99999999")` takes gigabytes."""
     exponent = _EXPONENT.search(text)
     if len(text) > 2 * MAX_EXPONENT + 2 or (exponent and abs(int(exponent[1])) > 2 * MAX_EXPONENT):
         raise _TooFarError

@@ -16,7 +16,7 @@ class FaultsError(ValueError):
 
 
 def did_you_mean(word: str, among: Iterable[str]) -> str:
-    """`; did you mean width?`, or nothing where no name is similar."""
+    """`; did you mean width?`, or nothing if no name is similar."""
     near = get_close_matches(word, list(among), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -85,5 +85,5 @@ BUILT_IN_DATASETS: dict[str, type[Frozen]] = {
     "imagenet32": Imagenet32Args,
     "folder": FolderArgs,
 }
-# Arguments that only say where published data is. They do not affect the results, unlike the folder of `folder`.
+# Arguments that only locate published data. They do not affect the results, unlike the folder of `folder`.
 WHERE = {"cifar10": {"root", "download"}, "cifar100": {"root", "download"}, "imagenet32": {"root"}}

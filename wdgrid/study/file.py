@@ -22,7 +22,7 @@ from wdgrid.study.sections import SCHEDULES, FaultsError
 MAX_BYTES = 2**20
 MAX_LINES = 30  # faults in one message
 MAX_KEYS = 32  # parts of a dotted key
-# Strings and comments of a TOML file, in which dots and brackets mean nothing.
+# Strings and comments of a TOML file, in which dots and brackets have no meaning.
 _QUOTED = re.compile(
     r'"""(?:\\.|[^\\])*?"""|' + r"'''.*?'''|" + r'"(?:\\.|[^"\\\n])*"|' + r"'[^'\n]*'|" + r"\#[^\n]*", re.DOTALL
 )
@@ -49,14 +49,14 @@ def load_study(path: Path, overrides: Sequence[str] = (), *, allow_code: bool = 
 
 
 def refuse_code(study: Study, prefix: str = "") -> None:
-    """Raises StudyFileError, one line a field, if the study names code of the user's own; `prefix` begins each line."""
+    """Raises StudyFileError, one line per field, if the study names the user's own code; `prefix` begins each line."""
     if fields := study.named_code():
         why = "names code, which --no-code (in Python allow_code=False) does not allow"
         raise StudyFileError([f"{prefix}{field}: {why}" for field in fields])
 
 
 def study_of(data: Mapping[str, Any], overrides: Sequence[str] = (), prefix: str = "") -> Study:
-    """The study that a study file's content stands for; as `load_study`, with `prefix` before each fault."""
+    """The study of a study file's content; as `load_study`, with `prefix` before each fault."""
     try:
         given = copy.deepcopy(dict(data))
     except RecursionError:
@@ -73,7 +73,7 @@ def study_of(data: Mapping[str, Any], overrides: Sequence[str] = (), prefix: str
 
 
 def study_of_text(text: str, overrides: Sequence[str] = ()) -> Study:
-    """The study that a study file's text stands for; as `load_study`."""
+    """The study of a study file's text; as `load_study`."""
     try:
         if len(text.encode()) > MAX_BYTES:
             raise ValueError(f"a study file has at most {MAX_BYTES} bytes")
@@ -84,7 +84,7 @@ def study_of_text(text: str, overrides: Sequence[str] = ()) -> Study:
 
 
 def _text(path: Path) -> str:
-    """The file's text. Raises OSError, or ValueError for one of more than MAX_BYTES bytes or not in UTF-8."""
+    """The file's text. Raises OSError, or ValueError if it is longer than MAX_BYTES bytes or not in UTF-8."""
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
@@ -93,7 +93,7 @@ def _text(path: Path) -> str:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """TOML as a dictionary. Raises ValueError for what is not valid, or nested so deeply that parsing would not end."""
+    """TOML as a dictionary. Raises ValueError if it is invalid, or so deeply nested that parsing would not end."""
     for piece in re.split(r"[=,{}\[\]\n]", _QUOTED.sub("", text)):
         if piece.count(".") > MAX_KEYS:  # tomllib's time grows with the square of this number
             raise ValueError(f"a dotted key has at most {MAX_KEYS} parts: {piece.strip()[:20]}…")

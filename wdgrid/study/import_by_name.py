@@ -1,4 +1,4 @@
-"""Finds a user's own function by "package.module:function", and where in the user's files something is or failed."""
+"""Imports a user's own function by "package.module:function"; finds the user's file and line of an object or error."""
 
 import importlib
 import importlib.util
@@ -17,10 +17,10 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def load_object(spec: str) -> Callable[..., Any]:
-    """The function that `package.module:function` names, of a module in the working directory or of an installed one.
+    """The function that `package.module:function` names, in a module of the working directory or an installed one.
 
-    Only the module that is named is taken from the working directory before an installed one of the same name. What it
-    imports itself is looked for there last, so that no file there takes the place of one of Python's own modules.
+    Only the named module is searched for in the working directory first. For its own imports the working directory is
+    searched last, so that no file there replaces one of Python's own modules.
     """
     module_name, _, name = spec.partition(":")
     try:
@@ -53,7 +53,7 @@ def _module(name: str) -> ModuleType:
 
 
 def shown_path(path: str | Path) -> str:
-    """A file as a user knows it: from the working directory where it lies below it."""
+    """A file's path for messages: relative if it is below the working directory."""
     whole = Path(path)
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
 
@@ -68,7 +68,7 @@ def defined_at(thing: object) -> str | None:
 
 
 def failed_at(error: BaseException) -> str | None:
-    """`mine.py, line 12`: the last line of the user's own code on an error's way; None where there is none."""
+    """`mine.py, line 12`: the last line of the user's own code in an error's traceback; None if there is none."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     return f"{shown_path(own[-1].filename)}, line {own[-1].lineno}" if own else None
 
@@ -79,7 +79,7 @@ def in_words(error: BaseException) -> str:
 
 
 def _is_users(file: str) -> bool:
-    """Whether a file is neither wdgrid's, nor Python's, nor of an installed package."""
+    """Whether a file belongs neither to wdgrid, nor to Python, nor to an installed package."""
     if not file.endswith(".py"):
         return False
     others = [_PACKAGE, *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))]

@@ -114,7 +114,7 @@ class Study(Frozen):
         return unfolded
 
     def identity(self) -> dict[str, Any]:
-        """All that affects the results: not the title, the report, the device, or where published data is."""
+        """The parts that affect the results: not the title, the report, the device or the place of published data."""
         canonical = self.model_dump(mode="json", exclude={"title": True, "report": True, "task": {"device"}})
         # Fields added later are left out if they are not set, so that studies stored earlier keep their digest.
         unset = [{n for n in ("weight_decay_unit", "decay") if getattr(p, n) is None} for p in self.panels]
@@ -134,7 +134,7 @@ class Study(Frozen):
         return canonical
 
     def named_code(self) -> list[str]:
-        """Fields that name code of the user's own, which training would run, such as `task.model = mine:net`."""
+        """Fields that name the user's own code, which training would run, such as `task.model = mine:net`."""
         fields = {"task.dataset": self.task.dataset, "task.model": self.task.model}
         return [f"{field} = {value}" for field, value in fields.items() if ":" in value]
 

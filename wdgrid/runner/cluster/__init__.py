@@ -1,7 +1,7 @@
-"""Workers on a Ray cluster: one a CPU or GPU slot, wherever the cluster has room, as nodes come and go.
+"""Runs workers on a Ray cluster, one per CPU or GPU slot, while nodes join and leave.
 
-A bridge process holds the connection to Ray. The sweep itself stays on the machine where it was started, and writes the
-store alone.
+A bridge process holds the connection to Ray. The sweep runs on the machine where it was started, and is the only
+process that writes the store.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ CONNECT_S = 30.0  # in which a cluster must answer
 class Ray:
     """A Ray cluster: its `address` HOST:PORT, or "auto".
 
-    Each worker takes a CPU and `gpus_per_worker` GPUs; None: one GPU where the study may use a GPU and the cluster has
+    Each worker takes a CPU and `gpus_per_worker` GPUs; None: one GPU if the study may use a GPU and the cluster has
     any.
     """
 
@@ -43,9 +43,9 @@ class Ray:
 
 
 def ray_of(address: str | None, gpus_per_worker: float | None) -> Ray | None:
-    """The cluster that a user asked for by its address, None where there is none.
+    """The cluster at the address that a user gave; None without an address.
 
-    Raises UsageError where an option has no meaning.
+    Raises UsageError if an option does not apply.
     """
     if address is None:
         if gpus_per_worker is not None:
@@ -59,7 +59,7 @@ class Cluster:
 
     def __init__(self, ray: Ray, task: Task, code: Path | None, pull: bool) -> None:
         self._ray, self._task, self._pull = ray, task, pull
-        self._room: Room | None = None  # None: not known at the moment
+        self._room: Room | None = None  # None: unknown at the moment
         self._workers: dict[int, ClusterWorker] = {}
         self._started = 0
         context = multiprocessing.get_context("spawn")
@@ -78,7 +78,7 @@ class Cluster:
             raise
 
     def close(self) -> None:
-        """Ends the connection, and every worker with it."""
+        """Ends the connection and all workers."""
         self._pipe.close()
         self._process.join(END_S)
         if self._process.is_alive():
@@ -100,12 +100,12 @@ class Cluster:
         self.command(Send(worker, order, self._pull))
 
     def end(self, worker: int) -> None:
-        """Asks a worker to save what it is training and to end."""
+        """Asks a worker to save its training and to end."""
         with contextlib.suppress(MachineError):  # the bridge is gone, and its workers with it
             self.command(End(worker))
 
     def stop(self, worker: int, *, refuse: bool = False) -> None:
-        """Ends a worker; `refuse`: none is started on its node any more."""
+        """Ends a worker; `refuse`: no other worker is started on its node."""
         if self._workers.pop(worker, None):
             if refuse:
                 self._room = None
@@ -113,7 +113,7 @@ class Cluster:
                 self.command(Stop(worker, refuse))
 
     def wait(self, _workers: Sequence[Worker], timeout: float) -> list[Worker]:
-        """The workers that have sent something, once one has or the cluster has changed, or after `timeout` seconds."""
+        """The workers that have sent a message; waits `timeout` seconds for one or for a change of the cluster."""
         if not self._pipe.poll(timeout):
             return []
         while self._pipe.poll():
@@ -123,22 +123,22 @@ class Cluster:
     # The cluster
 
     def wanted(self, asked: int | None) -> int:
-        """How many workers to have now: so many as were asked for, else as many as there is room for, but one."""
+        """How many workers to run now: the number asked for, else as many as fit, at least one."""
         if self._room is None:
             return 0
         return asked or max(1, self._room.slots)
 
     def notice(self, asked: int | None) -> str | None:
-        """What workers wait for, if some that were asked for do, or all of them."""
+        """What workers wait for, if requested workers or all workers have no place."""
         return self._room.waits_for if self._room and (asked or not self._room.placed) else None
 
     @property
     def all_refused(self) -> bool:
-        """Whether there is no node left, because each that there is was refused."""
+        """Whether every node of the cluster was refused."""
         return self._room is not None and self._room.refused > 0 and self._room.slots == 0
 
     def command(self, command: Command) -> None:
-        """Passes a command to the bridge. Raises MachineError where it is gone."""
+        """Sends a command to the bridge. Raises MachineError if the bridge is gone."""
         try:
             self._pipe.send(command)
         except OSError:
@@ -164,7 +164,7 @@ class Cluster:
 
 
 class ClusterWorker:
-    """A worker somewhere on the cluster, or one that waits for a place."""
+    """A worker on the cluster, or one that waits for a place."""
 
     def __init__(self, cluster: Cluster, number: int) -> None:
         self._cluster, self._number = cluster, number
@@ -176,7 +176,7 @@ class ClusterWorker:
         self._cluster.send(self._number, order)
 
     def receive(self) -> Sequence[Message | None]:
-        """What it has sent; None if it died."""
+        """The worker's messages; None if it died."""
         mail, self.mail = self.mail, []
         return mail
 
@@ -185,7 +185,7 @@ class ClusterWorker:
         self._cluster.end(self._number)
 
     def stop(self) -> None:
-        """Ends the worker by force: what it had to say is read before."""
+        """Ends the worker by force; its last messages were read before."""
         self._cluster.stop(self._number)
 
     def kill(self) -> None:
@@ -197,16 +197,16 @@ class ClusterWorker:
         return None
 
     def refuse(self) -> None:
-        """Ends the worker, and has none started on its node any more."""
+        """Ends the worker; no other worker is started on its node."""
         self._cluster.stop(self._number, refuse=True)
 
 
 @contextlib.contextmanager
 def connected(ray: Ray, task: Task, pull: bool) -> Generator[Cluster]:
-    """The cluster, while it is needed; the user's own modules travel to it.
+    """A connection to the cluster for the block; the user's own modules are sent to it.
 
-    `pull`: checkpoints are kept on this machine. Raises UsageError where Ray is not installed or the modules are too
-    large, MachineError where the cluster does not answer.
+    `pull`: checkpoints are copied to this machine. Raises UsageError if Ray is not installed or the modules are too
+    large, MachineError if the cluster does not answer.
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError("--ray: Ray is not installed: pip install 'wdgrid[ray]', here and on every node")
@@ -221,7 +221,7 @@ def connected(ray: Ray, task: Task, pull: bool) -> Generator[Cluster]:
 
 
 def _with_whole_path(task: Task) -> Task:
-    """The task with the whole path of a data folder that is here, since a node has another working directory."""
+    """The task with the absolute path of a data folder in the working directory, because nodes have another one."""
     root = task.dataset_args.get("root")
     if not isinstance(root, str) or root == "." or not Path(root).is_dir():
         return task

@@ -1,4 +1,4 @@
-"""A worker on a node of a Ray cluster: it trains in a thread, and answers two calls at a time."""
+"""Runs a worker on a node of a Ray cluster; it trains in a thread and answers two calls at a time."""
 
 import contextlib
 import multiprocessing
@@ -16,12 +16,12 @@ from wdgrid.study.sections import Task
 
 
 class Actor:
-    """One call waits for what the worker says while another brings an order."""
+    """A Ray actor with a worker. One call waits for the worker's messages while another delivers an order."""
 
     def __init__(self, task: Task, cells: int, chunk: int | None) -> None:
         _import_own(task)
         self._connection, theirs = multiprocessing.Pipe()
-        self._folder: Path | None = None  # of checkpoints that the driver keeps
+        self._folder: Path | None = None  # for checkpoints that are copied to the driver
         self._given: set[str] = set()
         self._ending = Ending()
         given = theirs, task, cells, chunk, self._ending
@@ -35,30 +35,31 @@ class Actor:
         return context.get_node_id(), str(ray.util.get_node_ip_address())  # pyright: ignore
 
     def order(self, order: Order, files: Mapping[str, bytes] | None) -> None:
-        """Passes a chunk on. `files` are its checkpoints; None: they are in the order's folder."""
+        """Sends a chunk to the worker. `files` are its checkpoints; None: they are in the order's folder."""
         if files is not None:
             self._folder = self._folder or Path(tempfile.mkdtemp(prefix="wdgrid-"))
             for name, content in files.items():
                 (self._folder / name).write_bytes(content)
             self._given = set(files)
             order = replace(order, checkpoints=self._folder)
-        with contextlib.suppress(OSError):  # the thread has ended: `receive` says so
+        with contextlib.suppress(OSError):  # the thread has ended; `receive` returns that
             self._connection.send(order)
 
     def receive(self) -> tuple[list[Message | None], dict[str, bytes]]:
-        """What the worker has said since the last call, once there is something, and checkpoints that it wrote."""
+        """The worker's messages since the last call (waits for one), and the checkpoints that it wrote."""
         messages: list[Message | None] = []
         try:
             while not messages or self._connection.poll():
                 messages.append(self._connection.recv())
         except (EOFError, OSError):
             messages.append(None)
-        # After an epoch the chunk's earlier checkpoints are read, and no file stays where nobody would remove it.
+        # Files are collected only after an epoch: then the worker has read the chunk's earlier checkpoints, and no file
+        # is left that nothing would remove.
         trained = any(isinstance(message, Epoch | Stopped) for message in messages)
         return messages, self._written() if trained else {}
 
     def end(self) -> None:
-        """Asks the worker to save what it is training and to end; `receive` has its last messages."""
+        """Asks the worker to save its training and to end; `receive` returns its last messages."""
         self._ending.asked = True
         with contextlib.suppress(OSError):  # it ended already
             self._connection.send(None)
@@ -73,7 +74,7 @@ class Actor:
     def _written(self) -> dict[str, bytes]:
         files: dict[str, bytes] = {}
         for path in sorted(self._folder.glob("*.safetensors")) if self._folder else ():
-            with contextlib.suppress(FileNotFoundError):  # a newer one took its place
+            with contextlib.suppress(FileNotFoundError):  # a newer one replaced it
                 if path.name not in self._given:
                     files[path.name] = path.read_bytes()
                 path.unlink()
@@ -81,9 +82,9 @@ class Actor:
 
 
 def _import_own(task: Task) -> None:
-    """Imports the user's modules from the folder into which Ray put them, and leaves it: Ray may remove it."""
+    """Imports the user's modules from Ray's folder, and then leaves the folder, because Ray may remove it."""
     for spec in (task.model, task.dataset):
         if ":" in spec:
-            with contextlib.suppress(Exception):  # the thread says so when it loads them
+            with contextlib.suppress(Exception):  # the thread reports the fault when it loads them
                 load_object(spec)
     os.chdir("/")

@@ -1,8 +1,8 @@
-"""What the address of a Ray cluster looks like."""
+"""Recognises the address of a Ray cluster."""
 
 import re
 
-AUTO = "auto"  # $RAY_ADDRESS, or the cluster of which this machine is a node
+AUTO = "auto"  # $RAY_ADDRESS, else the cluster of which this machine is a node
 _ADDRESS = re.compile(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 
 

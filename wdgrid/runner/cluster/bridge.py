@@ -1,7 +1,7 @@
-"""The process that holds a sweep's connection to Ray.
+"""Holds a sweep's connection to Ray, in a separate process.
 
-Ray prints to the terminal, sets signal handlers, and may end its process when the cluster is gone. Here that touches no
-sweep: the process has no terminal, and a sweep gives it up where it does not answer.
+Ray prints to the terminal, sets signal handlers, and may end its process when the cluster is gone. A separate process
+protects the sweep: it has no terminal, and the sweep abandons it if it does not answer.
 """
 
 # Ray's own types are not complete.
@@ -26,16 +26,16 @@ from wdgrid.runner.events import Notice
 from wdgrid.runner.messages import Lost, Message
 from wdgrid.runner.worker import Pipe, end_with_parent
 
-LOOK_S = 1.0  # between two looks at the cluster's nodes
-WAIT_S = 10.0  # that a worker waits for a place before the user hears of it
+LOOK_S = 1.0  # between two checks of the cluster's nodes
+WAIT_S = 10.0  # in which a worker waits for a place before this is reported
 REACH_S = 5.0  # for the cluster's address to accept a connection
 LEAVE_S = 2.0  # for actors to remove their files at the end
 
 
 def serve_bridge(connection: Pipe) -> None:
-    """Does what a sweep asks for, until the pipe closes; on Linux, no longer than its parent lives."""
+    """Executes a sweep's commands until the pipe closes; on Linux, the process ends with its parent."""
     end_with_parent()
-    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to every process; the parent decides what they mean
+    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to every process; the parent handles them
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -106,7 +106,7 @@ class _Bridge:
         self._room: Room | None = None
 
     def run(self) -> None:
-        """Serves commands and actors' answers as they come. Ends by EOFError, when the parent closes the pipe."""
+        """Handles commands and actors' answers as they arrive. Ends by EOFError when the parent closes the pipe."""
         self._look()
         threading.Thread(target=self._read, daemon=True).start()
         looked = time.monotonic()
@@ -118,7 +118,7 @@ class _Bridge:
                 looked = time.monotonic()
 
     def _read(self) -> None:
-        """Takes commands from the pipe at any time, so that the parent never waits to write one."""
+        """Reads commands from the pipe at any time, so that the parent never waits to write one."""
         try:
             while True:
                 command: Command = self._connection.recv()
@@ -129,7 +129,7 @@ class _Bridge:
     def _end(self) -> None:
         for number in list(self._workers):
             self._stop(number)
-        futures.wait(self._leaving, LEAVE_S)  # Ray ends what is left
+        futures.wait(self._leaving, LEAVE_S)  # Ray ends the remaining actors
         raise EOFError
 
     def _obey(self, command: Command) -> None:
@@ -144,7 +144,7 @@ class _Bridge:
                 worker = self._workers.get(command.worker)
                 if worker and worker.node and command.refuse:
                     self._refused.add(worker.node[0])
-                    self._room = None  # the parent waits to hear what is left
+                    self._room = None  # the parent waits for the remaining number
                 self._stop(command.worker)
                 self._look()
 
@@ -176,11 +176,11 @@ class _Bridge:
         self._when(command.worker, actor.node.remote(), placed)
 
     def _task(self, command: Start) -> Any:
-        """The task; without a GPU of its own, a worker does not look for one."""
+        """The task; on the CPU for workers without a GPU."""
         return command.task if self._gpus else command.task.model_copy(update={"device": "cpu"})
 
     def _listen(self, number: int, worker: _Worker) -> None:
-        """Passes on what the actor says next."""
+        """Forwards the actor's next messages."""
 
         def received(said: tuple[list[Message | None], dict[str, bytes]]) -> None:
             messages, files = said
@@ -195,7 +195,7 @@ class _Bridge:
     def _send(self, command: Send) -> None:
         if worker := self._workers.get(command.worker):
             if worker.mirror:
-                worker.mirror.clear()  # the parent asks for more only when the outcomes are stored
+                worker.mirror.clear()  # the parent sends the next order only when the outcomes are stored
             worker.mirror = Mirror(command.order) if command.pull else None
             worker.actor.order.remote(command.order, worker.mirror.files() if worker.mirror else None)
 
@@ -203,7 +203,7 @@ class _Bridge:
         worker = self._workers.get(number)
         if worker and worker.node:
             worker.actor.end.remote()
-        else:  # it has nothing to save
+        else:  # it holds nothing to save
             self._connection.send(Mail(number, [None]))
 
     def _stop(self, number: int) -> None:
@@ -222,7 +222,7 @@ class _Bridge:
             self._ray.kill(worker.actor)
 
     def _when(self, number: int, answer: Any, then: Callable[[Any], None]) -> None:
-        """Calls `then` with an actor's answer, in this thread; where there will be none, says what became of it."""
+        """Calls `then` with an actor's answer, in this thread; if there will be none, reports the actor's end."""
 
         def done(future: Any) -> None:
             self._todo.put(lambda: self._answered(number, future, then))
@@ -249,12 +249,12 @@ class _Bridge:
     # Nodes
 
     def _alive(self) -> dict[str, Mapping[str, float]]:
-        """The resources of each node that may be used."""
+        """The resources of each usable node."""
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
         return {node["NodeID"]: node["Resources"] for node in nodes if node["NodeID"] not in self._refused}
 
     def _look(self) -> None:
-        """Says for how many workers there is room, where that has changed."""
+        """Reports how many workers fit on the cluster, if that has changed."""
         slots = sum(self._slots(resources) for resources in self._alive().values())
         placed = sum(worker.node is not None for worker in self._workers.values())
         room = Room(slots, placed, self._waits_for(), len(self._refused))
@@ -278,6 +278,6 @@ class _Bridge:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of what Ray says, which is the exception that a node raised."""
+    """The last line of Ray's message, which is the exception raised on the node."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

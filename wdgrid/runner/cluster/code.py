@@ -1,4 +1,4 @@
-"""The user's own code that travels to a cluster: the modules of the working directory that a study names."""
+"""Collects the user's own code for a cluster: the modules of the working directory that a study names."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ MOST_BYTES = 10 * 2**20
 
 
 def own_modules(specs: Iterable[str], here: Path) -> list[Path]:
-    """Files and packages in the folder `here` that hold the functions `module:function`, or that those import."""
+    """Files and packages in the folder `here` that define the functions `module:function`, or that they import."""
     finder = ModuleFinder(path=[str(here)])
     tops: set[str] = set()
     for spec in specs:
@@ -21,13 +21,13 @@ def own_modules(specs: Iterable[str], here: Path) -> list[Path]:
             try:
                 finder.import_hook(module)
             except (ImportError, SyntaxError):
-                continue  # a worker says so when it imports the module
+                continue  # a worker reports the fault when it imports the module
     tops |= {name.partition(".")[0] for name in finder.modules}
     return [path for top in sorted(tops) for path in (here / f"{top}.py", here / top) if _is_module(path)]
 
 
 def copy_modules(modules: Iterable[Path], folder: Path) -> None:
-    """Copies files and packages, without what Python compiled. Raises UsageError where they are too large."""
+    """Copies files and packages, without Python's compiled files. Raises UsageError if they are too large."""
     left = MOST_BYTES
     for module in modules:
         for path in _files(module):

@@ -1,4 +1,4 @@
-"""What a sweep and the process that holds its connection to Ray send each other."""
+"""Defines the messages between a sweep and the bridge, which holds its connection to Ray."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from wdgrid.study.sections import Task
 
 @dataclass(frozen=True)
 class Connect:
-    """To the bridge, first: the cluster, and what its workers take of it.
+    """To the bridge, first: the cluster, and the resources of a worker.
 
-    `code` is a folder with the user's own modules, None where there are none. `gpus` is what each worker takes of a
-    GPU; None: one where the task may use a GPU and the cluster has any.
+    `code` is a folder with the user's own modules, None if there are none. `gpus` is the number of GPUs per worker;
+    None: one if the task may use a GPU and the cluster has any.
     """
 
     address: str
@@ -35,7 +35,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Send:
-    """To the bridge: this order is for a worker. `pull`: its checkpoints are kept on this machine."""
+    """To the bridge: send this order to a worker. `pull`: copy its checkpoints to this machine."""
 
     worker: int
     order: Order
@@ -44,7 +44,7 @@ class Send:
 
 @dataclass(frozen=True)
 class End:
-    """To the bridge: ask a worker to save what it is training and to end."""
+    """To the bridge: ask a worker to save its training and to end."""
 
     worker: int
 
@@ -59,7 +59,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Mail:
-    """From the bridge: the worker has a place; what it sent. None stands for its death."""
+    """From the bridge: the worker has a place, and these are its messages. None: the worker died."""
 
     worker: int
     messages: Sequence[Message | None]
@@ -67,7 +67,7 @@ class Mail:
 
 @dataclass(frozen=True)
 class Room:
-    """From the bridge: for how many workers the cluster has room, and what a worker waits for (None: nothing).
+    """From the bridge: how many workers fit on the cluster, and what a worker waits for (None: nothing).
 
     `refused` is the number of nodes on which no worker is started.
     """
@@ -80,7 +80,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Broken:
-    """From the bridge, last: why there is no cluster any more, in one line."""
+    """From the bridge, last: why the connection to the cluster ended, in one line."""
 
     why: str
 

@@ -1,4 +1,4 @@
-"""The copy of a chunk's checkpoints on the driver's machine, from which another node can go on."""
+"""Copies a chunk's checkpoints to the driver's machine, from which another node can continue."""
 
 import contextlib
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wdgrid.runner.messages import Order
 
-KEEP = 2  # as a worker does: the one before, should the last be damaged
+KEEP = 2  # as a worker does, in case the last one is damaged
 
 
 class Mirror:
@@ -16,7 +16,7 @@ class Mirror:
         self._folder, self._stem = order.checkpoints, order.stem
 
     def files(self) -> dict[str, bytes]:
-        """The content of each, by name."""
+        """The content of each file, by name."""
         files: dict[str, bytes] = {}
         for path in self._paths():
             with contextlib.suppress(OSError):  # another sweep has finished the chunk
@@ -24,7 +24,7 @@ class Mirror:
         return files
 
     def keep(self, files: Mapping[str, bytes]) -> str | None:
-        """Writes files, each whole or not at all; what is wrong where that is impossible."""
+        """Writes files, each completely or not at all; returns the fault if that fails."""
         try:
             for name, content in files.items():
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ class Mirror:
         return None
 
     def clear(self) -> None:
-        """Removes them."""
+        """Removes the checkpoints."""
         for path in self._paths():
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
