@@ -160,7 +160,7 @@ class BatchNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of scale and shift go to their sinks, where there are any."""
+        """Writes the gradients of scale and shift to their sinks, if given."""
         x, scale, mean, deviation, out = ctx.saved_tensors
         norm, sinks = ctx.norm, ctx.sinks
         g = _channels(g)
@@ -198,7 +198,7 @@ class LayerNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of scale and shift go to their sinks, where there are any."""
+        """Writes the gradients of scale and shift to their sinks, if given."""
         x, scale, mean, deviation, normal = ctx.saved_tensors
         g = g.to(x.dtype).contiguous()
         _, want_scale, want_shift, *_ = ctx.needs_input_grad
