@@ -22,6 +22,8 @@ from wdgrid.runner.messages import Message, Order
 from wdgrid.study.sections import Task
 
 CONNECT_S = 30.0  # in which a cluster must answer
+# No usage statistics. Under `uv run`, Ray would start each worker by that same command, in a folder without a project.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Cluster:
         context = multiprocessing.get_context("spawn")
         self._pipe, child = context.Pipe()
         self._process = context.Process(target=serve_bridge, args=(child,), daemon=True)
-        with signals_deferred(), bare_child({"RAY_USAGE_STATS_ENABLED": "0"}):
+        with signals_deferred(), bare_child(SETTINGS):
             self._process.start()
         child.close()
         try:
