@@ -29,6 +29,7 @@ from wdgrid.runner.events import (
     TrainingStarted,
 )
 from wdgrid.runner.run import Settings, sweep, sweep_store
+from wdgrid.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +144,19 @@ def test_an_interrupt_keeps_what_is_finished_and_the_same_call_resumes_to_the_sa
     assert states == {"complete": 6, "waiting": 6}
     assert events[-2:] == [TrainingEnded("s"), Interrupted("s", 6, 12)]
     pd.testing.assert_frame_equal(numbers(swept().table()), whole)
+
+
+def test_an_interrupt_right_after_a_claim_leaves_no_cell_running(monkeypatch):
+    claim = Store.claim
+
+    def interrupted(*given):
+        assert claim(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "claim", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        swept()
+    assert set(wdgrid.load("s").table()["state"]) == {"waiting"}
 
 
 def test_a_database_that_is_deleted_in_mid_sweep_ends_it(tmp_path):

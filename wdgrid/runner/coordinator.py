@@ -16,7 +16,15 @@ from wdgrid.runner.crew import WATCH_S, Crew, Member
 from wdgrid.runner.environment import remember
 from wdgrid.runner.eta import Pace, chunk_epochs, repays_measuring
 from wdgrid.runner.events import ChunkFinished, Listener, Notice, Preparing, Progress
-from wdgrid.runner.handle import ProcessWorker, ThreadWorker, Worker, end_early, memory_for_workers, wait_for_piped
+from wdgrid.runner.handle import (
+    ProcessWorker,
+    ThreadWorker,
+    Worker,
+    end_early,
+    memory_for_workers,
+    signals_deferred,
+    wait_for_piped,
+)
 from wdgrid.runner.messages import (
     Alive,
     Done,
@@ -91,6 +99,10 @@ class Coordinator:
         crew = Crew(self._start_worker, self._release, self._finish, wait)
         try:
             self._train(crew)
+        except KeyboardInterrupt:
+            with signals_deferred():  # the signal may have come between a claim and its assignment to a worker
+                self.store.release_all(self.owner)
+            raise
         finally:
             if crew.saved:
                 self.listen(Notice(f"{crew.saved} cells in training are saved: the next sweep goes on from there"))

@@ -173,6 +173,10 @@ class Store:
         """Set claimed trials back to WAITING; with an owner, only those it still holds. Returns their number."""
         return self._database.writing(lambda connection: leases.release(connection, trial_ids, owner))
 
+    def release_all(self, owner: str) -> int:
+        """Set every trial that an owner holds back to WAITING. Returns their number."""
+        return self._database.writing(lambda connection: leases.release_all(connection, owner))
+
     def reclaim(self) -> int:
         """Set trials back to WAITING whose lease expired or whose owner on this machine died. Returns their number."""
         return self._database.writing(lambda connection: leases.reclaim(connection))

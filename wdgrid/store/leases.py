@@ -129,6 +129,12 @@ def release(connection: sa.Connection, trial_ids: Sequence[int], owner: str | No
     return _put_back(connection, _held(connection, trial_ids, owner))
 
 
+def release_all(connection: sa.Connection, owner: str) -> int:
+    """Set every RUNNING trial of an owner back to WAITING."""
+    held = connection.execute(sa.select(leases.c.trial_id).where(leases.c.owner == owner)).scalars().all()
+    return _put_back(connection, _held(connection, held, owner))
+
+
 def reclaim(connection: sa.Connection) -> int:
     """Set every trial back to WAITING whose lease has expired or whose owner, on this machine, has died."""
     query = sa.select(leases.c.trial_id).where(_lost(connection)).with_for_update(skip_locked=True)
