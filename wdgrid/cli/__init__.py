@@ -4,12 +4,14 @@ Exit status: 2 for bad input (one line for each fault), 1 after a fault of the m
 cells, 130 after an interrupt (143 after SIGTERM, 129 after SIGHUP).
 """
 
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
+from typer.exceptions import TyperException
 
 from wdgrid import __version__
 from wdgrid.cli import backup, check, compare, convert, doctor, plan, queue, results, serve, studies, sweep
@@ -62,10 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         try:
-            app(args=arguments, prog_name="wdgrid")
+            status = app(args=arguments, prog_name="wdgrid", standalone_mode=False)
         except SystemExit as ended:
-            return ended.code if isinstance(ended.code, int) else 0
-        return 0
+            status = ended.code
+        except TyperException as error:  # its message quotes the command's words, which may hold anything
+            text = io.StringIO()
+            cast(Any, error).show(file=text)
+            print(printable(text.getvalue().rstrip()), file=sys.stderr)
+            return error.exit_code
+        except typer.Abort:
+            return 1
+        return status if isinstance(status, int) else 0
 
     return run_safely(run)
 
